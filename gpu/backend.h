@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef GPU_BACKEND_H
+#define GPU_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "model/config.h"
+
+struct err;
+struct weights;
+
+/*
+ * A backend: one loaded model and the sequences that live beside it. The border is drawn at the
+ * step, not at the operation, so that a backend may fuse, reorder and capture as it likes.
+ *
+ * One thread calls all functions of a backend; what a backend does inside with threads or
+ * devices is its own matter. A failed call changes nothing unless it says so. ERR_INTERNAL
+ * means that the device is lost and the process should end.
+ *
+ * Same sequence + same tokens => same bits of logits, whatever was in the same step, however
+ * the tokens were cut into steps, and after any rewind or fork.
+ */
+struct backend;
+
+struct backend_opts {
+    const char *isa; /* cpu: "auto", "avx512", "avx2", "portable", "reference" */
+    int n_threads;   /* cpu: 0 for all cores */
+    uint64_t
+        kv_bytes; /* most bytes of caches of all sequences; 0: three quarters of what is free */
+    uint32_t max_seqs; /* open at the same time */
+    bool mtp; /* run the draft block beside every step (struct step_seq.mtp_logits) */
+};
+
+struct backend_info {
+    char name[32], detail[96]; /* "cpu", "avx512 vnni bf16, 2 threads" */
+    uint32_t vocab;
+    uint64_t max_positions;
+    uint64_t weight_bytes;    /* resident */
+    uint64_t page_bytes;      /* packed rows of 128 tokens, all layers */
+    uint64_t seq_fixed_bytes; /* window rings, compressor frontiers */
+    uint64_t kv_limit, kv_used;
+    uint32_t max_seqs, max_step_tokens,
+        max_rewind; /* max_rewind: tokens seq_rewind can undo */
+};
+
+/* One sequence's share of a step. */
+struct step_seq {
+    uint32_t seq;
+    uint32_t n_tokens;      /* at least 1; they go to positions len .. len + n_tokens - 1 */
+    const uint32_t *tokens; /* [n_tokens], each below vocab */
+    uint32_t n_logits;      /* rows wanted: of the last n_logits tokens, at most n_tokens */
+    float *logits;          /* out, f32 [n_logits][vocab]; NULL if n_logits is 0 */
+    float *mtp_logits; /* out, f32 [n_tokens][vocab] or NULL; needs opts.mtp. Row i: the
+                               draft for the token after tokens[i], from the state in front of
+                               tokens[i]; the row of position 0 has no such state: zeros. */
+};
+
+struct step {
+    uint32_t n_seqs; /* no sequence twice; at most max_step_tokens tokens in all */
+    struct step_seq *seqs;
+};
+
+struct backend_ops {
+    const char *name;
+    struct backend *(*open)(const struct model_config *c, const struct weights *w,
+                            const struct backend_opts *o, struct err *e);
+    void (*close)(struct backend *b); /* NULL is fine */
+    void (*info)(const struct backend *b, struct backend_info *out);
+
+    /* Sequence numbers are the caller's, below max_seqs. Opening one costs its fixed bytes. */
+    int (*seq_open)(struct backend *b, uint32_t seq, struct err *e);
+    int (*seq_fork)(struct backend *b, uint32_t from, uint32_t to, struct err *e);
+    void (*seq_close)(struct backend *b, uint32_t seq);
+    uint64_t (*seq_len)(const struct backend *b, uint32_t seq);
+    uint64_t (*seq_bytes)(const struct backend *b, uint32_t seq);
+
+    /* Back to the first len tokens. ERR_CONFLICT if that is more than max_rewind ago: then
+     * close, open and run the tokens again. */
+    int (*seq_rewind)(struct backend *b, uint32_t seq, uint64_t len, struct err *e);
+
+    /* ERR_QUOTA (no room for caches) and ERR_CONTEXT_FULL leave every sequence as it was. */
+    int (*step)(struct backend *b, const struct step *s, struct err *e);
+};
+
+extern const struct backend_ops backend_cpu;
+
+/* By name; NULL and ERR_NOT_FOUND with the list of those built in. "auto" is the first that runs. */
+const struct backend_ops *backend_find(const char *name, struct err *e);
+
+#endif /* GPU_BACKEND_H */
