@@ -11,6 +11,8 @@ struct err;
 enum {
     MODEL_MAX_LAYERS = 128, /* backbone and draft layers together */
     MODEL_MAX_HC = 8,
+    MODEL_CSA_RATIO = 4, /* overlapping blocks and an indexer; larger ratios: neither */
+    MODEL_MAX_RATIO = 128,
 };
 
 /*
@@ -25,7 +27,7 @@ struct model_config {
     int window; /* keys of the sliding window, itself included */
     int index_n_heads, index_head_dim, index_topk;
     int n_experts, n_experts_used, moe_inter; /* E, top-k, I */
-    int ratio[MODEL_MAX_LAYERS]; /* 0 window only, 4 CSA, 128 HCA; draft last */
+    int ratio[MODEL_MAX_LAYERS]; /* 0 window only, 4 CSA, 8..128 HCA; draft last */
     int hc_mult, hc_sinkhorn_iters;
     int bos_id, eos_id;
     bool quantized;   /* FP8 linears with 128x128 scales; else BF16 */
