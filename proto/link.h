@@ -11,38 +11,85 @@
  * The link between fathomd and its engine: packets over one SOCK_SEQPACKET pair, both ends the
  * same build, so fixed structs in native byte order. Payload follows the struct directly.
  *
- * The daemon decides on sequence and job numbers. A job is one FEED, SAMPLE or LOGITS; the engine
- * answers each with any number of LINK_FED, LINK_SCORES, LINK_TOKENS and exactly one LINK_END.
- * Jobs of one sequence run in the order in which they were sent; those of different ones are
- * batched. OPEN, FORK, REWIND and CLOSE are jobs too (ended by LINK_END) and keep that order
- * with respect to the sequences that they name. The engine never blocks on a full link: the daemon
- * keeps at most LINK_MAX_JOBS jobs under way and always reads.
+ * Jobs. Everything that the daemon sends, except LINK_CANCEL and LINK_QUIT, is a job: it has
+ * a number, chosen by the daemon and unlike that of any job under way, and it ends with
+ * exactly one LINK_END, whatever goes wrong with it; nothing of a job follows its LINK_END.
+ * Jobs that name the same sequence run in the order in which they were sent (LINK_FORK names
+ * two), those of different sequences side by side. At most LINK_MAX_JOBS may be under way:
+ * one more ends at once with ERR_BUSY. A job number used twice, or a packet whose head is
+ * wrong, has no answer: the engine exits with LINK_EXIT_PROTOCOL.
+ *
+ * A sequence, known by a number below link_ready.max_seqs that the daemon hands out, is a list
+ * of tokens. The engine keeps those tokens and, lazily, the caches that belong to them: a
+ * token drawn by LINK_SAMPLE is in the sequence as soon as LINK_TOKENS says so, though its
+ * cache rows are computed only by the next step; a job that needs them (FEED, SAMPLE, LOGITS)
+ * computes first whatever is missing. So the length is always: tokens acknowledged by LINK_FED
+ * and LINK_TOKENS, less what was rewound. Every LINK_END carries it.
+ *
+ * Results depend on the sequence's tokens and the job's parameters only: not on other
+ * sequences, on how the tokens were cut into FEEDs, nor on the past (restart, rewind, fork).
+ *
+ * Errors. A job that fails or is cancelled leaves the sequence with what LINK_FED and
+ * LINK_TOKENS have told so far: LINK_END says the length, and the next job goes on there.
+ * ERR_NOT_FOUND: the sequence is not open. ERR_EXISTS: it is (OPEN, FORK). ERR_CONFLICT: wrong
+ * position. ERR_CONTEXT_FULL: tokens past max_positions (a FEED too long does nothing at all).
+ * ERR_QUOTA: no room for caches. ERR_INVALID: a token id, count or parameter. ERR_PROTOCOL: a
+ * packet of the wrong size.
+ *
+ * Flow. Neither side ever blocks in a send. The engine queues what the socket does not take;
+ * while much is queued it begins no step, and past that it stops reading, so its queue is
+ * bounded as long as the daemon always reads, also while it cannot write: it must. During a
+ * step the engine does not read, so the daemon keeps a queue too (link_send: ERR_BUSY).
+ *
+ * Restart. A new engine knows nothing. What the daemon has received is the truth: for each
+ * sequence it sends OPEN, FEEDs with all tokens from position 0, and for a SAMPLE that was
+ * under way the same again, with pos the length and n_drawn what it has already: this gives
+ * exactly the tokens that the first engine would have sent, and ends at once if what was
+ * received was complete. FEEDs under way go on behind the last LINK_FED, forks and rewinds
+ * need not be repeated as such.
  */
 enum {
-    LINK_VERSION = 1,
+    LINK_VERSION = 2,
     LINK_MAX_PACKET = 65536,
     LINK_MAX_JOBS = 512,
     LINK_MAX_FEED = 8192, /* tokens in one FEED */
+    LINK_BEAT_MS = 500,   /* between two beats when no step is under way, at most */
 };
 
 enum link_type {
-    /* daemon -> engine */
+    /* daemon -> engine; jobs */
     LINK_OPEN = 1, /* struct link_open */
     LINK_FORK,     /* struct link_fork */
-    LINK_CLOSE,    /* nothing more */
-    LINK_REWIND,   /* struct link_rewind */
-    LINK_FEED,     /* struct link_feed, u32 tokens[n] */
-    LINK_SAMPLE,   /* struct link_sample */
-    LINK_LOGITS, /* nothing more; one descriptor: a memfd of vocab * 4 bytes to be filled */
-    LINK_CANCEL, /* nothing more; the job named ends with ERR_CANCELLED unless it is over */
-    LINK_QUIT,   /* finish the step under way and exit 0 */
+    LINK_CLOSE, /* nothing more; waits for earlier jobs of the sequence: cancel them first */
+    LINK_REWIND, /* struct link_rewind */
+    LINK_FEED,   /* struct link_feed, u32 tokens[n] */
+    LINK_SAMPLE, /* struct link_sample, struct sample_params */
+    LINK_LOGITS, /* nothing more; one descriptor: a memfd of vocab * 4 bytes to be filled
+                      with the f32 row for the token that would come next */
+    /* daemon -> engine; not jobs */
+    LINK_CANCEL, /* nothing more; FEED, SAMPLE or LOGITS: the job named ends with ERR_CANCELLED
+                    after the step under way; ignored if it is over or another kind */
+    LINK_QUIT, /* finish the step under way and exit 0; jobs get no LINK_END */
 
     /* engine -> daemon */
-    LINK_READY = 64, /* struct link_ready: once, when the model is loaded */
+    LINK_READY = 64, /* struct link_ready: once, when the model is loaded; jobs sent before
+                        wait for it */
     LINK_FED,        /* struct link_fed: part of a FEED is in the caches */
-    LINK_SCORES,     /* struct link_scores, f32 logprobs[n] */
+    LINK_SCORES,     /* struct link_scores, f32 logprobs[n]; comes before the LINK_FED */
     LINK_TOKENS,     /* struct link_tokens, struct sample_choice[n] */
     LINK_END,        /* struct link_end */
+    LINK_FATAL,      /* struct err: why the engine exits now, loading or later; the last
+                        packet, jobs get no LINK_END. Exits without one happen too. */
+};
+
+/* Exit status of the engine. */
+enum link_exit {
+    LINK_EXIT_OK = 0,     /* LINK_QUIT, or the daemon is gone */
+    LINK_EXIT_USAGE = 64, /* its command line */
+    LINK_EXIT_MODEL = 65, /* the model cannot be loaded; again would be the same */
+    LINK_EXIT_FAULT =
+        70, /* the backend is lost or computes nonsense; a new engine may work */
+    LINK_EXIT_PROTOCOL = 76, /* the daemon broke the rules above */
 };
 
 struct link_head {
@@ -56,27 +103,31 @@ struct link_open {
 };
 
 struct link_fork {
-    uint32_t from; /* head.seq is the new one */
+    uint32_t from; /* head.seq is the new one: the same tokens; rewind it to fork earlier */
+    uint32_t owner; /* of the new one */
 };
 
 struct link_rewind {
-    uint64_t len;
+    uint64_t len; /* at most the sequence's length; however far back */
 };
 
 struct link_feed {
-    uint64_t pos; /* of tokens[0]; must be the sequence's length when the job starts */
-    uint32_t n;
+    uint64_t pos;   /* of tokens[0]; must be the sequence's length when the job starts */
+    uint32_t n;     /* 1 .. LINK_MAX_FEED */
     uint32_t score; /* 1: LINK_SCORES with the log-probability of each token */
 };
 
-/* LINK_SAMPLE: struct link_sample, then struct sample_params. history is taken from what the
- * sequence was fed: the engine keeps its tokens. */
+/*
+ * The sample ends (LINK_END's reason) when n_drawn and the tokens drawn now make max_tokens
+ * (LINK_LIMIT), with a stop token (it is in the sequence), or with a stop string. Stop strings
+ * are looked for in the raw bytes (tokenizer_bytes) of the drawn tokens, the first n_drawn
+ * included, where control tokens count as nothing. The tokens that hold a stop string are in
+ * the sequence; who does not want them rewinds. At least one token must have been fed.
+ */
 struct link_sample {
-    uint64_t pos; /* of the first token to be drawn; must be the sequence's length */
-    uint32_t
-        n_drawn; /* drawn already by the request that this job continues (after a restart) */
-    uint32_t
-        stop_fed; /* bytes of drawn text to be fed to the stop matcher first: they follow */
+    uint64_t pos;     /* of the first token to be drawn; must be the sequence's length */
+    uint32_t n_drawn; /* the sequence's last tokens that this request has drawn before */
+    uint32_t params_bytes; /* sizeof(struct sample_params) */
 };
 
 struct link_ready {
@@ -93,49 +144,73 @@ struct link_fed {
 
 struct link_scores {
     uint64_t pos; /* of the first token scored; position 0 has no score and gives 0 */
-    uint32_t n;
+    uint32_t n, zero;
 };
 
 struct link_tokens {
-    uint64_t pos; /* of choices[0]; these tokens are part of the sequence */
-    uint32_t n, choice_bytes;
+    uint64_t pos;             /* of choices[0]; these tokens are part of the sequence */
+    uint32_t n, choice_bytes; /* sizeof(struct sample_choice) */
 };
 
 enum link_reason { LINK_DONE, LINK_LIMIT, LINK_STOP_TOKEN, LINK_STOP_STRING, LINK_FAILED };
 
 struct link_end {
-    uint64_t pos; /* the sequence's length */
-    uint64_t
-        stop_at;     /* LINK_STOP_STRING: bytes of drawn text in front of the stop string */
-    uint32_t reason; /* enum link_reason */
-    struct err err;  /* LINK_FAILED */
+    uint64_t pos;     /* the sequence's length; 0 if it is not open (any more) */
+    uint64_t stop_at; /* LINK_STOP_STRING: raw bytes drawn, from the first of the n_drawn
+                         tokens on, in front of the stop string */
+    uint32_t reason;  /* enum link_reason */
+    struct err err;   /* LINK_FAILED */
 };
 
 /*
  * Written by the engine, read by the daemon, in a memfd that the daemon made. Each field is
  * one aligned word, read and written with relaxed atomics; they need not agree with each other.
+ * While the model is loaded the beat may stand still; load_permille tells how far it is.
  */
 struct link_status {
     uint64_t beat_ns;       /* clock_ns() at the last turn of the engine's loop */
     uint64_t step_began_ns; /* 0 between steps */
     uint64_t step_tokens;   /* in the step under way */
-    uint64_t load_permille;
+    uint64_t load_permille; /* 1000 before LINK_READY is sent */
     uint64_t steps, prefill_tokens, decode_tokens, step_ns; /* since the start */
     uint64_t kv_used;
 };
 
-/* Sends one packet: head, then up to two pieces. 0, or -1: ERR_BUSY if the socket is full,
- * ERR_UNAVAILABLE if the peer is gone. fd is -1 or a descriptor to pass on. */
+/* Room for any packet, aligned for any struct above. */
+union link_packet {
+    struct link_head head;
+    uint64_t align;
+    uint8_t bytes[LINK_MAX_PACKET];
+};
+
+/* Both ends, close-on-exec and non-blocking. */
+int link_pair(int sock[2], struct err *e);
+
+/*
+ * Sends one packet: head, then up to LINK_MAX_IOV pieces. The caller sets type, seq and job of
+ * the head; version and bytes are filled in. fd is -1 or a descriptor to pass on, which stays
+ * the caller's. 0, or -1: ERR_BUSY if the socket is full, ERR_UNAVAILABLE if the peer is gone.
+ */
 struct iovec;
+
+enum { LINK_MAX_IOV = 3 };
+
 int link_send(int sock, struct link_head *h, const struct iovec *iov, int n_iov, int fd,
               struct err *e);
 
-/* Receives one packet of at most LINK_MAX_PACKET bytes into p and checks its head and size.
- * 1: got one; 0: none waiting; -1: ERR_UNAVAILABLE at the end, ERR_PROTOCOL for a bad packet.
- * *fd is the descriptor that came along, the caller's, or -1. */
+/*
+ * Receives one packet of at most LINK_MAX_PACKET bytes into p, which is aligned for the structs
+ * above, and checks its head and size. 1: got one, *len bytes; 0: none waiting; -1:
+ * ERR_UNAVAILABLE at the end, ERR_PROTOCOL for a bad packet (it is gone; the next call reads
+ * on). *fd is the descriptor that came along, the caller's, or -1. Only LINK_LOGITS may bring
+ * one: others are closed here and their packet is bad, as are all if fd is NULL.
+ */
 int link_recv(int sock, void *p, size_t *len, int *fd, struct err *e);
 
-/* The packet's own struct is at least `need` bytes: NULL and ERR_PROTOCOL if not. */
+/* What follows the head, if that is at least `need` bytes: NULL and ERR_PROTOCOL if not. */
 const void *link_body(const void *packet, size_t len, size_t need, struct err *e);
+
+/* Copies an error out of a packet: its text ended, its code one that we know. */
+void link_err(struct err *to, const struct err *from);
 
 #endif /* PROTO_LINK_H */
