@@ -14,12 +14,14 @@ enum {
     SAMPLER_MAX_STOPS = 16,      /* stop strings */
     SAMPLER_MAX_STOP_BYTES = 64, /* each */
     SAMPLER_MAX_TOP = 20,        /* log-probabilities of the n best */
+    SAMPLER_WINDOW = 256,        /* penalty_window if nobody says */
+    SAMPLER_MAX_WINDOW = 65536,
 };
 
 /*
  * How to choose the next token. Plain data of fixed size, so that it can cross a process
- * border as it is. The order is fixed: bias and bans -> penalties -> temperature -> top-k ->
- * top-p -> min-p -> draw. docs/SAMPLING.md says why and gives each formula.
+ * border as it is. The order is fixed: bias and bans -> penalties -> min_tokens -> temperature
+ * -> top-k -> top-p -> min-p -> draw. docs/SAMPLING.md says why and gives each formula.
  */
 struct sample_params {
     uint64_t seed;      /* the draw at position p is Philox4x32-10 keyed by seed, at p */
@@ -31,7 +33,7 @@ struct sample_params {
     uint32_t penalty_window;   /* penalties look at this many last tokens of the session */
     uint32_t n_top;            /* log-probabilities wanted besides the chosen one's */
     uint32_t n_bias, n_stop_tokens, n_stops;
-    uint32_t max_tokens;
+    uint32_t max_tokens; /* from 1 */
     uint32_t min_tokens; /* before these no stop token can be drawn */
 
     struct {
@@ -61,8 +63,10 @@ struct sample_choice {
     struct sample_top top[SAMPLER_MAX_TOP]; /* best first; ties: lower id first */
 };
 
-void sample_params_init(
-    struct sample_params *p); /* greedy off: temperature 1, all else off */
+/* Temperature 1, 256 tokens at most, all else off. */
+void sample_params_init(struct sample_params *p);
+
+/* ERR_INVALID names the field. The functions below rely on checked parameters. */
 int sample_params_check(const struct sample_params *p, uint32_t vocab, struct err *e);
 
 struct sampler; /* scratch memory for one thread */
@@ -72,7 +76,7 @@ void sampler_free(struct sampler *s);
 
 /*
  * Chooses the token that goes to position pos.
- *   logits f32 [vocab], not changed; NaN counts as -inf
+ *   logits f32 [vocab], not changed; NaN counts as -inf, +inf as the largest float
  *   history u32 [n_history]: the session's last tokens, oldest first (at least
  *           penalty_window of them, or all there are)
  *   n_drawn: tokens this request has drawn already (for min_tokens)
@@ -90,7 +94,8 @@ void philox4x32(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4
 
 /*
  * Stop strings across token borders. Feed each token's bytes; true once one of the strings is
- * complete, with the number of fed bytes, over all calls, in front of it in *at.
+ * complete, with the number of fed bytes, over all calls, in front of it in *at; the first to
+ * be complete wins, of several that end at the same byte the longest. Init again after that.
  */
 struct stop_matcher {
     const struct sample_params *p;
