@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What goes element by element over a row: norms, rotation, the expert's non-linearity. */
+#include "config.h"
+
+#include <math.h>
+
+#include "base/fp.h"
+#include "gpu/cpu/reference.h"
+
+void
+reference_rmsnorm(const struct rmsnorm_args *a)
+{
+#pragma omp parallel for schedule(static) if (a->rows > 1)
+    for (int r = 0; r < a->rows; r++) {
+        const uint16_t *x = a->x + (size_t)r * a->dim;
+        uint16_t *out = a->out + (size_t)r * a->dim;
+        float ss = 0.0f;
+
+        for (int i = 0; i < a->dim; i++)
+            ss += bf16_to_f32(x[i]) * bf16_to_f32(x[i]);
+
+        const float scale = 1.0f / sqrtf(ss / (float)a->dim + a->eps);
+
+        for (int i = 0; i < a->dim; i++)
+            out[i] = f32_to_bf16(a->w[i] * (bf16_to_f32(x[i]) * scale));
+    }
+}
+
+void
+reference_head_norm(const struct head_norm_args *a)
+{
+#pragma omp parallel for schedule(static) if (a->rows > 1)
+    for (int r = 0; r < a->rows; r++) {
+        uint16_t *q = a->q + (size_t)r * a->dim;
+        float ss = 0.0f, s;
+
+        for (int i = 0; i < a->dim; i++)
+            ss += bf16_round(bf16_to_f32(q[i]) * bf16_to_f32(q[i]));
+        s = bf16_round(ss / (float)a->dim);
+        s = bf16_round(s + a->eps);
+        s = bf16_round(1.0f / sqrtf(s));
+        for (int i = 0; i < a->dim; i++)
+            q[i] = f32_to_bf16(bf16_to_f32(q[i]) * s);
+    }
+}
+
+void
+reference_rope(const struct rope_args *a)
+{
+    const int nope = a->dim - a->rope_dim;
+
+#pragma omp parallel for schedule(static) if (a->rows > 1)
+    for (int r = 0; r < a->rows; r++) {
+        const float *cs = a->cs + (size_t)r * a->rope_dim;
+
+        for (int h = 0; h < a->heads; h++) {
+            uint16_t *x = a->x + ((size_t)r * a->heads + h) * a->dim + nope;
+
+            for (int i = 0; i < a->rope_dim; i += 2) {
+                const float re = bf16_to_f32(x[i]), im = bf16_to_f32(x[i + 1]);
+                const float c = cs[i], s = a->inverse ? -cs[i + 1] : cs[i + 1];
+
+                x[i] = f32_to_bf16(re * c - im * s);
+                x[i + 1] = f32_to_bf16(re * s + im * c);
+            }
+        }
+    }
+}
+
+void
+reference_swiglu(const struct swiglu_args *a)
+{
+#pragma omp parallel for schedule(static) if (a->rows > 1)
+    for (int r = 0; r < a->rows; r++) {
+        const float w = a->weight != NULL ? a->weight[r] : 1.0f;
+
+        for (size_t i = (size_t)r * a->dim; i < (size_t)(r + 1) * a->dim; i++) {
+            float u = bf16_to_f32(a->up[i]), g = bf16_to_f32(a->gate[i]);
+
+            u = u < -a->limit ? -a->limit : u > a->limit ? a->limit : u;
+            g = g > a->limit ? a->limit : g;
+            a->a[i] = f32_to_bf16(w * (g / (1.0f + expf(-g)) * u));
+        }
+    }
+}
