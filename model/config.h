@@ -15,8 +15,10 @@ enum {
     MODEL_MAX_RATIO = 128,
 };
 
+struct buf;
+
 /*
- * What config.json says, every key checked (spec/model.md 1.1). Plain data: copy it freely.
+ * What config.json says, every key checked (spec 1.1). Plain data: copy it freely.
  * Nothing of a particular model is a constant anywhere else in the program.
  */
 struct model_config {
@@ -39,10 +41,17 @@ struct model_config {
     float route_scale, swiglu_limit, rms_eps, hc_eps;
 };
 
-/* DIR/config.json. ERR_MODEL_MISMATCH for another architecture, by its name. */
+/*
+ * DIR/config.json. ERR_DAMAGED for what is missing, malformed or of the wrong type,
+ * ERR_MODEL_MISMATCH for another architecture or a value that fathom cannot run; both name the key
+ * and say what is wanted.
+ */
 int model_config_load(struct model_config *c, const char *dir, struct err *e);
 
 /* The same from memory; `text` need not end in a NUL. For tests and fuzzing. */
 int model_config_parse(struct model_config *c, const char *text, size_t len, struct err *e);
+
+/* Everything in c, one key=value a line in a fixed order, appended: equal text, equal model. */
+int model_config_text(const struct model_config *c, struct buf *out, struct err *e);
 
 #endif /* MODEL_CONFIG_H */
