@@ -15,9 +15,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/utf8.h"
 #include "proto/frame.h"
 #include "proto/skim.h"
-#include "proto/utf8.h"
 #include "proto/wire.h"
 
 /* What decoding one message needs to know all the way down. */

@@ -9,8 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/utf8.h"
 #include "proto/frame.h"
-#include "proto/utf8.h"
 #include "proto/wire.h"
 
 /* One frame under way. The packer's callback can only say -1: *e was set then. */

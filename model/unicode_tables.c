@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What lies between the character tables of PCRE2 and those of the tokenizer's reference.
+ *
+ * The reference splits text by the main categories of Unicode 16; PCRE2 10.40 to 10.42 have
+ * Unicode 14. Between the two no character changed its main category, so that the difference
+ * is the list of characters that were added, below. One more row is no matter of versions:
+ * \s of PCRE2 takes U+180E, which has not been White_Space since Unicode 6.3. A later PCRE2
+ * agrees with the list, and the stand-ins change nothing.
+ */
+#include <config.h> /* "config.h" would be model/config.h */
+
+#include <stddef.h>
+
+#include "model/unicode_tables.h"
+
+struct added {
+    uint32_t first, last;
+    char category;
+};
+
+/* Sorted by code point: in Unicode 16.0 and not in 14.0. */
+static const struct added added[] = {
+    {0x897, 0x897, 'M'},     {0xcf3, 0xcf3, 'M'},     {0xece, 0xece, 'M'},
+    {0x180e, 0x180e, 'C'},   {0x1b4e, 0x1b4f, 'P'},   {0x1b7f, 0x1b7f, 'P'},
+    {0x1c89, 0x1c8a, 'L'},   {0x2427, 0x2429, 'S'},   {0x2ffc, 0x2fff, 'S'},
+    {0x31e4, 0x31e5, 'S'},   {0x31ef, 0x31ef, 'S'},   {0xa7cb, 0xa7cd, 'L'},
+    {0xa7da, 0xa7dc, 'L'},   {0x105c0, 0x105f3, 'L'}, {0x10d40, 0x10d49, 'N'},
+    {0x10d4a, 0x10d65, 'L'}, {0x10d69, 0x10d6d, 'M'}, {0x10d6e, 0x10d6e, 'P'},
+    {0x10d6f, 0x10d85, 'L'}, {0x10d8e, 0x10d8f, 'S'}, {0x10ec2, 0x10ec4, 'L'},
+    {0x10efc, 0x10eff, 'M'}, {0x1123f, 0x11240, 'L'}, {0x11241, 0x11241, 'M'},
+    {0x11380, 0x11389, 'L'}, {0x1138b, 0x1138b, 'L'}, {0x1138e, 0x1138e, 'L'},
+    {0x11390, 0x113b5, 'L'}, {0x113b7, 0x113b7, 'L'}, {0x113b8, 0x113c0, 'M'},
+    {0x113c2, 0x113c2, 'M'}, {0x113c5, 0x113c5, 'M'}, {0x113c7, 0x113ca, 'M'},
+    {0x113cc, 0x113d0, 'M'}, {0x113d1, 0x113d1, 'L'}, {0x113d2, 0x113d2, 'M'},
+    {0x113d3, 0x113d3, 'L'}, {0x113d4, 0x113d5, 'P'}, {0x113d7, 0x113d8, 'P'},
+    {0x113e1, 0x113e2, 'M'}, {0x116d0, 0x116e3, 'N'}, {0x11b00, 0x11b09, 'P'},
+    {0x11bc0, 0x11be0, 'L'}, {0x11be1, 0x11be1, 'P'}, {0x11bf0, 0x11bf9, 'N'},
+    {0x11f00, 0x11f01, 'M'}, {0x11f02, 0x11f02, 'L'}, {0x11f03, 0x11f03, 'M'},
+    {0x11f04, 0x11f10, 'L'}, {0x11f12, 0x11f33, 'L'}, {0x11f34, 0x11f3a, 'M'},
+    {0x11f3e, 0x11f42, 'M'}, {0x11f43, 0x11f4f, 'P'}, {0x11f50, 0x11f59, 'N'},
+    {0x11f5a, 0x11f5a, 'M'}, {0x1342f, 0x1342f, 'L'}, {0x13440, 0x13440, 'M'},
+    {0x13441, 0x13446, 'L'}, {0x13447, 0x13455, 'M'}, {0x13460, 0x143fa, 'L'},
+    {0x16100, 0x1611d, 'L'}, {0x1611e, 0x1612f, 'M'}, {0x16130, 0x16139, 'N'},
+    {0x16d40, 0x16d6c, 'L'}, {0x16d6d, 0x16d6f, 'P'}, {0x16d70, 0x16d79, 'N'},
+    {0x18cff, 0x18cff, 'L'}, {0x1b132, 0x1b132, 'L'}, {0x1b155, 0x1b155, 'L'},
+    {0x1cc00, 0x1ccef, 'S'}, {0x1ccf0, 0x1ccf9, 'N'}, {0x1cd00, 0x1ceb3, 'S'},
+    {0x1d2c0, 0x1d2d3, 'N'}, {0x1df25, 0x1df2a, 'L'}, {0x1e030, 0x1e06d, 'L'},
+    {0x1e08f, 0x1e08f, 'M'}, {0x1e4d0, 0x1e4eb, 'L'}, {0x1e4ec, 0x1e4ef, 'M'},
+    {0x1e4f0, 0x1e4f9, 'N'}, {0x1e5d0, 0x1e5ed, 'L'}, {0x1e5ee, 0x1e5ef, 'M'},
+    {0x1e5f0, 0x1e5f0, 'L'}, {0x1e5f1, 0x1e5fa, 'N'}, {0x1e5ff, 0x1e5ff, 'P'},
+    {0x1f6dc, 0x1f6dc, 'S'}, {0x1f774, 0x1f776, 'S'}, {0x1f77b, 0x1f77f, 'S'},
+    {0x1f7d9, 0x1f7d9, 'S'}, {0x1f8b2, 0x1f8bb, 'S'}, {0x1f8c0, 0x1f8c1, 'S'},
+    {0x1fa75, 0x1fa77, 'S'}, {0x1fa87, 0x1fa89, 'S'}, {0x1fa8f, 0x1fa8f, 'S'},
+    {0x1faad, 0x1faaf, 'S'}, {0x1fabb, 0x1fabf, 'S'}, {0x1fac6, 0x1fac6, 'S'},
+    {0x1face, 0x1facf, 'S'}, {0x1fada, 0x1fadc, 'S'}, {0x1fadf, 0x1fadf, 'S'},
+    {0x1fae8, 0x1fae9, 'S'}, {0x1faf7, 0x1faf8, 'S'}, {0x1fbcb, 0x1fbef, 'S'},
+    {0x2b739, 0x2b739, 'L'}, {0x2ebf0, 0x2ee5d, 'L'}, {0x31350, 0x323af, 'L'},
+};
+
+static uint32_t
+stand_in(char category, int is_long)
+{
+    switch (category) {
+    case 'L': return is_long ? 0x10000 : 0x13a0;
+    case 'M': return is_long ? 0x1d165 : 0x20d0;
+    case 'N': return is_long ? 0x1d7ce : 0x0966;
+    case 'P': return is_long ? 0x10100 : 0x2010;
+    case 'S': return is_long ? 0x1d100 : 0x2190;
+    default: return 0x200b; /* only U+180E */
+    }
+}
+
+uint32_t
+unicode_stand_in(uint32_t c)
+{
+    size_t low = 0, high = sizeof added / sizeof added[0];
+
+    if (c < added[0].first)
+        return c;
+    while (low < high) {
+        const size_t mid = low + (high - low) / 2;
+
+        if (c < added[mid].first)
+            high = mid;
+        else if (c > added[mid].last)
+            low = mid + 1;
+        else
+            return stand_in(added[mid].category, c >= 0x10000);
+    }
+    return c;
+}
