@@ -29,6 +29,9 @@ const struct cpu_ops cpu_ops_reference = {
 
 /* Fastest first. */
 static const struct cpu_ops *const tables[] = {
+#ifdef HAVE_AVX512
+    &cpu_ops_avx512,
+#endif
     &cpu_ops_reference,
 };
 

@@ -54,6 +54,7 @@ struct cpu_ops {
 };
 
 extern const struct cpu_ops cpu_ops_reference;
+extern const struct cpu_ops cpu_ops_avx512; /* if HAVE_AVX512 */
 
 /* By name; "auto" or NULL is the fastest that this processor can run. ERR_NOT_FOUND names
  * those that it can. */
