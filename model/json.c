@@ -59,7 +59,8 @@ json_parse(const char *text, size_t len, const struct json_limits *max, struct e
 
     if (scan(text, len, max, e) == -1)
         return NULL;
-    v = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
+    v = json_loadb(text, len, JSON_REJECT_DUPLICATES | (max->nul ? JSON_ALLOW_NUL : 0),
+                   &why);
     if (v == NULL)
         err_set(e, ERR_DAMAGED, 0, "not JSON: line %d: %s", why.line, why.text);
     return v;

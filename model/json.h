@@ -2,6 +2,7 @@
 #ifndef MODEL_JSON_H
 #define MODEL_JSON_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include <jansson.h>
@@ -14,11 +15,11 @@ struct json_limits {
     size_t bytes;
     unsigned depth;  /* objects and arrays around a value */
     size_t n_values; /* of all kinds together */
+    bool nul;        /* \u0000 may occur in a string: use json_string_length */
 };
 
 /*
- * Parses one text, which need not end in a NUL. Duplicate keys, NULs in strings and invalid UTF-8
- * are refused. ERR_DAMAGED says what is wrong and where; the result is the caller's to json_decref.
+ * Parses one text, which need not end in a NUL. Duplicate keys and invalid UTF-8 are refused. ERR_DAMAGED says what is wrong and where; the result is the caller's to json_decref.
  */
 json_t *json_parse(const char *text, size_t len, const struct json_limits *max,
                    struct err *e);
