@@ -84,11 +84,10 @@ enum link_type {
 
 /* Exit status of the engine. */
 enum link_exit {
-    LINK_EXIT_OK = 0,     /* LINK_QUIT, or the daemon is gone */
-    LINK_EXIT_USAGE = 64, /* its command line */
-    LINK_EXIT_MODEL = 65, /* the model cannot be loaded; again would be the same */
-    LINK_EXIT_FAULT =
-        70, /* the backend is lost or computes nonsense; a new engine may work */
+    LINK_EXIT_OK = 0,        /* LINK_QUIT, or the daemon is gone */
+    LINK_EXIT_USAGE = 64,    /* its command line */
+    LINK_EXIT_MODEL = 65,    /* the model cannot be loaded; again would be the same */
+    LINK_EXIT_FAULT = 70,    /* the device is lost; a new engine may work */
     LINK_EXIT_PROTOCOL = 76, /* the daemon broke the rules above */
 };
 

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef ENGINE_JOB_H
+#define ENGINE_JOB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "model/sampler.h"
+#include "proto/link.h"
+
+/* A SAMPLE under way. */
+struct sampling {
+    struct sample_params params;
+    struct stop_matcher stops;
+    uint64_t n_drawn; /* those of before a restart included */
+};
+
+/*
+ * One packet that asks for something, from its arrival to its LINK_END. Jobs stand in one list
+ * in the order of arrival; that order is what keeps jobs of one sequence in turn.
+ */
+struct job {
+    struct job *next;
+    uint16_t type; /* enum link_type */
+    uint32_t seq, number;
+    bool started;
+    struct err err; /* set: to be ended with it */
+
+    union {
+        struct link_open open;
+        struct link_fork fork;
+        struct link_rewind rewind;
+        struct link_feed feed;
+        struct link_sample sample;
+    } a;
+
+    uint32_t *tokens;          /* FEED: u32 [feed.n], until it has started */
+    struct sampling *sampling; /* SAMPLE */
+    int fd;                    /* LOGITS; else -1 */
+};
+
+/*
+ * From a packet whose head is right, with the descriptor that came along, which is the job's
+ * from now on. A body that is wrong makes a job with err set, to be ended at once. NULL
+ * without memory. Positions and sequences are checked when the job's turn comes.
+ */
+struct job *job_new(const union link_packet *p, size_t len, int fd);
+void job_free(struct job *j);
+
+/* Not those that are over as soon as their turn comes. */
+bool job_can_be_cancelled(const struct job *j);
+
+#endif /* ENGINE_JOB_H */

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef ENGINE_SEQ_H
+#define ENGINE_SEQ_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct backend;
+struct backend_ops;
+struct err;
+
+/*
+ * A sequence: the tokens that belong to it, and how many of them the backend has in its
+ * caches. The tokens are the truth and the caches follow, so that no rewind is too far, a
+ * drawn token needs no step of its own, and a backend that forgot a sequence is given it again.
+ *
+ *   0 .......... computed ....... len ....... len + ahead
+ *     in the caches      to be run    tokens of the FEED under way, not part of it yet
+ *
+ * computed may pass len only by becoming it. row holds the logits behind tokens[computed - 1]
+ * if row_ok; the next token can be drawn when moreover computed == len.
+ */
+struct seq {
+    bool open;   /* a job may use it */
+    bool backed; /* the backend has it open */
+    uint32_t owner;
+    uint32_t *tokens; /* u32 [room] */
+    size_t len, ahead, room;
+    size_t computed;
+    float *row; /* f32 [vocab]; allocated with the first row */
+    bool row_ok;
+};
+
+/* All sequences, by number, and the backend that runs them. */
+struct seqs {
+    const struct backend_ops *ops;
+    struct backend *backend;
+    struct seq *all; /* [max] */
+    uint32_t max, vocab;
+    size_t max_positions;
+};
+
+int seqs_init(struct seqs *ss, const struct backend_ops *ops, struct backend *b,
+              struct err *e);
+void seqs_done(struct seqs *ss); /* closes them in the backend too */
+
+/* NULL and ERR_NOT_FOUND if that one is not open. */
+struct seq *seq_find(struct seqs *ss, uint32_t n, struct err *e);
+
+int seq_open(struct seqs *ss, uint32_t n, uint32_t owner, struct err *e);
+int seq_fork(struct seqs *ss, uint32_t from, uint32_t to, uint32_t owner, struct err *e);
+int seq_close(struct seqs *ss, uint32_t n, struct err *e);
+int seq_rewind(struct seqs *ss, uint32_t n, uint64_t len, struct err *e);
+
+/* Tokens behind len: taken over by seq_ran step by step, or forgotten by seq_drop_ahead. */
+int seq_put_ahead(struct seqs *ss, struct seq *s, const uint32_t *tokens, size_t n,
+                  struct err *e);
+void seq_drop_ahead(struct seq *s);
+
+/* A drawn token: part of the sequence at once. ERR_CONTEXT_FULL at max_positions. */
+int seq_append(struct seqs *ss, struct seq *s, uint32_t token, struct err *e);
+
+/* Sees to it that running computed .. len - 1, if that is anything, leaves the row behind len. */
+int seq_want_row(struct seqs *ss, uint32_t n, struct err *e);
+bool seq_has_row(const struct seq *s);
+
+/* In front of a step: open in the backend, room for a row if one is wanted. */
+int seq_ready(struct seqs *ss, uint32_t n, bool row, struct err *e);
+void seq_ran(struct seq *s, size_t n, bool row); /* behind it */
+
+#endif /* ENGINE_SEQ_H */

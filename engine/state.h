@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef ENGINE_STATE_H
+#define ENGINE_STATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/engine.h"
+#include "engine/job.h"
+#include "engine/out.h"
+#include "engine/sched.h"
+#include "engine/seq.h"
+#include "gpu/backend.h"
+
+/*
+ * The engine's own state, for its three files: engine.c (loop, packets in), work.c (what a job
+ * does when it is its turn), step.c (the backend's step). Engine loop thread only, except for
+ * *status, which the daemon reads.
+ */
+struct engine {
+    struct engine_model model;
+    struct backend_info info;
+    struct link_status *status; /* never NULL: own_status if the daemon gave none */
+    struct link_status *own_status;
+    struct out out;
+    struct seqs seqs;
+    struct sched sched;
+    struct sampler *sampler;
+    union link_packet *packet; /* for receiving */
+
+    struct job *jobs, **jobs_end; /* all under way, in order of arrival */
+    uint32_t n_jobs;
+    uint64_t turn;
+    uint64_t *taken; /* [max_seqs]: the turn in which an earlier job has named it */
+
+    /* This turn's jobs that wait for a step, and their places in it; same index. */
+    struct job *waiting[LINK_MAX_JOBS];
+    struct sched_item items[LINK_MAX_JOBS];
+    size_t n_waiting;
+    struct step_seq *shares; /* [LINK_MAX_JOBS] */
+    struct job **share_jobs; /* [LINK_MAX_JOBS]: whose shares they are */
+    float *score_rows;       /* f32 [max_scored][vocab]; allocated when first needed */
+    float *score_out;        /* f32 [max_scored] */
+    uint32_t max_scored;
+
+    double prefill_ns; /* a token of prefill takes about that long */
+    int exit;          /* ENGINE_GOES_ON or the status to exit with */
+};
+
+/* The process cannot go on: LINK_FATAL, then exit with `status`. Returns -1. */
+int engine_fatal(struct engine *en, int status, const struct err *why);
+
+int engine_tell(struct engine *en, uint16_t type, const struct job *j, const void *body,
+                size_t len, const void *more, size_t more_len);
+
+/* Lets all jobs go as far as they come without a step; fills waiting and items. */
+void work(struct engine *en);
+void work_refuse(struct engine *en, const struct job *j); /* LINK_END with j->err */
+
+/* Runs one step for the jobs waiting, if there are any. True if it ran. */
+bool step(struct engine *en);
+
+#endif /* ENGINE_STATE_H */
