@@ -4,7 +4,7 @@
 # run. Each stage prints one line; a failing one prints its log and ends the run.
 #
 #   tools/check.sh            everything
-#   tools/check.sh STAGE...   only these: style check asan distcheck
+#   tools/check.sh STAGE...   only these: style check asan quickstart distcheck
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -13,7 +13,7 @@ tools/deps.sh --check
 work=$top/build/check
 mkdir -p "$work"
 stages=("$@")
-[ $# -gt 0 ] || stages=(style check asan distcheck)
+[ $# -gt 0 ] || stages=(style check asan quickstart distcheck)
 passed=0
 skipped=0
 
@@ -58,6 +58,14 @@ pages() {
     done
 }
 
+# What a newcomer sees: both answers come from the document.
+quickstart() {
+    local out
+    out=$(tools/quickstart.sh </dev/null) || return 1
+    printf '%s\n' "$out"
+    grep -q 'North Gate is 9054' <<<"$out" && grep -q 'boat is Edith' <<<"$out"
+}
+
 # Totals of the test summaries in a build folder: "name: N passed, M skipped".
 summary() {
     awk -v name="$1" '/^# PASS:/ { p += $3 } /^# SKIP:/ { s += $3 } END { printf "%-28s %d passed, %d skipped\n", "  " name ":", p, s }' "$2"
@@ -90,6 +98,9 @@ for stage in "${stages[@]}"; do
         # shellcheck disable=SC2016 # make's variables
         run asan make_check "$work/asan" TESTS='$(unit_tests) $(fuzz_replays)'
         summary asan "$work/asan.log"
+        ;;
+    quickstart)
+        run quickstart bash -c "$(declare -f quickstart); quickstart"
         ;;
     distcheck)
         run distcheck make -C "$work/gcc" -j2 distcheck DISTCHECK_CONFIGURE_FLAGS='--with-cuda=no --disable-static'
