@@ -92,7 +92,11 @@ all_appear(struct sched *s, struct sched_item *items, size_t n)
     }
 }
 
-/* The levels for those who come at the next pick. They never sink. */
+/*
+ * The levels for those who come at the next pick: what the poorest had in front of this one,
+ * so that who comes now and then finds itself in front of those who were served meanwhile,
+ * not level with them. They never sink.
+ */
 static void
 set_levels(struct sched *s, const struct sched_item *items, size_t n)
 {
@@ -221,6 +225,7 @@ sched_pick(struct sched *s, const struct sched_limits *l, struct sched_item *ite
 
     s->picks++;
     all_appear(s, items, n);
+    set_levels(s, items, n);
     for (size_t i = 0; i < n; i++)
         if (kind_of(&items[i]) == SCHED_PREFILL)
             waiting += items[i].tokens;
@@ -231,5 +236,4 @@ sched_pick(struct sched *s, const struct sched_limits *l, struct sched_item *ite
     decode = pick_decode(s, items, n, l->step - kept);
     pick_prefill(s, items, n, l->prefill < l->step - decode ? l->prefill : l->step - decode,
                  l->scored);
-    set_levels(s, items, n);
 }

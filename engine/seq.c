@@ -173,14 +173,17 @@ static int
 uncompute(struct seqs *ss, uint32_t n, size_t to, struct err *e)
 {
     struct seq *s = &ss->all[n];
+    struct err why;
 
     s->row_ok = false;
-    if (ss->ops->seq_rewind(ss->backend, n, to, e) == 0) {
+    if (ss->ops->seq_rewind(ss->backend, n, to, &why) == 0) {
         s->computed = to;
         return 0;
     }
-    if (e->code != ERR_CONFLICT)
+    if (why.code != ERR_CONFLICT) {
+        *e = why;
         return -1;
+    }
     ss->ops->seq_close(ss->backend, n);
     s->backed = false;
     s->computed = 0;
