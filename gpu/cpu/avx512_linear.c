@@ -19,11 +19,10 @@
 #include <string.h>
 
 #include "gpu/cpu/avx512.h"
+#include "gpu/cpu/avx512_math.h"
 #include "gpu/cpu/panel.h"
 
 enum { MAX_ROWS = 8 };
-
-#define INLINE static inline __attribute__((always_inline))
 
 /* bf16 of the 128 non-negative e4m3 codes, in high and low bytes; the sign is or-ed in. The
  * codes below 8 are subnormal in e4m3 and normal in bf16; 127 is NaN. */
@@ -43,8 +42,8 @@ enum { MAX_ROWS = 8 };
 #define HIGH(c) (uint8_t)(BF16_OF(c) >> 8)
 #define LOW(c)  (uint8_t)(BF16_OF(c) & 0xff)
 
-static const uint8_t fp8_high[128] __attribute__((aligned(64))) = {CODES(HIGH)};
-static const uint8_t fp8_low[128] __attribute__((aligned(64))) = {CODES(LOW)};
+const uint8_t avx512_fp8_high[128] __attribute__((aligned(64))) = {CODES(HIGH)};
+const uint8_t avx512_fp8_low[128] __attribute__((aligned(64))) = {CODES(LOW)};
 
 /* bf16 of the 16 e2m1 codes, twice: vpermw looks at five bits of an index. */
 static const uint16_t fp4_words[32] __attribute__((aligned(64))) = {
@@ -60,15 +59,7 @@ expand(enum matrix_kind kind, const uint8_t *p, __m512i *v)
     const __m512i b = _mm512_loadu_si512(p);
 
     if (kind == MATRIX_FP8) {
-        const __m512i sign = _mm512_set1_epi8((char)0x80);
-        __m512i hi = _mm512_permutex2var_epi8(_mm512_load_si512(fp8_high), b,
-                                              _mm512_load_si512(fp8_high + 64));
-        const __m512i lo = _mm512_permutex2var_epi8(_mm512_load_si512(fp8_low), b,
-                                                    _mm512_load_si512(fp8_low + 64));
-
-        hi = _mm512_ternarylogic_epi32(hi, b, sign, 0xf8); /* hi | (b & sign) */
-        v[0] = _mm512_unpacklo_epi8(lo, hi);
-        v[1] = _mm512_unpackhi_epi8(lo, hi);
+        widen_fp8(b, &v[0], &v[1]);
     } else if (kind == MATRIX_FP4) {
         const __m512i table = _mm512_load_si512(fp4_words);
 
@@ -224,9 +215,10 @@ typedef void tile_fn(const struct linear_args *a, const struct panel_group *g, i
     }
 #define TILES(kind)                                                                      \
     TILE(kind, 1, 1)                                                                     \
-    TILE(kind, 1, 2) TILE(kind, 1, 4) TILE(kind, 2, 1) TILE(kind, 2, 2) TILE(kind, 2, 4) \
-        TILE(kind, 4, 1) TILE(kind, 4, 2) TILE(kind, 4, 4) TILE(kind, 8, 1)              \
-            TILE(kind, 8, 2)
+    TILE(kind, 1, 2)                                                                     \
+    TILE(kind, 1, 4)                                                                     \
+    TILE(kind, 2, 1) TILE(kind, 2, 2) TILE(kind, 2, 4) TILE(kind, 4, 1) TILE(kind, 4, 2) \
+        TILE(kind, 4, 4) TILE(kind, 8, 1) TILE(kind, 8, 2)
 TILES(BF16)
 TILES(F32)
 TILES(FP8)

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The indexer's scores (spec 7.4) with VNNI. A key element is one of 0 .5 1 1.5 2 3 4 6 with a
+ * sign: twice that, plus 12, is a byte 0..24, and twice a query element a signed byte, so
+ * vpdpbusd sums four products a lane exactly; 12 times the sum of the query's bytes comes off
+ * again. Everything up to the bf16 rounding of a head's score is exact, so the bits are those of
+ * the reference.
+ *
+ * Lanes are 16 keys, transposed once for all heads. Per 16 keys and head: 32 vpdpbusd at dim
+ * 128, all operands in the first-level cache.
+ */
+#include "config.h"
+
+#include <string.h>
+
+#include "gpu/cpu/avx512.h"
+#include "gpu/cpu/avx512_math.h"
+#include "gpu/cpu/reference.h"
+
+enum { MAX_DIM = 256, MAX_HEADS = 128, GROUP = 32, WORDS = GROUP / 8, LANES = 16 };
+
+/* A query, ready: bytes by group, halves of words and word; per group 12 sum(q) and scale/4. */
+struct query {
+    int32_t q[MAX_HEADS][MAX_DIM / GROUP][WORDS][2];
+    int32_t bias[MAX_HEADS][MAX_DIM / GROUP];
+    float scale[MAX_HEADS][MAX_DIM / GROUP];
+};
+
+static const int8_t twice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+static float
+e8m0(uint8_t b)
+{
+    const uint32_t u = b == 0 ? 0x00400000 : b == 255 ? 0x7fc00000 : (uint32_t)b << 23;
+    float f;
+
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+static void
+load_query(const struct index_score_args *a, struct query *out)
+{
+    const int groups = a->dim / GROUP, row = a->dim / 2 + groups;
+
+    for (int h = 0; h < a->n_heads; h++) {
+        const uint8_t *q = a->q + (size_t)h * row;
+
+        for (int g = 0; g < groups; g++) {
+            int8_t bytes[WORDS][2][4];
+            int sum = 0;
+
+            for (int i = 0; i < GROUP / 2; i++) {
+                const uint8_t both = q[g * GROUP / 2 + i];
+
+                bytes[i / 4][0][i % 4] = twice[both & 15];
+                bytes[i / 4][1][i % 4] = twice[both >> 4];
+                sum += twice[both & 15] + twice[both >> 4];
+            }
+            memcpy(out->q[h][g], bytes, sizeof bytes);
+            out->bias[h][g] = 12 * sum;
+            out->scale[h][g] = 0.25f * e8m0(q[a->dim / 2 + g]);
+        }
+    }
+}
+
+/* Sixteen keys: bytes 12 + twice the element, a lane a key; scales likewise. */
+struct keys {
+    __m512i b[MAX_DIM / GROUP][WORDS][2];
+    __m512 scale[MAX_DIM / GROUP];
+};
+
+static void
+load_keys(const uint8_t *const *rows, int dim, struct keys *out)
+{
+    const __m512i table = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m512i low = _mm512_set1_epi8(15);
+
+    for (int g = 0; g < dim / GROUP; g++) {
+        uint32_t words[WORDS][LANES];
+        float scale[LANES];
+
+        for (int i = 0; i < LANES; i++) {
+            scale[i] = e8m0(rows[i][dim / 2 + g]);
+            for (int w = 0; w < WORDS; w++)
+                memcpy(&words[w][i], rows[i] + g * GROUP / 2 + w * 4, 4);
+        }
+        out->scale[g] = _mm512_loadu_ps(scale);
+        for (int w = 0; w < WORDS; w++) {
+            const __m512i v = _mm512_loadu_si512(words[w]);
+
+            out->b[g][w][0] = _mm512_shuffle_epi8(table, _mm512_and_si512(v, low));
+            out->b[g][w][1] =
+                _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(v, 4), low));
+        }
+    }
+}
+
+/* The heads' dot products with the keys, rounded to bf16, weighed and summed, h ascending. */
+static __m512
+score16(const struct index_score_args *a, const struct query *q, const struct keys *k)
+{
+    const int groups = a->dim / GROUP;
+    __m512 score = _mm512_setzero_ps();
+
+    for (int h = 0; h < a->n_heads; h++) {
+        const __m512 w =
+            _mm512_castsi512_ps(_mm512_set1_epi32((int)((uint32_t)a->w[h] << 16)));
+        __m512 d = _mm512_setzero_ps();
+
+        for (int g = 0; g < groups; g++) {
+            __m512i even = _mm512_setzero_si512(), odd = even;
+
+#pragma GCC unroll 4
+            for (int i = 0; i < WORDS; i++) {
+                even = _mm512_dpbusd_epi32(even, k->b[g][i][0],
+                                           _mm512_set1_epi32(q->q[h][g][i][0]));
+                odd = _mm512_dpbusd_epi32(odd, k->b[g][i][1],
+                                          _mm512_set1_epi32(q->q[h][g][i][1]));
+            }
+            even = _mm512_sub_epi32(_mm512_add_epi32(even, odd),
+                                    _mm512_set1_epi32(q->bias[h][g]));
+            d = _mm512_add_ps(d,
+                              _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(even),
+                                                          _mm512_set1_ps(q->scale[h][g])),
+                                            k->scale[g]));
+        }
+        d = _mm512_max_ps(round_bf16(d), _mm512_setzero_ps());
+        score = _mm512_add_ps(score, round_bf16(_mm512_mul_ps(d, w)));
+    }
+    return round_bf16(score);
+}
+
+static void
+score_rows(const struct index_score_args *a, const struct query *q, int j0)
+{
+    const size_t row = (size_t)a->dim / 2 + (size_t)a->dim / GROUP;
+    const int n = a->n_rows - j0 < LANES ? a->n_rows - j0 : LANES;
+    const uint8_t *rows[LANES];
+    struct keys k;
+
+    for (int i = 0; i < LANES; i++) {
+        const int j = j0 + (i < n ? i : n - 1);
+
+        rows[i] = a->blocks[j / a->block_rows] + (size_t)(j % a->block_rows) * row;
+    }
+    load_keys(rows, a->dim, &k);
+    _mm512_mask_storeu_ps(a->score + j0, (__mmask16)((1u << n) - 1), score16(a, q, &k));
+}
+
+void
+avx512_index_scores(const struct index_score_args *a, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const struct index_score_args *job = &a[i];
+        struct query q;
+
+        if (job->dim > MAX_DIM || job->n_heads > MAX_HEADS) {
+            reference_index_scores(job, 1);
+            continue;
+        }
+        load_query(job, &q);
+#pragma omp parallel for schedule(static) if ((size_t)job->n_rows * job->n_heads > 4096)
+        for (int j = 0; j < job->n_rows; j += LANES)
+            score_rows(job, &q, j);
+    }
+}
