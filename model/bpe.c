@@ -4,9 +4,9 @@
  *
  * Most words have a handful of bytes: for them the pair of lowest rank is found by looking at
  * all of them, and the rest moves up by one. That is quadratic, so a longer word (a line of
- * "====", a gene, somebody's attack) uses a list of symbols and a heap of pairs, ordered by
- * rank, then by place. The heap knows where each pair is in it and so never holds a stale
- * one: memory is fixed by the length of the word, 28 bytes for each of its own.
+ * "====", a gene, somebody's attack) uses a list of symbols and a heap of pairs, each a number:
+ * its rank above its place in the word. A symbol knows where its pair is in the heap, which
+ * so never holds a stale one: memory is fixed by the word, 28 bytes for each of its own.
  */
 #include <config.h> /* "config.h" would be model/config.h */
 
@@ -33,8 +33,8 @@ struct bpe_merge {
 struct bpe_node {
     uint32_t id;
     uint32_t prev, next; /* NONE at the ends */
-    uint32_t rank, to;   /* of the pair: NONE if it does not merge, else what it becomes */
-    uint32_t where;      /* the pair's place in the heap, NONE outside */
+    uint32_t to;         /* what the pair becomes */
+    uint32_t where;      /* the pair's place in the heap, NONE if it does not merge */
 };
 
 static uint32_t
@@ -131,26 +131,20 @@ short_word(const struct bpe *b, struct bpe_work *work, const uint8_t *word, size
     return buf_add(ids, id, n * sizeof id[0], e);
 }
 
-static bool
-is_before(const struct bpe_node *nodes, uint32_t a, uint32_t b)
-{
-    return nodes[a].rank < nodes[b].rank || (nodes[a].rank == nodes[b].rank && a < b);
-}
-
 static void
-place(struct bpe_work *w, uint32_t at, uint32_t node)
+place(struct bpe_work *w, uint32_t at, uint64_t pair)
 {
-    w->heap[at] = node;
-    w->nodes[node].where = at;
+    w->heap[at] = pair;
+    w->nodes[(uint32_t)pair].where = at;
 }
 
 /* Moves a pair from place `at`, where it may be out of order, to its own. */
 static void
 settle(struct bpe_work *w, uint32_t n, uint32_t at)
 {
-    const uint32_t node = w->heap[at];
+    const uint64_t pair = w->heap[at];
 
-    while (at > 0 && is_before(w->nodes, node, w->heap[(at - 1) / 2])) {
+    while (at > 0 && pair < w->heap[(at - 1) / 2]) {
         place(w, at, w->heap[(at - 1) / 2]);
         at = (at - 1) / 2;
         w->steps++;
@@ -160,15 +154,15 @@ settle(struct bpe_work *w, uint32_t n, uint32_t at)
 
         if (child >= n)
             break;
-        if (child + 1 < n && is_before(w->nodes, w->heap[child + 1], w->heap[child]))
+        if (child + 1 < n && w->heap[child + 1] < w->heap[child])
             child++;
-        if (!is_before(w->nodes, w->heap[child], node))
+        if (pair < w->heap[child])
             break;
         place(w, at, w->heap[child]);
         at = child;
         w->steps++;
     }
-    place(w, at, node);
+    place(w, at, pair);
 }
 
 static void
@@ -191,15 +185,19 @@ static void
 pair_changed(const struct bpe *b, struct bpe_work *w, uint32_t *n, uint32_t node)
 {
     struct bpe_node *p = &w->nodes[node];
+    const uint32_t rank = p->next == NONE ? NONE
+                                          : lookup(b, p->id, w->nodes[p->next].id, &p->to);
+    const uint64_t pair = (uint64_t)rank << 32 | node;
 
     w->steps++;
-    p->rank = p->next == NONE ? NONE : lookup(b, p->id, w->nodes[p->next].id, &p->to);
-    if (p->rank == NONE) {
+    if (rank == NONE) {
         heap_remove(w, n, node);
         return;
     }
     if (p->where == NONE)
-        place(w, (*n)++, node);
+        place(w, (*n)++, pair);
+    else
+        w->heap[p->where] = pair;
     settle(w, *n, p->where);
 }
 
@@ -234,7 +232,7 @@ long_word(const struct bpe *b, struct bpe_work *w, const uint8_t *word, uint32_t
     for (uint32_t i = 0; i < len; i++)
         pair_changed(b, w, &n, i);
     while (n > 0) {
-        const uint32_t at = w->heap[0];
+        const uint32_t at = (uint32_t)w->heap[0];
         struct bpe_node *p = &w->nodes[at];
         const uint32_t gone = p->next;
 

@@ -26,7 +26,7 @@ struct bpe {
 /* Memory that words of one call share, and what they have cost. Zero-initialised is ready. */
 struct bpe_work {
     struct bpe_node *nodes; /* owned */
-    uint32_t *heap;         /* owned */
+    uint64_t *heap;         /* owned */
     size_t room;
     uint64_t steps; /* pairs looked up and heap levels walked, of all words */
 };
