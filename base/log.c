@@ -54,17 +54,21 @@ log_dropped(void)
     return atomic_load(&dropped);
 }
 
-/* Copies s with control bytes as \xNN; stops in front of what does not fit. */
+/* Copies s with control bytes as \xNN, those of C1 (U+0080 to U+009F: some terminals obey
+ * them) included; stops in front of what does not fit. */
 static size_t
 escape(char *out, size_t room, const char *s)
 {
     static const char hex[] = "0123456789abcdef";
     size_t n = 0;
+    unsigned char before = 0;
 
-    for (; *s != '\0'; s++) {
+    for (; *s != '\0'; before = (unsigned char)*s++) {
         const unsigned char c = (unsigned char)*s;
+        const int is_c1 = (c == 0xc2 && ((unsigned char)s[1] & 0xe0) == 0x80) ||
+                          (before == 0xc2 && (c & 0xe0) == 0x80);
 
-        if (c >= 0x20 && c != 0x7f) {
+        if (c >= 0x20 && c != 0x7f && !is_c1) {
             if (n + 1 > room)
                 break;
             out[n++] = (char)c;

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What reaches stderr, whatever stderr is: each test lends log_line another one. */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "tests/test.h"
+
+static int real_stderr;
+static int pipe_fd[2];
+
+static void
+lend(int fd)
+{
+    assert_return_code(dup2(fd, STDERR_FILENO), errno);
+}
+
+static int
+start(void **state)
+{
+    (void)state;
+    real_stderr = dup(STDERR_FILENO);
+    return pipe(pipe_fd);
+}
+
+static int
+stop(void **state)
+{
+    (void)state;
+    dup2(real_stderr, STDERR_FILENO);
+    close(real_stderr);
+    close(pipe_fd[0]);
+    if (pipe_fd[1] != -1)
+        close(pipe_fd[1]);
+    return 0;
+}
+
+/* What one log_line writes: 0 bytes if nothing. */
+static const char *
+line_of(enum log_level level, const char *text)
+{
+    static char line[4096];
+    ssize_t n = 0;
+
+    fcntl(pipe_fd[0], F_SETFL, O_NONBLOCK);
+    lend(pipe_fd[1]);
+    log_line(level, "%s", text);
+    dup2(real_stderr, STDERR_FILENO);
+    n = read(pipe_fd[0], line, sizeof line - 1);
+    line[n > 0 ? n : 0] = '\0';
+    return line;
+}
+
+static void
+test_lines(void **state)
+{
+    const char *line;
+
+    (void)state;
+    unsetenv("JOURNAL_STREAM");
+    log_init("prog", LOG_INFO);
+    line = line_of(LOG_WARNING, "disk-full path=/x");
+    assert_string_equal(line + strlen("00:00:00 "), "prog: warning: disk-full path=/x\n");
+    assert_string_equal(line_of(LOG_DEBUG, "not shown"), "");
+    log_init("prog", LOG_DEBUG);
+    assert_non_null(strstr(line_of(LOG_DEBUG, "shown"), "debug: shown\n"));
+}
+
+/* One call, one line: control bytes cannot begin another, nor reach a terminal. */
+static void
+test_escapes(void **state)
+{
+    const char *line;
+
+    (void)state;
+    log_init("prog", LOG_INFO);
+    line = line_of(LOG_INFO, "a\nprog: error: forged\r\x1b[31m\x7f\t\xc3\xa9");
+    assert_non_null(
+        strstr(line, "a\\x0aprog: error: forged\\x0d\\x1b[31m\\x7f\\x09\xc3\xa9\n"));
+    assert_ptr_equal(strchr(line, '\n'), line + strlen(line) - 1);
+    line = line_of(LOG_INFO, "\xc2\x9b\xc2\x9b"
+                             "31m\xc2\xa0");
+    assert_non_null(strstr(line, "\\xc2\\x9b\\xc2\\x9b"
+                                 "31m\xc2\xa0\n")); /* CSI as one character */
+}
+
+/* Text of any length, of bytes that grow fourfold, is one line that ends. */
+static void
+test_long(void **state)
+{
+    static char text[10000];
+
+    (void)state;
+    log_init("prog", LOG_INFO);
+    for (int c = 1; c < 256; c += 6) {
+        const char *line;
+
+        memset(text, c, sizeof text - 1);
+        line = line_of(LOG_INFO, text);
+        assert_in_range(strlen(line), 1000, 2048);
+        assert_ptr_equal(strchr(line, '\n'), line + strlen(line) - 1);
+    }
+}
+
+static void
+test_journal(void **state)
+{
+    struct stat st;
+    char stream[64];
+
+    (void)state;
+    assert_int_equal(fstat(pipe_fd[1], &st), 0);
+    snprintf(stream, sizeof stream, "%llu:%llu", (unsigned long long)st.st_dev,
+             (unsigned long long)st.st_ino);
+    setenv("JOURNAL_STREAM", stream, 1);
+    lend(pipe_fd[1]);
+    log_init("prog", LOG_INFO);
+    assert_string_equal(line_of(LOG_ERROR, "x"), "<3>x\n");
+    setenv("JOURNAL_STREAM", "1:1", 1); /* somebody else's journal, inherited */
+    lend(pipe_fd[1]);
+    log_init("prog", LOG_INFO);
+    assert_non_null(strstr(line_of(LOG_ERROR, "x"), "prog: error: x\n"));
+    unsetenv("JOURNAL_STREAM");
+}
+
+/* A log that cannot be written is counted, and errno left alone. */
+static void
+test_nowhere_to_write(void **state)
+{
+    const unsigned long was = log_dropped();
+    const int full = open("/dev/full", O_WRONLY);
+
+    (void)state;
+    log_init("prog", LOG_INFO);
+    signal(SIGPIPE, SIG_IGN);
+    assert_return_code(full, errno);
+    lend(full);
+    errno = ERANGE;
+    log_line(LOG_INFO, "on a full disk");
+    assert_int_equal(errno, ERANGE);
+    assert_int_equal(log_dropped(), was + 1);
+    close(full);
+
+    close(STDERR_FILENO);
+    log_line(LOG_INFO, "closed");
+    assert_int_equal(log_dropped(), was + 2);
+
+    close(pipe_fd[0]);
+    lend(pipe_fd[1]);
+    log_line(LOG_INFO, "nobody reads");
+    assert_int_equal(log_dropped(), was + 3);
+
+    assert_int_equal(pipe(pipe_fd), 0);
+    fcntl(pipe_fd[1], F_SETFL, O_NONBLOCK);
+    lend(pipe_fd[1]);
+    for (int i = 0; i < 100000 && log_dropped() == was + 3; i++)
+        log_line(LOG_INFO, "the reader sleeps");
+    assert_int_equal(log_dropped(), was + 4);
+    dup2(real_stderr, STDERR_FILENO);
+}
+
+static void
+test_levels(void **state)
+{
+    (void)state;
+    assert_int_equal(log_level_parse("error"), LOG_ERROR);
+    assert_int_equal(log_level_parse("debug"), LOG_DEBUG);
+    assert_int_equal(log_level_parse("Debug"), -1);
+    assert_int_equal(log_level_parse(""), -1);
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_lines, start, stop),
+        cmocka_unit_test_setup_teardown(test_escapes, start, stop),
+        cmocka_unit_test_setup_teardown(test_long, start, stop),
+        cmocka_unit_test_setup_teardown(test_journal, start, stop),
+        cmocka_unit_test_setup_teardown(test_nowhere_to_write, start, stop),
+        cmocka_unit_test(test_levels),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
