@@ -34,21 +34,21 @@ enum kind {
 
 struct key {
     const char *name;
-    enum kind kind;
     size_t at; /* in struct model_config */
     double lo, hi;
     const char *word;
+    enum kind kind;
     bool optional;
 };
 
-#define KEY(name_, kind_, ...)                    \
-    {                                             \
-        .name = name_, .kind = kind_, __VA_ARGS__ \
+#define KEY(name_, kind_, ...)                        \
+    {                                                 \
+        .name = (name_), .kind = (kind_), __VA_ARGS__ \
     }
-#define RANGE(name_, kind_, member, lo_, hi_)                                      \
-    {                                                                              \
-        .name = name_, .kind = kind_, .at = offsetof(struct model_config, member), \
-        .lo = lo_, .hi = hi_                                                       \
+#define RANGE(name_, kind_, member, lo_, hi_)                                          \
+    {                                                                                  \
+        .name = (name_), .kind = (kind_), .at = offsetof(struct model_config, member), \
+        .lo = (lo_), .hi = (hi_)                                                       \
     }
 
 static const struct key root_keys[] = {
@@ -312,7 +312,7 @@ ratio_is_known(json_int_t r)
 static int
 take_ratios(const json_t *a, struct model_config *c, struct err *e)
 {
-    const size_t n = (size_t)(c->n_layers + c->n_mtp);
+    const size_t n = (size_t)c->n_layers + (size_t)c->n_mtp;
     json_t *v;
     size_t i;
 

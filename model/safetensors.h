@@ -26,7 +26,7 @@ enum {
 struct safetensors *safetensors_open(const char *path, struct err *e);
 
 /* The same from memory, which must outlive the result. */
-struct safetensors *safetensors_parse(const void *p, size_t len, struct err *e);
+struct safetensors *safetensors_parse(const void *data, size_t len, struct err *e);
 void safetensors_close(struct safetensors *st); /* NULL is fine */
 
 /* In name order. */
