@@ -171,7 +171,8 @@ void wire_close(struct wire_in *in); /* fine after a failed wire_open, and twice
 /*
  * The body as a struct of message `m`. A request's is read strictly: unknown, repeated and
  * missing keys, wrong types and exceeded limits are ERR_INVALID, and the text names the key,
- * which `key` (if not NULL, 64 bytes) gets too. In a response, unknown keys are skipped.
+ * which `key` (if not NULL, 64 bytes) gets too. In other messages unknown keys are skipped, and
+ * what is wrong is ERR_PROTOCOL.
  * Descriptors in the struct are the caller's; if it fails there are none.
  */
 int wire_decode(struct wire_in *in, const struct wire_message *m, void *out, char *key,

@@ -411,6 +411,8 @@ decode_body(struct wire_in *in, const msgpack_object *o, const struct wire_messa
         return 0;
     close_fds(m, out);
     memset(out, 0, m->size);
+    if (!w.strict && e->code == ERR_INVALID)
+        e->code = ERR_PROTOCOL; /* the request is not to blame */
     return -1;
 }
 

@@ -44,7 +44,7 @@ around(const uint8_t *p, size_t len, uint32_t as, struct frame_out *out)
                 ok = (in.shape == WIRE_REQUEST ? wire_request(out, in.id, id, body, &e)
                                                : wire_notify(out, id, body, &e)) == 0;
             else
-                must(e.code == ERR_INVALID || e.code == ERR_QUOTA);
+                must(e.code == (in.shape == WIRE_REQUEST ? ERR_INVALID : ERR_PROTOCOL));
         }
     } else if (in.shape == WIRE_RESPONSE) {
         m = in.failed ? WIRE_MSG(error) : wire_methods[as % WIRE_METHODS].result;

@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FATHOM_H
+#define FATHOM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * libfathom: named sessions with a language model, kept by fathomd.
+ *
+ *     struct fathom_error e;
+ *     struct fathom *f = fathom_open(NULL, &e);
+ *
+ *     fathom_finish(f, fathom_new(f, "notes", 0, &e), &e);
+ *     fathom_append_text(f, "notes", "Once upon", 9, NULL, &e);
+ *     fathom_sample_text(f, "notes", NULL, print_token, NULL, NULL, &e);
+ *     fathom_close(f);
+ *
+ * Every request is one function that queues it and returns its number, or 0 with *e set. It
+ * never blocks. What comes back goes to the callbacks of a struct fathom_watch, which are
+ * called from fathom_process() and from nowhere else. In your own event loop: watch
+ * fathom_fd() for fathom_events(), call fathom_process() when it is ready. Without one:
+ * fathom_finish() does that until the request is over, and takes 0 as a number too, so that
+ * calls can be nested as above.
+ *
+ * Anything of variable size is handed to a callback and is good until that returns; there is
+ * nothing to free but the connection. A connection belongs to one thread at a time; different
+ * connections share nothing. The library starts no threads, sets no signal handlers and prints
+ * nothing. A lost connection is not reopened: close it and open another one; sessions stay,
+ * and an `op_id` makes sending a request again safe.
+ */
+const char *fathom_version(void);
+
+/* ---- Errors ------------------------------------------------------------------------- */
+
+/* The codes of the protocol; new ones may be added. */
+enum fathom_code {
+    FATHOM_OK = 0,
+    FATHOM_INVALID = 1,         /* the request itself is wrong */
+    FATHOM_NOT_FOUND = 2,       /* no such session or checkpoint; no socket */
+    FATHOM_PERMISSION = 3,      /* not allowed by the session's mode */
+    FATHOM_EXISTS = 4,          /* the name is taken */
+    FATHOM_CONFLICT = 5,        /* the session is not at if_pos; see pos */
+    FATHOM_QUOTA = 6,           /* a limit is reached; out of memory */
+    FATHOM_BUSY = 7,            /* in use or queue full; try again */
+    FATHOM_UNAVAILABLE = 8,     /* no daemon, or its engine is loading or has given up */
+    FATHOM_CONTEXT_FULL = 9,    /* the model's context length is reached */
+    FATHOM_DAMAGED = 10,        /* a checksum or layout does not match */
+    FATHOM_MODEL_MISMATCH = 11, /* made for another model */
+    FATHOM_PROTOCOL = 12,       /* the other side does not speak this protocol */
+    FATHOM_INTERNAL = 13,       /* a bug, or the machine failed */
+    FATHOM_CANCELLED = 14,      /* stopped on request; see pos */
+    FATHOM_DEADLINE = 15,       /* out of time */
+    FATHOM_READ_ONLY = 16       /* nothing can be written now */
+};
+
+struct fathom_error {
+    int code;          /* enum fathom_code */
+    char name[24];     /* "not-found" */
+    char text[256];    /* for a person */
+    char key[64];      /* the key of the request that is wrong, or "" */
+    uint64_t pos;      /* the position the session has reached, if has_pos */
+    uint64_t retry_ms; /* try again after that; 0: not said */
+    int has_pos;
+};
+
+int fathom_error_is_retryable(const struct fathom_error *e); /* 0 or 1 */
+int fathom_error_exit_status(const struct fathom_error *e);  /* of sysexits.h */
+
+/* ---- Connections -------------------------------------------------------------------- */
+
+struct fathom;
+
+/* $FATHOM_SOCKET, else $XDG_RUNTIME_DIR/fathom/sock if that exists, else /run/fathom/api.sock;
+ * -1 if it does not fit. */
+int fathom_socket_path(char *path, size_t size);
+
+/* Connects and greets; blocks until the daemon has answered. path NULL: fathom_socket_path(). */
+struct fathom *fathom_open(const char *path, struct fathom_error *e);
+
+/* The same on a connected stream socket, taken over also on failure, without waiting: requests
+ * may be sent at once, fathom_info() is NULL until the daemon has answered. */
+struct fathom *fathom_open_fd(int fd, struct fathom_error *e);
+
+/* Ends what is under way without calling anybody back. NULL is fine. Not from a callback. */
+void fathom_close(struct fathom *f);
+
+struct fathom_info {
+    const char *server, *instance, *model, *backend; /* never NULL */
+    uint64_t vocab, max_positions, uid;              /* 0: not known yet */
+    uint64_t max_document, max_requests;
+};
+
+const struct fathom_info *fathom_info(const struct fathom *f);
+
+int fathom_fd(const struct fathom *f);
+int fathom_events(const struct fathom *f); /* POLLIN, maybe POLLOUT */
+
+/* Reads and writes what can be without blocking, and calls back. -1: the connection is lost;
+ * all requests under way have been ended with that error. */
+int fathom_process(struct fathom *f, struct fathom_error *e);
+
+/* Waits at most timeout_ms (-1: for ever) for the socket, then processes. 1: something came,
+ * 0: time over, or a signal arrived; -1 as fathom_process(). */
+int fathom_wait(struct fathom *f, int timeout_ms, struct fathom_error *e);
+
+/* ---- What comes back ---------------------------------------------------------------- */
+
+enum fathom_reason {
+    FATHOM_REASON_NONE,
+    FATHOM_REASON_LIMIT,       /* n tokens were drawn */
+    FATHOM_REASON_EOS,         /* the model ended its text */
+    FATHOM_REASON_STOP_TOKEN,  /* one of stop_tokens came */
+    FATHOM_REASON_STOP_STRING, /* one of stop came */
+    FATHOM_REASON_CONTEXT,     /* the context is full */
+    FATHOM_REASON_CANCELLED,   /* by fathom_cancel(), or the token callback */
+    FATHOM_REASON_OTHER        /* a newer daemon knows more */
+};
+
+/* How a request ended. What does not apply to it is 0. */
+struct fathom_result {
+    uint64_t pos;     /* the session's position now */
+    uint64_t n;       /* tokens: appended, drawn, read, scored, made of text */
+    uint64_t dropped; /* rollback: tokens taken away */
+    uint64_t replay;  /* tokens that the engine has to compute again */
+    uint64_t vocab;   /* logits */
+    double total;     /* score: sum of the log-probabilities */
+    int fd;       /* logits: vocab float32 values to map or read, yours to close; else -1 */
+    int created;  /* new: 0 if it was there */
+    int repeated; /* op_id was known: this is the first one's result */
+    int reason;   /* sample: enum fathom_reason */
+    char reason_name[24]; /* as the daemon calls it */
+    char note[256];       /* sample with parse: what was malformed, or "" */
+
+    /* sample: in force. */
+    uint64_t seed, top_k, penalty_window, max_tokens;
+    double temperature, top_p, min_p, repetition, presence, frequency;
+    uint64_t queue_us, first_us, total_us;
+};
+
+struct fathom_top {
+    uint32_t id;
+    double logprob;
+};
+
+struct fathom_token {
+    uint64_t pos;
+    uint32_t id;
+    int reasoning;    /* sample with parse: part of the reasoning */
+    const char *text; /* whole characters, maybe none; NUL-terminated */
+    size_t len;
+    double logprob; /* NaN if not asked for */
+    const struct fathom_top *top;
+    size_t n_top;
+};
+
+struct fathom_session {
+    const char *name, *owner, *state;
+    uint64_t pos, mode, created_ms, used_ms, bytes, checkpoints;
+};
+
+struct fathom_point {
+    const char *name;
+    uint64_t pos;
+};
+
+struct fathom_stat {
+    const char *name, *owner, *group, *state, *chat;
+    uint64_t pos, mode, created_ms, used_ms;
+    uint64_t bytes, kv_bytes, transcript_bytes, kv_pos, turns, max_positions;
+    double bytes_per_token;
+    const struct fathom_point *points;
+    size_t n_points;
+};
+
+struct fathom_status {
+    const char *state, *sentence, *server, *model, *backend;
+    uint64_t pid, engine_pid, uptime_ms, load_permille, vocab, max_positions, weight_bytes;
+    uint64_t connections, sessions, sessions_busy, tokens, kv_bytes, kv_limit;
+    uint64_t queued, running, engine_restarts, steps, prefill_tokens, decode_tokens;
+    uint64_t uid, my_sessions, my_tokens, max_sessions, max_tokens;
+};
+
+/*
+ * Callbacks of one request; any may be NULL. They may start requests and cancel them, but not
+ * call fathom_process(), fathom_wait(), fathom_finish() or fathom_close(). The struct is copied.
+ */
+struct fathom_watch {
+    size_t struct_size; /* sizeof(struct fathom_watch) */
+    void *arg;
+    /* Once, at the end: e is NULL if it went well, else r is. */
+    void (*done)(void *arg, const struct fathom_result *r, const struct fathom_error *e);
+    /* sample. Not 0: cancel; no more tokens are passed on. */
+    int (*token)(void *arg, const struct fathom_token *t);
+    void (*progress)(void *arg, uint64_t pos, uint64_t total); /* append */
+    void (*text)(void *arg, const char *text, size_t len); /* transcript, quiet sample */
+    void (*ids)(void *arg, const uint32_t *ids, size_t n); /* transcript, tokenize */
+    void (*scores)(void *arg, const uint32_t *ids, const float *logprobs, size_t n);
+    void (*message)(void *arg, const char *json, size_t len);   /* sample with parse */
+    void (*session)(void *arg, const struct fathom_session *s); /* list, one at a time */
+    void (*stat)(void *arg, const struct fathom_stat *s);
+    void (*status)(void *arg, const struct fathom_status *s);
+};
+
+/* Works until the request, one without done(), is over and returns its result, good until the next call with f; NULL
+ * with *e set if it failed, or if id is 0 (then *e is left as it is). */
+const struct fathom_result *fathom_finish(struct fathom *f, uint32_t id,
+                                          struct fathom_error *e);
+
+/* What to call when the request is over, for those that take no watch. -1: it is over, or
+ * there is none of that number. */
+int fathom_on_done(struct fathom *f, uint32_t id,
+                   void (*done)(void *arg, const struct fathom_result *r,
+                                const struct fathom_error *e),
+                   void *arg);
+
+/* Asks to stop a request; it still ends in its own time. */
+int fathom_cancel(struct fathom *f, uint32_t id, struct fathom_error *e);
+
+/* ---- Requests ----------------------------------------------------------------------- */
+
+/* Names: 1 to 64 of A-Z a-z 0-9 . _ - ; another user's session is ~USER/NAME. `w` may be NULL. */
+
+enum { FATHOM_ANY_POS = -1 }; /* for int64_t positions: no condition */
+
+enum fathom_new_flags { FATHOM_IF_ABSENT = 1 }; /* an existing session is no error */
+
+uint32_t fathom_new(struct fathom *f, const char *name, int flags, struct fathom_error *e);
+uint32_t fathom_list(struct fathom *f, int all_users, const struct fathom_watch *w,
+                     struct fathom_error *e); /* in pages; it looks like one request */
+uint32_t fathom_stat(struct fathom *f, const char *name, const struct fathom_watch *w,
+                     struct fathom_error *e);
+uint32_t fathom_status(struct fathom *f, const struct fathom_watch *w,
+                       struct fathom_error *e);
+
+/* FATHOM_APPEND_INIT(&a), then what to append: exactly one of text, tokens, messages, document. */
+struct fathom_append {
+    size_t struct_size;
+    const char *name;
+    const char *text; /* any bytes; above 512 KiB it goes as a document by itself */
+    size_t len;
+    const uint32_t *tokens;
+    size_t n_tokens;
+    const char
+        *messages; /* JSON: an array of chat messages, or {"messages": ..., "tools": ...} */
+    int document;  /* descriptor of a sealed memfd; stays yours; -1: none */
+    int control;   /* control tokens written out in text become control tokens */
+    int bos;       /* 1, 0: with or without a beginning token; -1: at position 0 */
+    int thinking;  /* messages: the answer begins with reasoning */
+    int keep_reasoning; /* messages: keep that of earlier turns */
+    const char *effort; /* messages: "low", "high", "max", or NULL */
+    int64_t if_pos;     /* only at this position, or FATHOM_ANY_POS */
+    const void *op_id;  /* 16 bytes, or NULL */
+};
+
+void fathom_append_init(struct fathom_append *a, size_t struct_size);
+#define FATHOM_APPEND_INIT(a) fathom_append_init((a), sizeof *(a))
+
+uint32_t fathom_append(struct fathom *f, const struct fathom_append *a,
+                       const struct fathom_watch *w, struct fathom_error *e);
+
+struct fathom_bias {
+    uint32_t id;
+    float bias;
+};
+
+/* FATHOM_SAMPLE_INIT(&a): the daemon's defaults, which are NaN here for numbers with a point. */
+struct fathom_sample {
+    size_t struct_size;
+    const char *name;
+    uint64_t n; /* tokens at most; 0: to the end of the context */
+    uint64_t min_tokens;
+    double temperature; /* 0: the most likely token each time */
+    double top_p, min_p, repetition, presence, frequency;
+    uint64_t top_k;          /* 0: off */
+    uint64_t penalty_window; /* 0: the daemon's */
+    uint64_t seed;           /* if has_seed */
+    int has_seed;
+    int ignore_eos;
+    const struct fathom_bias *bias;
+    size_t n_bias;
+    const uint32_t *ban;
+    size_t n_ban;
+    const char *const *stop; /* strings; they are not passed on */
+    size_t n_stop;
+    const uint32_t *stop_tokens;
+    size_t n_stop_tokens;
+    int logprobs;
+    int top_logprobs; /* of the n best too: 0 to 20 */
+    int control;      /* show control tokens in the text */
+    int parse;        /* it is a chat turn: message() gets it in parts */
+    int quiet;        /* no token(): text() gets it in one piece */
+    int detach;       /* go on if this connection is lost */
+    int pause;        /* without a reader, pause (else go on into the session) */
+    int64_t if_pos;
+    const void *op_id; /* 16 bytes, or NULL */
+};
+
+void fathom_sample_init(struct fathom_sample *a, size_t struct_size);
+#define FATHOM_SAMPLE_INIT(a) fathom_sample_init((a), sizeof *(a))
+
+uint32_t fathom_sample(struct fathom *f, const struct fathom_sample *a,
+                       const struct fathom_watch *w, struct fathom_error *e);
+
+uint32_t fathom_fork(struct fathom *f, const char *name, const char *to,
+                     const char *checkpoint, int64_t pos, struct fathom_error *e);
+uint32_t fathom_checkpoint(struct fathom *f, const char *name, const char *label,
+                           struct fathom_error *e);
+uint32_t fathom_rollback(struct fathom *f, const char *name, const char *checkpoint,
+                         int64_t pos, struct fathom_error *e);
+uint32_t fathom_rename(struct fathom *f, const char *name, const char *to,
+                       struct fathom_error *e);
+uint32_t fathom_delete(struct fathom *f, const char *name, struct fathom_error *e);
+uint32_t fathom_chmod(struct fathom *f, const char *name, unsigned mode, const char *group,
+                      struct fathom_error *e); /* group NULL: as it is */
+
+/* From position `from`, n tokens or (0) all, in pages: as text, or as ids if w has those. */
+uint32_t fathom_transcript(struct fathom *f, const char *name, uint64_t from, uint64_t n,
+                           const struct fathom_watch *w, struct fathom_error *e);
+uint32_t fathom_tokenize(struct fathom *f, const char *text, size_t len, int control,
+                         const struct fathom_watch *w, struct fathom_error *e);
+
+/* name NULL: behind nothing. The session stays as it is. */
+uint32_t fathom_score(struct fathom *f, const char *name, const char *text, size_t len,
+                      int control, const struct fathom_watch *w, struct fathom_error *e);
+uint32_t fathom_logits(struct fathom *f, const char *name, struct fathom_error *e);
+
+/* ---- Short forms, which block ------------------------------------------------------- */
+
+/* 0 or -1. *pos, if not NULL, is the session's position afterwards, also on failure if known. */
+int fathom_append_text(struct fathom *f, const char *name, const char *text, size_t len,
+                       uint64_t *pos, struct fathom_error *e);
+
+/* a NULL: the defaults. name replaces a->name. */
+int fathom_sample_text(struct fathom *f, const char *name, const struct fathom_sample *a,
+                       int (*token)(void *arg, const struct fathom_token *t), void *arg,
+                       uint64_t *pos, struct fathom_error *e);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* FATHOM_H */
