@@ -5,7 +5,7 @@
  * draw at a position needs nothing that was drawn before it, so a restart, a fork or a batch
  * cannot change it. Any thread.
  */
-#include "config.h"
+#include <config.h>
 
 #include "model/sampler.h"
 

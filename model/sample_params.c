@@ -4,7 +4,7 @@
  * The struct comes from a client by way of another process, so every field is checked here,
  * and the sampler itself relies on that.
  */
-#include "config.h"
+#include <config.h>
 
 #include <math.h>
 

@@ -6,7 +6,7 @@
  * a heap gives the order lazily, because a draw seldom looks further than a few dozen of
  * 129,280 candidates. Sums are in double and in a fixed order. One thread for each sampler.
  */
-#include "config.h"
+#include <config.h>
 
 #include <errno.h>
 #include <float.h>

@@ -4,7 +4,7 @@
  * bytes a token: comparing the tail with each string at every byte is cheaper than building
  * an automaton, and needs no memory of its own. One thread for each matcher.
  */
-#include "config.h"
+#include <config.h>
 
 #include <string.h>
 

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef MODEL_JSON_PY_H
+#define MODEL_JSON_PY_H
+
+#include <jansson.h>
+#include <stddef.h>
+
+struct buf;
+struct err;
+
+/*
+ * JSON as Python's json.dumps(ensure_ascii=False) writes it, which is what the model saw in
+ * training: ", " and ": " between things, keys in the order in which they came, UTF-8 as it
+ * is, numbers as repr() prints them. Appends to out. Any thread.
+ */
+int json_py_dump(const json_t *v, struct buf *out, struct err *e);
+int json_py_string(const char *s, size_t len, struct buf *out, struct err *e);
+int json_py_real(double v, struct buf *out, struct err *e); /* finite */
+
+/* The length of the well-formed UTF-8 character at s; 0 if there is none. len > 0 */
+size_t utf8_char(const char *s, size_t len);
+
+#endif /* MODEL_JSON_PY_H */
