@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/utf8.h"
 #include "model/chat_turns.h"
 #include "model/chat_write.h"
 #include "model/json_py.h"
@@ -384,15 +385,17 @@ add_string(const char *before, const char *s, size_t len, struct buf *out, struc
 
     buf_init(&clean, out->cap);
     for (size_t i = 0; i < len && r == 0;) {
-        const size_t n = utf8_char(s + i, len - i);
+        const int n = utf8_char(s + i, len - i);
 
-        if (n == 0) {
-            r = buf_add(&clean, s + from, i - from, e);
-            if (r == 0)
-                r = buf_adds(&clean, "\xEF\xBF\xBD", e);
-            from = i + 1;
+        if (n > 0) {
+            i += (size_t)n;
+            continue;
         }
-        i += n > 0 ? n : 1;
+        r = buf_add(&clean, s + from, i - from, e);
+        if (r == 0)
+            r = buf_adds(&clean, "\xEF\xBF\xBD", e);
+        i = n < 0 ? i + (size_t)-n : len;
+        from = i;
     }
     if (r == 0)
         r = buf_add(&clean, s + from, len - from, e);

@@ -16,29 +16,6 @@
 #include "base/err.h"
 #include "model/json_py.h"
 
-size_t
-utf8_char(const char *s, size_t len)
-{
-    const unsigned char *u = (const unsigned char *)s;
-    const size_t n = u[0] < 0x80   ? 1
-                     : u[0] < 0xC2 ? 0
-                     : u[0] < 0xE0 ? 2
-                     : u[0] < 0xF0 ? 3
-                                   : 4;
-
-    if (n == 0 || n > len || u[0] > 0xF4)
-        return 0;
-    for (size_t i = 1; i < n; i++) {
-        if ((u[i] & 0xC0) != 0x80)
-            return 0;
-    }
-    /* Overlong forms, surrogates, and what lies beyond U+10FFFF. */
-    if ((u[0] == 0xE0 && u[1] < 0xA0) || (u[0] == 0xED && u[1] >= 0xA0) ||
-        (u[0] == 0xF0 && u[1] < 0x90) || (u[0] == 0xF4 && u[1] >= 0x90))
-        return 0;
-    return n;
-}
-
 /* The escape of a byte in a JSON string, or NULL if it stands for itself. */
 static const char *
 escape(unsigned char c, char room[8])

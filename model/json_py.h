@@ -17,7 +17,4 @@ int json_py_dump(const json_t *v, struct buf *out, struct err *e);
 int json_py_string(const char *s, size_t len, struct buf *out, struct err *e);
 int json_py_real(double v, struct buf *out, struct err *e); /* finite */
 
-/* The length of the well-formed UTF-8 character at s; 0 if there is none. len > 0 */
-size_t utf8_char(const char *s, size_t len);
-
 #endif /* MODEL_JSON_PY_H */
