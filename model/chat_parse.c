@@ -402,7 +402,7 @@ add_string(const char *before, const char *s, size_t len, struct buf *out, struc
     if (r == 0)
         r = buf_adds(out, before, e);
     if (r == 0)
-        r = json_py_string((const char *)clean.p, clean.len, out, e);
+        r = json_py_string(clean.len > 0 ? (const char *)clean.p : "", clean.len, out, e);
     buf_done(&clean);
     return r;
 }
