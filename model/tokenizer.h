@@ -26,8 +26,10 @@ enum tokenizer_flags {
 };
 
 /*
- * Appends the ids of `text` to `ids` as native u32 (4 bytes each). Any bytes are accepted:
- * those that are not UTF-8 become the tokens of their bytes, so decoding gives them back.
+ * Appends the ids of `text` to `ids` as native u32 (4 bytes each); on failure `ids` is as it
+ * was. Any bytes are accepted: those that are not UTF-8 become the tokens of their bytes, so
+ * decoding gives them back. A single word (letters, blanks or signs in a row) of more than
+ * 8 MiB is ERR_INVALID.
  */
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, int flags,
                      struct buf *ids, struct err *e);
@@ -46,7 +48,8 @@ int64_t tokenizer_control_id(const struct tokenizer *t, const char *literal);
  * Streaming detokenizer: appends to `out` the bytes that the token completes, and holds back
  * a character whose bytes have not all arrived. Bytes that can never become UTF-8 come out as
  * they are when `raw`, else as U+FFFD. Control tokens come out as their literal text only if
- * `control`. Zero-initialised is ready; at the end detokenize_flush releases what is held.
+ * `control`; an id that has no bytes adds nothing. Ready when all but `t` is zero; at the
+ * end detokenize_flush releases what is held. On failure (`out` is full) nothing has changed.
  */
 struct detokenizer {
     const struct tokenizer *t;

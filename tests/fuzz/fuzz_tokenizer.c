@@ -44,9 +44,11 @@ decode(const struct tokenizer *t, const struct buf *ids, int raw, struct buf *ou
 
     out->len = 0;
     for (size_t i = 0; i < ids->len; i += sizeof id) {
+        const size_t was = out->len;
+
         memcpy(&id, ids->p + i, sizeof id);
         must(detokenize(&d, id, out, &e) == 0);
-        must(raw || utf8_valid(out->p, out->len) == out->len);
+        must(raw || utf8_valid(out->p + was, out->len - was) == out->len - was);
     }
     must(detokenize_flush(&d, out, &e) == 0);
     must(raw || utf8_valid(out->p, out->len) == out->len);
