@@ -7,6 +7,7 @@
 
 #include "base/fp.h"
 #include "gpu/cpu/kvrow.h"
+#include "model/kvsize.h"
 
 static int
 scales_at(int dim, int rope_dim)
@@ -17,11 +18,7 @@ scales_at(int dim, int rope_dim)
 size_t
 kv_row_size(enum kv_fmt fmt, int dim, int rope_dim)
 {
-    const int groups = (dim - rope_dim + KV_GROUP - 1) / KV_GROUP;
-
-    if (fmt == KV_BF16)
-        return (size_t)dim * 2;
-    return ((size_t)scales_at(dim, rope_dim) + groups + 7) / 8 * 8;
+    return fmt == KV_BF16 ? (size_t)dim * 2 : (size_t)kv_row_bytes(dim, rope_dim);
 }
 
 void

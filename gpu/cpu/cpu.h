@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef GPU_CPU_CPU_H
+#define GPU_CPU_CPU_H
+
+#include "gpu/backend.h"
+#include "gpu/cpu/ops.h"
+#include "model/kvsize.h"
+
+/*
+ * Inside the CPU backend: a loaded model, sequences, and one step on its way through the
+ * layers. One thread owns all of it; the operations use OpenMP inside.
+ */
+enum {
+    MAX_STEP_TOKENS = 512,
+    MAX_REWIND = 16, /* spare slots of every ring, see struct seq */
+    ALIGN = 64,
+};
+
+struct mixer { /* hyper-connections around one sublayer, or of the head */
+    struct matrix fn;
+    const float *base, *scale;
+};
+
+struct compressor {
+    int ratio, dim;
+    bool overlap; /* ratio 4: a token counts in two neighbouring entries, with two halves */
+    int width;    /* dim, or 2 dim with overlap */
+    struct matrix wkv, wgate;
+    const float *ape;  /* f32 [ratio][width] */
+    const float *norm; /* f32 [dim] */
+    size_t ring_at;    /* in a sequence: f32 [slots][2][width], value and score */
+    int slots;
+    size_t page_at; /* in a page: the rows of this compressor */
+    size_t row;     /* bytes of one */
+};
+
+struct expert {
+    struct matrix w1, w2, w3;
+};
+
+struct layer {
+    int ratio;
+    bool indexed; /* ratio 4: the indexer chooses among the compressed rows */
+    struct mixer hc_attn, hc_ffn;
+    const float *attn_norm, *ffn_norm, *q_norm, *kv_norm; /* f32 [d] [d] [q_lora] [D] */
+    const float *sink;                                    /* f32 [H] */
+    struct matrix wq_a, wq_b, wkv, wo_b;
+    struct matrix *wo_a; /* [o_groups], each [o_lora][H / groups * D] */
+    struct compressor comp, index_comp;
+    struct matrix index_wq_b, index_weights;
+    struct matrix gate;
+    const float *gate_bias;    /* f32 [E]; NULL in a layer routed by table */
+    const int32_t *gate_table; /* [vocab][n_experts_used], or NULL */
+    struct expert shared, *experts;
+    size_t ring_at; /* in a sequence: packed window rows [ring_slots] */
+};
+
+struct draft { /* the MTP block, spec 10.1 */
+    struct layer layer;
+    struct matrix e_proj, h_proj;
+    const float *enorm, *hnorm, *norm;
+    struct mixer hc_head;
+    size_t
+        ring_at; /* in a sequence: bf16 [MAX_REWIND + 1][hc][d], states before the head */
+};
+
+struct page {
+    uint32_t refs; /* sequences that hold it; written only when 1 */
+    uint8_t *rows;
+};
+
+/*
+ * A sequence. Rings are indexed by position: window rows have window + MAX_REWIND slots,
+ * compressor inputs as many as a block looks back plus MAX_REWIND, so that going back a
+ * little is a change of `len` and nothing else. What a slot holds is overwritten only
+ * MAX_REWIND positions after it was last needed; `high` is the furthest that any write came.
+ */
+struct seq {
+    bool open;
+    uint64_t len, high;
+    uint8_t *rings; /* [seq_bytes] */
+    struct page **pages;
+    size_t n_pages, cap_pages;
+};
+
+/* The rows of a step that belong to one sequence: a run of tokens. */
+struct span {
+    struct seq *seq;
+    int row0, n;
+    uint64_t start; /* position of row0 */
+};
+
+/* What a layer must know about the rows it is given. */
+struct rows {
+    int n, n_spans;
+    const struct span *spans;
+    const uint32_t *token; /* [n] */
+    const uint64_t *pos;   /* [n] */
+    const float *cs[2];    /* f32 [n][rope_dim/2][2]; plain, and of compressed layers */
+};
+
+/* A compressed entry that a step completes. */
+struct entry_ref {
+    const struct span *span;
+    uint64_t j;
+};
+
+/* Memory of one step, made at open for MAX_STEP_TOKENS rows (T). */
+struct scratch {
+    uint16_t *x;                 /* bf16 [T][hc][d], the streams */
+    uint16_t *y;                 /* bf16 [T][d], a sublayer's input; *yq: quantised */
+    uint16_t *yq;                /* bf16 [T][d] */
+    uint16_t *f;                 /* bf16 [T][d], a sublayer's output */
+    float *mix;                  /* f32 [T][2 hc + hc^2] */
+    float *post;                 /* f32 [T][hc] */
+    float *comb;                 /* f32 [T][hc][hc] */
+    uint16_t *qr;                /* bf16 [T][q_lora] */
+    uint16_t *q;                 /* bf16 [T][H][D] */
+    uint16_t *o;                 /* bf16 [T][H][D] */
+    uint16_t *z;                 /* bf16 [T][groups * o_lora] */
+    uint16_t *kv;                /* bf16 [T][D] */
+    uint8_t *rows;               /* packed [T] window rows of this step */
+    float *raw;                  /* f32 [T][2][width of the main compressor] */
+    float *iraw;                 /* f32 [T][2][width of the indexer's] */
+    uint16_t *iq;                /* bf16 [T][index heads][index dim] */
+    uint8_t *iqp;                /* packed, the same */
+    uint16_t *iw;                /* bf16 [T][index heads] */
+    uint16_t *entry;             /* bf16 [T][D], compressed entries being made */
+    float *entry_cs;             /* f32 [T][rope_dim] */
+    uint8_t *entry_p;            /* packed [T] index rows */
+    struct entry_ref *entry_ref; /* [T] */
+    uint64_t *entry_pos;         /* [T] first position of the entry's block */
+    float *gate;                 /* f32 [T][E] */
+    int *chosen;                 /* [T][k] expert ids, ascending */
+    float *weight;               /* f32 [T][k], beside chosen */
+    int *slot;                   /* [T][k] row in the gathered order, beside chosen */
+    int *first;                  /* [E + 1] first gathered row of each expert */
+    float *gweight;              /* f32 [T * k] in the gathered order */
+    uint16_t *gx;                /* bf16 [T * k][d] gathered inputs, then expert outputs */
+    uint16_t *gg,
+        *gu;      /* bf16 [T * k + T][I]: gate and up; the shared expert's at the end */
+    uint16_t *gs; /* bf16 [T][d] shared expert's output */
+    struct linear_args *jobs; /* [2 E + 16] */
+    struct attention_args *att;
+    uint16_t *head_x;            /* bf16 [T][hc][d] */
+    float **head_out;            /* [T] where each row's logits go */
+    float *logits;               /* f32 [LOGIT_ROWS][vocab] */
+    uint16_t *draft_x, *draft_h; /* bf16 [T][hc][d] */
+    float *cs[3];                /* f32 [T][rope_dim]: rows.cs; the third: draft rows */
+    uint64_t *pos, *draft_pos;
+    uint32_t *token, *draft_token;
+    struct span *spans, *draft_spans; /* [max_seqs] */
+
+    /* These grow with the longest sequence, before a step begins. */
+    const uint8_t **keys;   /* [KEY_ROWS][cap_keys] */
+    const uint8_t **blocks; /* [cap_pages] */
+    float *scores;          /* f32 [INDEX_ROWS][cap_scores] */
+    int *picked;            /* [KEY_ROWS][index_topk] */
+    size_t cap_keys, cap_pages, cap_scores;
+};
+
+enum {
+    KEY_ROWS = 64,  /* query rows whose key lists are made at a time */
+    INDEX_ROWS = 8, /* query rows whose index scores are held at a time */
+    LOGIT_ROWS = 16,
+};
+
+struct backend {
+    struct model_config c;
+    const struct cpu_ops *ops;
+    int n_threads;
+    uint32_t max_seqs;
+    uint64_t kv_limit, kv_used, weight_bytes;
+    enum kv_fmt fmt;
+    size_t row, index_row; /* bytes of packed rows */
+    int ring_slots;
+    size_t seq_bytes, page_bytes;
+    int min_dense_ratio; /* smallest ratio of a layer without an indexer; 128 if none */
+    float *freq[2];      /* f32 [rope_dim/2]: plain, and of compressed layers */
+
+    const uint16_t *embed; /* bf16 [vocab][d] */
+    struct matrix head;
+    const float *norm;
+    struct mixer hc_head;
+    struct layer *layers;
+    struct draft *draft; /* NULL unless asked for */
+
+    struct seq *seqs; /* [max_seqs] */
+    struct scratch s;
+
+    struct arena {
+        void **p;
+        size_t n, cap;
+    } mem; /* everything above that was allocated */
+};
+
+/* Memory that lives until close: zeroed, aligned; NULL with *e set if there is none. */
+void *mem_get(struct backend *b, size_t n, size_t size, struct err *e);
+
+/* load.c */
+int load_model(struct backend *b, const struct weights *w, bool draft, struct err *e);
+
+/* scratch.c */
+int scratch_plan(struct backend *b, struct err *e);
+int scratch_reserve(struct backend *b, uint64_t longest, struct err *e);
+void scratch_free(struct backend *b); /* what scratch_reserve made */
+
+/* state.c */
+void state_plan(struct backend *b);
+int state_open(struct backend *b, uint32_t seq, struct err *e);
+int state_fork(struct backend *b, uint32_t from, uint32_t to, struct err *e);
+void state_close(struct backend *b, uint32_t seq);
+int state_rewind(struct backend *b, uint32_t seq, uint64_t len, struct err *e);
+int state_reserve(struct backend *b, const struct step *s, struct err *e);
+
+static inline uint8_t *
+page_row(const struct seq *q, const struct compressor *c, uint64_t j)
+{
+    const uint64_t per_page = (uint64_t)(KV_PAGE_TOKENS / c->ratio);
+
+    return q->pages[j / per_page]->rows + c->page_at + (j % per_page) * c->row;
+}
+
+/* rope.c */
+void rope_frequencies(const struct model_config *c, bool compressed, float *freq);
+void rope_table(const float *freq, int pairs, const uint64_t *pos, int n, float *cs);
+
+/* The layers. `x` bf16 [n][hc][d] is changed in place. */
+void layer_forward(struct backend *b, const struct layer *l, const struct rows *r,
+                   uint16_t *x);
+
+/* Only what later tokens need of the layer: its window rows. */
+void layer_keys_only(struct backend *b, const struct layer *l, const struct rows *r,
+                     const uint16_t *x);
+void mix_in(struct backend *b, const struct mixer *m, const uint16_t *x, int n,
+            uint16_t *y);
+void attention_forward(struct backend *b, const struct layer *l, const struct rows *r,
+                       const uint16_t *x, uint16_t *f);
+void attention_keys(struct backend *b, const struct layer *l, const struct rows *r);
+void attention_store(struct backend *b, const struct layer *l, const struct rows *r);
+void compress(struct backend *b, const struct compressor *c, const struct rows *r,
+              float *raw, bool index);
+void index_pick(struct backend *b, const struct layer *l, const struct span *s, int row0,
+                int n, int *picked);
+void moe_forward(struct backend *b, const struct layer *l, const struct rows *r,
+                 const uint16_t *x, uint16_t *f);
+void draft_forward(struct backend *b, const struct step *s, const struct rows *r);
+
+/* Rows wanted, x bf16 [n][hc][d], to out[i] f32 [vocab] each. */
+void head_forward(struct backend *b, const struct mixer *hc, const float *norm,
+                  const uint16_t *x, int n, float *const *out);
+void embed_rows(const struct backend *b, const uint32_t *token, int n, int copies,
+                uint16_t *x);
+void forward(struct backend *b, const struct step *s);
+
+/* The k largest of score [n] (bf16 values), ascending indices; ties: lower index. k < n. */
+void topk_rows(const float *score, int n, int k, int *picked);
+
+static inline bool
+is_quantised(const struct matrix *w)
+{
+    return w->kind == MATRIX_FP8 || w->kind == MATRIX_FP4;
+}
+
+/* x as the matrix wants it: rounded to FP8 in front of FP8 and FP4 (spec 3.4). */
+static inline const uint16_t *
+input_for(const struct matrix *w, const uint16_t *x, const uint16_t *quantised)
+{
+    return is_quantised(w) ? quantised : x;
+}
+
+/*
+ * Known bugs of other engines (spec 14), to be switched on one at a time in the library that
+ * tests/kernels/mutants_test links; in the product MUTANT() is the constant false.
+ */
+enum mutant {
+    MUTANT_NONE,
+    MUTANT_NO_INVERSE_ROPE,
+    MUTANT_PLAIN_ROPE,
+    MUTANT_COMB_NOT_TRANSPOSED,
+    MUTANT_SINK_IN_NUMERATOR,
+    MUTANT_NO_OVERLAP,
+    MUTANT_TOPK_RECENT,
+    MUTANTS
+};
+
+#ifdef FATHOM_MUTANTS
+extern enum mutant cpu_mutant;
+#    define MUTANT(m) (cpu_mutant == (m))
+#else
+#    define MUTANT(m) false
+#endif
+
+#endif /* GPU_CPU_CPU_H */
