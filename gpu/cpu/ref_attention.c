@@ -1,86 +1,75 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Attention of one query over a list of key rows, and the indexer's scores (spec 5.6, 7.4).
- * Rows are unpacked once for all heads of a job, 64 at a time: a chunk of the online softmax.
  */
 #include "config.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 
 #include "base/fp.h"
+#include "gpu/cpu/cpu.h"
 #include "gpu/cpu/kvrow.h"
 #include "gpu/cpu/reference.h"
 
 enum { FP4_GROUP = 32 };
 
-/* One head over one chunk of unpacked keys k [n][dim]; m, den and acc [dim] go on. */
+/* One head over unpacked keys k f32 [n][dim]; s f32 [n] is scratch. Sums are in double. */
 static void
-head_chunk(const struct attention_args *a, const uint16_t *q, const float *k, int n,
-           float *m, float *den, float *acc)
+attention_head(const struct attention_args *a, int h, const float *k, float *s)
 {
-    const float scale = 1.0f / sqrtf((float)a->dim);
-    float s[ATTENTION_CHUNK], top = *m;
+    const double scale = 1.0 / sqrt((double)a->dim);
+    const uint16_t *q = a->q + (size_t)h * a->dim;
+    float top = -INFINITY;
+    double den = 0.0;
 
-    for (int i = 0; i < n; i++) {
-        float sum = 0.0f;
+    for (int i = 0; i < a->n_keys; i++) {
+        double sum = 0.0;
 
         for (int c = 0; c < a->dim; c++)
-            sum += bf16_to_f32(q[c]) * k[i * a->dim + c];
-        s[i] = sum * scale;
+            sum += (double)bf16_to_f32(q[c]) * (double)k[(size_t)i * a->dim + c];
+        s[i] = (float)(sum * scale);
         top = fmaxf(top, s[i]);
     }
+    for (int i = 0; i < a->n_keys; i++) {
+        s[i] = expf(s[i] - top);
+        den += (double)s[i];
+        s[i] = bf16_round(s[i]);
+    }
+    den += (double)expf(a->sink[h] - top);
+    for (int c = 0; c < a->dim; c++) {
+        double sum = 0.0;
 
-    const float keep = expf(*m - top); /* 0 on the first chunk, where m is -inf */
-
-    *m = top;
-    *den *= keep;
-    for (int c = 0; c < a->dim; c++)
-        acc[c] *= keep;
-    for (int i = 0; i < n; i++) {
-        const float p = expf(s[i] - top), pv = bf16_round(p);
-
-        *den += p;
-        for (int c = 0; c < a->dim; c++)
-            acc[c] += pv * k[i * a->dim + c];
+        for (int i = 0; i < a->n_keys; i++)
+            sum += (double)s[i] * (double)k[(size_t)i * a->dim + c];
+        if (MUTANT(MUTANT_SINK_IN_NUMERATOR))
+            sum += (double)expf(a->sink[h] - top) * (double)k[c];
+        a->o[(size_t)h * a->dim + c] = f32_to_bf16((float)(sum / den));
     }
 }
 
+/* The unpacked keys of one job, once for all heads. */
 static void
-attention_heads(const struct attention_args *a, int h0, int h1)
+attention_one(const struct attention_args *a)
 {
-    float k[ATTENTION_CHUNK * ATTENTION_MAX_DIM];
-    float acc[ATTENTION_MAX_DIM];
+    const size_t n = (size_t)a->n_keys, dim = (size_t)a->dim;
+    float *k = malloc((n * dim + n * (size_t)a->n_heads) * sizeof *k);
 
-    for (int h = h0; h < h1; h++) {
-        const uint16_t *q = a->q + (size_t)h * a->dim;
-        uint16_t *o = a->o + (size_t)h * a->dim;
-        float m = -INFINITY, den = 0.0f;
-
-        for (int c = 0; c < a->dim; c++)
-            acc[c] = 0.0f;
-        for (int k0 = 0; k0 < a->n_keys; k0 += ATTENTION_CHUNK) {
-            const int n = a->n_keys - k0 < ATTENTION_CHUNK ? a->n_keys - k0
-                                                           : ATTENTION_CHUNK;
-
-            for (int i = 0; i < n; i++)
-                kv_row_unpack(a->fmt, a->keys[k0 + i], a->dim, a->rope_dim, k + i * a->dim);
-            head_chunk(a, q, k, n, &m, &den, acc);
-        }
-        den += expf(a->sink[h] - m);
-        for (int c = 0; c < a->dim; c++)
-            o[c] = f32_to_bf16(acc[c] / den);
-    }
+    assert(k != NULL);
+    for (size_t i = 0; i < n; i++)
+        kv_row_unpack(a->fmt, a->keys[i], a->dim, a->rope_dim, k + i * dim);
+#pragma omp parallel for schedule(static)
+    for (int h = 0; h < a->n_heads; h++)
+        attention_head(a, h, k, k + n * dim + (size_t)h * n);
+    free(k);
 }
 
 void
 reference_attention(const struct attention_args *a, int n)
 {
-    const int heads = n > 0 ? a->n_heads : 0;
-
-#pragma omp parallel for schedule(dynamic, 4)
-    for (int i = 0; i < n * heads; i++)
-        attention_heads(&a[i / heads], i % heads, i % heads + 1);
+    for (int i = 0; i < n; i++)
+        attention_one(&a[i]);
 }
 
 /* Exact: products are multiples of 2^-2 below 2^6, and 32 of them stay far below 2^24. */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Hyper-connections (spec 4): what happens around a sublayer to the parallel streams. */
+/*
+ * Hyper-connections (spec 4): what happens around a sublayer to the parallel streams. The mean
+ * square is in double for the reason given in ref_norm.c.
+ */
 #include "config.h"
 
 #include <assert.h>
@@ -77,12 +80,13 @@ reference_hc_pre(const struct hc_pre_args *a)
     for (int r = 0; r < a->rows; r++) {
         const uint16_t *x = a->x + (size_t)r * n;
         uint16_t *y = a->y + (size_t)r * a->dim;
-        float m[2 * MAX_HC + MAX_HC * MAX_HC], pre[MAX_HC], ss = 0.0f;
+        float m[2 * MAX_HC + MAX_HC * MAX_HC], pre[MAX_HC];
+        double ss = 0.0;
 
         for (int i = 0; i < n; i++)
-            ss += bf16_to_f32(x[i]) * bf16_to_f32(x[i]);
+            ss += (double)bf16_to_f32(x[i]) * (double)bf16_to_f32(x[i]);
 
-        const float scale = 1.0f / sqrtf(ss / (float)n + a->norm_eps);
+        const float scale = 1.0f / sqrtf((float)(ss / n) + a->norm_eps);
 
         for (int i = 0; i < a->n_mix; i++)
             m[i] = a->m[(size_t)r * a->n_mix + i] * scale;

@@ -6,8 +6,9 @@
 #include <stdint.h>
 
 enum {
-    KV_GROUP = 64,        /* elements of a key row that share an FP8 scale */
-    ATTENTION_CHUNK = 64, /* keys of one turn of the online softmax */
+    KV_GROUP = 64, /* elements of a key row that share an FP8 scale */
+    ATTENTION_CHUNK =
+        64, /* keys that are handy to unpack at a time; no meaning in results */
     ATTENTION_MAX_DIM = 1024,
     ATTENTION_MAX_HEADS = 256,
 };
@@ -22,12 +23,13 @@ enum {
 enum kv_fmt { KV_PACKED, KV_BF16 };
 
 /*
- * One query position over its keys (spec 5.6). In chunks of 64 keys, in the order given:
- *   s_k = (q . key_k) * dim^-0.5 in f32; m' = max(m, max s_k); p_k = exp(s_k - m')
- *   acc = acc * exp(m - m') + sum_k bf16(p_k) * key_k;  den = den * exp(m - m') + sum_k p_k
- * then den += exp(sink - m) and o = bf16(acc / den). The sink is in no maximum and adds to no
- * numerator. n_keys >= 1. All jobs of a call share dims and fmt; the bits of o depend on the
- * job alone.
+ * One query position over its keys (spec 5.6):
+ *   s_k = (q . key_k) * dim^-0.5;  m = max_k s_k;  p_k = exp(s_k - m)
+ *   o = bf16(sum_k bf16(p_k) * key_k / (sum_k p_k + exp(sink - m)))
+ * The sink is in no maximum and adds to no numerator. One maximum over all keys, not an online
+ * softmax in chunks: p is rounded to bf16, so the maximum under which that happens shows in the
+ * result, and the golden answers agree bit for bit with this form and not with chunks of 64.
+ * n_keys >= 1. All jobs of a call share dims and fmt; the bits of o depend on the job alone.
  */
 struct attention_args {
     const uint16_t *q; /* bf16 [n_heads][dim], normed and rotated */
