@@ -4,9 +4,7 @@
  */
 #include "config.h"
 
-#include <assert.h>
 #include <math.h>
-#include <stdlib.h>
 
 #include "base/fp.h"
 #include "gpu/cpu/cpu.h"
@@ -15,61 +13,50 @@
 
 enum { FP4_GROUP = 32 };
 
-/* One head over unpacked keys k f32 [n][dim]; s f32 [n] is scratch. Sums are in double. */
-static void
-attention_head(const struct attention_args *a, int h, const float *k, float *s)
+/* q . key in double, rounded once; the unpacked key stays in k f32 [dim]. */
+static float
+score(const struct attention_args *a, const uint16_t *q, int i, float *k)
 {
-    const double scale = 1.0 / sqrt((double)a->dim);
-    const uint16_t *q = a->q + (size_t)h * a->dim;
-    float top = -INFINITY;
-    double den = 0.0;
+    double sum = 0.0;
 
-    for (int i = 0; i < a->n_keys; i++) {
-        double sum = 0.0;
-
-        for (int c = 0; c < a->dim; c++)
-            sum += (double)bf16_to_f32(q[c]) * (double)k[(size_t)i * a->dim + c];
-        s[i] = (float)(sum * scale);
-        top = fmaxf(top, s[i]);
-    }
-    for (int i = 0; i < a->n_keys; i++) {
-        s[i] = expf(s[i] - top);
-        den += (double)s[i];
-        s[i] = bf16_round(s[i]);
-    }
-    den += (double)expf(a->sink[h] - top);
-    for (int c = 0; c < a->dim; c++) {
-        double sum = 0.0;
-
-        for (int i = 0; i < a->n_keys; i++)
-            sum += (double)s[i] * (double)k[(size_t)i * a->dim + c];
-        if (MUTANT(MUTANT_SINK_IN_NUMERATOR))
-            sum += (double)expf(a->sink[h] - top) * (double)k[c];
-        a->o[(size_t)h * a->dim + c] = f32_to_bf16((float)(sum / den));
-    }
+    kv_row_unpack(a->fmt, a->keys[i], a->dim, a->rope_dim, k);
+    for (int c = 0; c < a->dim; c++)
+        sum += (double)bf16_to_f32(q[c]) * (double)k[c];
+    return (float)(sum / sqrt((double)a->dim));
 }
 
-/* The unpacked keys of one job, once for all heads. */
+/* Scores are computed twice, for the maximum and for the sum: nothing then grows with n. */
 static void
-attention_one(const struct attention_args *a)
+attention_head(const struct attention_args *a, int h)
 {
-    const size_t n = (size_t)a->n_keys, dim = (size_t)a->dim;
-    float *k = malloc((n * dim + n * (size_t)a->n_heads) * sizeof *k);
+    const uint16_t *q = a->q + (size_t)h * a->dim;
+    double acc[ATTENTION_MAX_DIM] = {0}, den;
+    float k[ATTENTION_MAX_DIM], top = -INFINITY;
 
-    assert(k != NULL);
-    for (size_t i = 0; i < n; i++)
-        kv_row_unpack(a->fmt, a->keys[i], a->dim, a->rope_dim, k + i * dim);
-#pragma omp parallel for schedule(static)
-    for (int h = 0; h < a->n_heads; h++)
-        attention_head(a, h, k, k + n * dim + (size_t)h * n);
-    free(k);
+    for (int i = 0; i < a->n_keys; i++)
+        top = fmaxf(top, score(a, q, i, k));
+    den = (double)expf(a->sink[h] - top);
+    for (int i = 0; i < a->n_keys; i++) {
+        const float p = expf(score(a, q, i, k) - top);
+
+        den += (double)p;
+        for (int c = 0; c < a->dim; c++)
+            acc[c] += (double)bf16_round(p) * (double)k[c];
+        for (int c = 0; MUTANT(MUTANT_SINK_IN_NUMERATOR) && i == 0 && c < a->dim; c++)
+            acc[c] += (double)expf(a->sink[h] - top) * (double)k[c];
+    }
+    for (int c = 0; c < a->dim; c++)
+        a->o[(size_t)h * a->dim + c] = f32_to_bf16((float)(acc[c] / den));
 }
 
 void
 reference_attention(const struct attention_args *a, int n)
 {
-    for (int i = 0; i < n; i++)
-        attention_one(&a[i]);
+    const int heads = n > 0 ? a->n_heads : 0;
+
+#pragma omp parallel for schedule(dynamic, 4)
+    for (int i = 0; i < n * heads; i++)
+        attention_head(&a[i / heads], i % heads);
 }
 
 /* Exact: products are multiples of 2^-2 below 2^6, and 32 of them stay far below 2^24. */

@@ -6,9 +6,8 @@
 #include <stdint.h>
 
 enum {
-    KV_GROUP = 64, /* elements of a key row that share an FP8 scale */
-    ATTENTION_CHUNK =
-        64, /* keys that are handy to unpack at a time; no meaning in results */
+    KV_GROUP = 64,        /* elements of a key row that share an FP8 scale */
+    ATTENTION_CHUNK = 64, /* keys to unpack at a time; has no part in the result */
     ATTENTION_MAX_DIM = 1024,
     ATTENTION_MAX_HEADS = 256,
 };
