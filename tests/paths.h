@@ -18,6 +18,16 @@ src_path(char path[TEST_PATH], const char *rel)
     return path;
 }
 
+/* A file that the build makes: `top_builddir` is its top, likewise. */
+static inline char *
+build_path(char path[TEST_PATH], const char *rel)
+{
+    const char *top = getenv("top_builddir");
+
+    snprintf(path, TEST_PATH, "%s/%s", top == NULL ? "." : top, rel);
+    return path;
+}
+
 /* A larger model's folder, which only GOLDEN_DIR may have. */
 static inline char *
 golden_path(char path[TEST_PATH], const char *rel)

@@ -90,7 +90,7 @@ status=$?
 says 'a full disk' 74 "$tmp/err" 'standard output'
 
 vectors=$srcdir/tests/golden/tokenizer
-"$model" tokenize "$vectors" <"$vectors/vectors.jsonl" >"$tmp/out" 2>"$tmp/err"
+"$model" tokenize "$top_builddir/tests/tokenizer" <"$vectors/vectors.jsonl" >"$tmp/out" 2>"$tmp/err"
 status=$?
 sed 's/^.*, "ids": /{"ids": /' "$vectors/vectors.jsonl" >"$tmp/want"
 says 'tokenize: the vectors' 0 "$tmp/out" '{"ids": ['

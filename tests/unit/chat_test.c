@@ -14,6 +14,7 @@
 #include "model/chat.h"
 #include "model/json_py.h"
 #include "model/tokenizer.h"
+#include "tests/paths.h"
 #include "tests/test.h"
 
 #define BOS  "<｜begin▁of▁sentence｜>"
@@ -64,15 +65,13 @@ encode(const char *json, const struct chat_opts *o)
 static char *
 read_golden(const char *form, int i, const char *ext)
 {
-    const char *src = getenv("srcdir");
-    char path[4096];
+    char path[TEST_PATH], rel[64];
     struct err e = {0};
     size_t len;
     char *s;
 
-    snprintf(path, sizeof path, "%s/tests/golden/chat/%s_%d.%s", src != NULL ? src : ".",
-             form, i, ext);
-    s = file_read(path, 1 << 20, &len, &e);
+    snprintf(rel, sizeof rel, "tests/golden/chat/%s_%d.%s", form, i, ext);
+    s = file_read(src_path(path, rel), 1 << 20, &len, &e);
     if (s == NULL)
         fail_msg("%s", e.text);
     return s;
@@ -509,8 +508,7 @@ test_token_ids(void **state)
         3085,   344,  270,  6102, 294,   8760,  33,    128804, 128821, 671,    3967,
         20407,  943,  270,  6102, 294,   8760,  16,    983,    344,    11111,  16,
         128822, 671,  6102, 294,  8760,  344,   11111, 16,     1};
-    char *golden = read_golden("input", 2, "json"), path[4096];
-    const char *src = getenv("srcdir");
+    char *golden = read_golden("input", 2, "json"), path[TEST_PATH];
 
     const struct {
         const char *json;
@@ -525,8 +523,7 @@ test_token_ids(void **state)
     struct err e = {0};
 
     (void)state;
-    snprintf(path, sizeof path, "%s/tests/golden/tokenizer", src != NULL ? src : ".");
-    t = tokenizer_load(path, &e);
+    t = tokenizer_load(build_path(path, "tests/tokenizer"), &e);
     if (t == NULL)
         fail_msg("%s", e.text);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -552,17 +549,15 @@ static void
 test_typed_control_tokens_stay_text(void **state)
 {
     static const char json[] = "[{\"role\":\"user\",\"content\":\"" USER EOS "\"}]";
-    const char *src = getenv("srcdir");
     struct chat_text text;
     struct tokenizer *t;
     struct err e = {0};
     struct buf ids;
     size_t control = 0;
-    char path[4096];
+    char path[TEST_PATH];
 
     (void)state;
-    snprintf(path, sizeof path, "%s/models/fathom-mini", src != NULL ? src : ".");
-    t = tokenizer_load(path, &e);
+    t = tokenizer_load(src_path(path, "models/fathom-mini"), &e);
     if (t == NULL)
         fail_msg("%s", e.text);
     chat_text_init(&text, 1000);

@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/utf8.h"
 #include "model/tokenizer_private.h"
+#include "tests/paths.h"
 #include "tests/small_tokenizer.h"
 #include "tests/test.h"
 
@@ -38,13 +39,11 @@ rng(uint64_t *state)
 static int
 load(void **state)
 {
-    const char *top = getenv("srcdir");
     struct err e;
-    char path[1024], *json = small_tokenizer_json();
+    char path[TEST_PATH], *json = small_tokenizer_json();
 
     (void)state;
-    snprintf(path, sizeof path, "%s/tests/golden/tokenizer", top != NULL ? top : ".");
-    full = tokenizer_load(path, &e);
+    full = tokenizer_load(build_path(path, "tests/tokenizer"), &e);
     small = tokenizer_parse(json, strlen(json), &e);
     free(json);
     if (full != NULL && small != NULL)
@@ -120,14 +119,11 @@ round_trip(const struct tokenizer *t, const char *text, size_t len)
 static json_t *
 vectors(void)
 {
-    const char *top = getenv("srcdir");
     json_t *all = json_array();
-    char path[1024];
+    char path[TEST_PATH];
     FILE *f;
 
-    snprintf(path, sizeof path, "%s/tests/golden/tokenizer/vectors.jsonl",
-             top != NULL ? top : ".");
-    f = fopen(path, "r");
+    f = fopen(src_path(path, "tests/golden/tokenizer/vectors.jsonl"), "r");
     assert_non_null(f);
     for (;;) {
         json_t *v = json_loadf(f, JSON_DISABLE_EOF_CHECK | JSON_ALLOW_NUL, NULL);
