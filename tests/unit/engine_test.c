@@ -459,6 +459,14 @@ check_restarts(const struct sample_params *params, enum link_reason reason)
         free(part.tokens);
         free(part.choices);
     }
+    /* The control: one token that was received is another, and what follows is, too. */
+    whole.tokens[0] ^= 1;
+    sample_again(prompt, 50, whole.tokens, 1, params, &part);
+    assert_true(
+        part.n_tokens != whole.n_tokens - 1 ||
+        memcmp(part.tokens, whole.tokens + 1, part.n_tokens * sizeof *part.tokens) != 0);
+    free(part.tokens);
+    free(part.choices);
     free(whole.tokens);
     free(whole.choices);
 }
@@ -772,6 +780,85 @@ test_how_it_ends(void **state)
     stop(&r);
 }
 
+/* Packets that are nearly right, with no sense in them. */
+static size_t
+scribble(uint16_t type, uint8_t *body, uint32_t (*random)(void))
+{
+    static const size_t sizes[] = {
+        [LINK_OPEN] = sizeof(struct link_open),
+        [LINK_FORK] = sizeof(struct link_fork),
+        [LINK_REWIND] = sizeof(struct link_rewind),
+        [LINK_FEED] = sizeof(struct link_feed) + 50 * sizeof(uint32_t),
+        [LINK_SAMPLE] = sizeof(struct link_sample) + sizeof(struct sample_params),
+        [LINK_LOGITS] = 0,
+    };
+    struct link_feed *f = (void *)body;
+    struct link_sample *s = (void *)body;
+    size_t len = sizes[type];
+
+    memset(body, 0, len);
+    if (type == LINK_SAMPLE) {
+        struct sample_params p = lively(random(), random() % 30);
+
+        *s = (struct link_sample){random() % 100, random() % 3, sizeof p};
+        if (random() % 4 == 0)
+            ((uint8_t *)&p)[random() % sizeof p] ^= (uint8_t)random();
+        memcpy(s + 1, &p, sizeof p);
+    } else if (type == LINK_FEED) {
+        *f = (struct link_feed){random() % 3 == 0 ? random() % 200 : 0, 50, random() % 2};
+        fill((uint32_t *)(f + 1), 50, random());
+    } else if (len > 0) {
+        *(uint32_t *)body = random() % (SEQS + 2);
+    }
+    if (len > 0 && random() % 8 == 0)
+        body[random() % (len < 24 ? len : 24)] ^= (uint8_t)random();
+    return random() % 10 == 0 ? random() % (len + 8) : len;
+}
+
+static uint32_t
+next_random(void)
+{
+    static uint64_t x = 1;
+
+    x = x * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (uint32_t)(x >> 33);
+}
+
+static void
+test_nonsense_is_answered_job_by_job(void **state)
+{
+    struct peer *p = ((struct rig *)*state)->p;
+    static const uint16_t types[] = {LINK_OPEN,  LINK_OPEN,   LINK_FORK,
+                                     LINK_CLOSE, LINK_REWIND, LINK_FEED,
+                                     LINK_FEED,  LINK_SAMPLE, LINK_LOGITS};
+    static _Alignas(8)
+        uint8_t body[sizeof(struct link_sample) + sizeof(struct sample_params) + 8];
+    uint32_t good = 0;
+
+    for (int i = 0; i < 4000; i++) {
+        const uint16_t type = types[next_random() % 9];
+        const uint32_t seq = next_random() % (SEQS + 1);
+        const size_t len = type == LINK_CLOSE ? 0 : scribble(type, body, next_random);
+        const int fd = type == LINK_LOGITS && next_random() % 2 ? memfd_create("x", 0) : -1;
+        const uint32_t job = peer_send(p, type, seq, body, len, fd);
+
+        if ((type == LINK_FEED || type == LINK_SAMPLE) && len >= 8)
+            memcpy(&p->jobs[job].pos, body, 8);
+        if (fd != -1)
+            close(fd);
+        if (next_random() % 8 == 0)
+            peer_cancel(p, 1 + next_random() % p->n_jobs);
+        if (next_random() % 4 == 0)
+            peer_wait_some(p);
+        if (i % 200 == 199)
+            peer_wait(p, job);
+    }
+    for (uint32_t i = 1; i <= p->n_jobs; i++)
+        good += peer_wait(p, i)->end.reason != LINK_FAILED;
+    /* Many do make sense, or this would test the first check only. */
+    assert_in_range(good, 400, 3600);
+}
+
 static int
 fail_at(void *arg, uint64_t number, const struct step *s, struct err *e)
 {
@@ -889,6 +976,7 @@ main(void)
         cmocka_unit_test(test_quota_hits_one_job_only),
         T(test_too_many_jobs),
         cmocka_unit_test(test_how_it_ends),
+        T(test_nonsense_is_answered_job_by_job),
         T(test_a_lost_device_ends_the_process),
         T(test_a_daemon_that_does_not_read),
         T(test_streams_go_on_beside_a_document),
