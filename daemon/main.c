@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fathomd: starts everything in order, turns the event loop, stops everything in reverse.
+ *
+ * SIGTERM and SIGINT: no new work, the step under way is finished, streams end with the
+ * position that they reached, then the engine and we go. SIGHUP reads the settings again.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "daemon/conn.h"
+#include "daemon/engine.h"
+#include "daemon/notify.h"
+#include "daemon/options.h"
+#include "daemon/server.h"
+#include "daemon/status.h"
+#include "daemon/text.h"
+#include "daemon/work.h"
+#include "model/config.h"
+#include "model/tokenizer.h"
+
+enum {
+    EXTEND_USEC = 30 * 1000 * 1000, /* of systemd's patience, asked for while loading */
+    EXTEND_EVERY_MS = 5000,
+    STATUS_EVERY_MS = 2000,
+    FLUSH_MS = 500, /* for readers to take their last frames */
+    MAX_TOKENS_BYTES = 1 << 30,
+};
+
+struct daemon {
+    int argc;
+    char **argv;
+    struct options o;
+    struct server server;
+    struct tokenizer *tokenizer;
+    struct event *on_term, *on_int, *on_hup, *tick, *watchdog, *deadline, *flushed;
+    uint64_t extended_ns;
+    int state_lock;
+    int status; /* to exit with */
+    bool ready;
+};
+
+static struct timeval
+ms(uint64_t n)
+{
+    return (struct timeval){.tv_sec = (time_t)(n / 1000),
+                            .tv_usec = (suseconds_t)(n % 1000 * 1000)};
+}
+
+static void
+say_status(struct daemon *d)
+{
+    char sentence[256];
+
+    status_sentence(&d->server, sentence, sizeof sentence);
+    notify_status("%s", sentence);
+}
+
+/* --- the engine --------------------------------------------------------------------------- */
+
+/* It is ready, was lost, or is further with loading. */
+static void
+on_changed(void *arg)
+{
+    struct daemon *d = arg;
+    const enum engine_state state = engine_state(work_engine(d->server.work));
+    const uint64_t now = clock_ns();
+
+    say_status(d);
+    if (d->ready || d->server.stopping)
+        return;
+    if (state == ENGINE_SERVING) {
+        d->ready = true;
+        notify_ready();
+        log_line(LOG_NOTICE, "ready listening on %s", d->o.socket);
+        fprintf(stderr, "fathomd: listening on %s\n", d->o.socket);
+    } else if (now - d->extended_ns > EXTEND_EVERY_MS * UINT64_C(1000000)) {
+        d->extended_ns = now;
+        notify_extend(EXTEND_USEC);
+    }
+}
+
+static void
+on_failed(void *arg, bool forever, int status)
+{
+    struct daemon *d = arg;
+
+    say_status(d);
+    /* Sessions live in this process only: as long as there are tokens in them, it stays, so
+     * that they can be read; else whoever started us knows best what to do. */
+    if (d->server.stopping || (!forever && d->server.quota.used[QUOTA_TOKENS] > 0))
+        return;
+    log_line(LOG_ERROR, "giving-up status=%d why=\"%s\"", status,
+             engine_error(work_engine(d->server.work))->text);
+    d->status = status;
+    event_base_loopbreak(d->server.base);
+}
+
+/* --- stopping ----------------------------------------------------------------------------- */
+
+static void
+on_flushed(evutil_socket_t fd, short what, void *arg)
+{
+    struct daemon *d = arg;
+
+    (void)fd;
+    (void)what;
+    event_base_loopbreak(d->server.base);
+}
+
+static void
+on_stopped(void *arg)
+{
+    struct daemon *d = arg;
+    bool waiting = false;
+
+    for (const struct conn *c = d->server.conns; c != NULL; c = c->next)
+        waiting |= conn_waiting(c) > 0;
+    event_add(d->flushed, &(struct timeval){.tv_usec = waiting ? FLUSH_MS * 1000 : 1});
+}
+
+static void
+on_deadline(evutil_socket_t fd, short what, void *arg)
+{
+    struct daemon *d = arg;
+
+    (void)fd;
+    (void)what;
+    log_line(LOG_WARNING, "stop-timeout fix=\"raise stop-timeout\"");
+    event_base_loopbreak(d->server.base);
+}
+
+static void
+on_term(evutil_socket_t sig, short what, void *arg)
+{
+    struct daemon *d = arg;
+    const struct timeval tv = ms(d->o.stop_timeout);
+    struct err why;
+
+    (void)what;
+    if (d->server.stopping)
+        return;
+    d->server.stopping = true;
+    notify_stopping();
+    say_status(d);
+    log_line(LOG_NOTICE, "stopping signal=%d", (int)sig);
+    server_unlisten(&d->server);
+    event_add(d->deadline, &tv);
+    err_set(&why, ERR_UNAVAILABLE, 0, "fathomd is stopping");
+    work_stop(d->server.work, &d->server.quota, &why);
+}
+
+/* --- reloading, timers -------------------------------------------------------------------- */
+
+static void
+on_hup(evutil_socket_t sig, short what, void *arg)
+{
+    struct daemon *d = arg;
+    char ignored[512];
+    struct err e;
+
+    (void)sig;
+    (void)what;
+    if (d->server.stopping)
+        return;
+    notify_reloading();
+    if (options_reload(&d->o, d->argc, d->argv, ignored, sizeof ignored, &e) == -1) {
+        log_line(LOG_ERROR, "reload-refused why=\"%s\"", e.text);
+    } else {
+        log_init("fathomd", (enum log_level)d->o.log_level);
+        log_line(LOG_NOTICE, "reloaded%s%s", ignored[0] != '\0' ? " needs-a-restart=" : "",
+                 ignored);
+    }
+    if (d->ready)
+        notify_ready();
+}
+
+static void
+on_tick(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    say_status(arg);
+}
+
+static void
+on_watchdog(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    (void)arg;
+    notify_watchdog(); /* the loop turned: that is the proof */
+}
+
+/* --- starting ----------------------------------------------------------------------------- */
+
+static int
+open_state(struct daemon *d, struct err *e)
+{
+    char path[4096];
+
+    if (mkdir(d->o.state, 0700) == -1 && errno != EEXIST)
+        return err_set(e, ERR_READ_ONLY, errno, "%s: %s (setting state)", d->o.state,
+                       strerror(errno));
+    snprintf(path, sizeof path, "%s/lock", d->o.state);
+    d->state_lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (d->state_lock == -1)
+        return err_set(e, ERR_READ_ONLY, errno, "%s: %s (setting state)", path,
+                       strerror(errno));
+    if (flock(d->state_lock, LOCK_EX | LOCK_NB) == -1)
+        return err_set(e, ERR_EXISTS, errno,
+                       "another fathomd has %s; stop it or choose another --state",
+                       d->o.state);
+    return 0;
+}
+
+static int
+load_model(struct daemon *d, struct err *e)
+{
+    struct model_config c;
+    const char *dir = d->o.model, *end = dir + strlen(dir), *from;
+
+    if (dir[0] == '\0')
+        return err_set(e, ERR_INVALID, 0,
+                       "no model: give --model DIR, or set model in the "
+                       "configuration file");
+    if (model_config_load(&c, dir, e) == -1)
+        return -1;
+    d->tokenizer = tokenizer_load(dir, e);
+    if (d->tokenizer == NULL)
+        return -1;
+    while (end > dir && end[-1] == '/')
+        end--;
+    for (from = end; from > dir && from[-1] != '/'; from--)
+        ;
+    snprintf(d->server.model, sizeof d->server.model, "%.*s", (int)(end - from), from);
+    d->server.tokenizer = d->tokenizer;
+    d->server.bos = (uint32_t)c.bos_id;
+    d->server.eos = (uint32_t)c.eos_id;
+    return 0;
+}
+
+static int
+name_instance(struct server *sv, struct err *e)
+{
+    uint8_t random[16];
+
+    if (getrandom(random, sizeof random, 0) != sizeof random)
+        return err_set(e, ERR_INTERNAL, errno, "getrandom: %s", strerror(errno));
+    for (size_t i = 0; i < sizeof random; i++)
+        snprintf(sv->instance + 2 * i, 3, "%02x", random[i]);
+    return 0;
+}
+
+static int
+make_events(struct daemon *d, struct err *e)
+{
+    struct event_base *base = d->server.base;
+    const uint64_t usec = notify_watchdog_usec();
+    const struct timeval often = ms(STATUS_EVERY_MS),
+                         dog = {.tv_sec = (time_t)(usec / 1000000),
+                                .tv_usec = (suseconds_t)(usec % 1000000)};
+
+    d->on_term = evsignal_new(base, SIGTERM, on_term, d);
+    d->on_int = evsignal_new(base, SIGINT, on_term, d);
+    d->on_hup = evsignal_new(base, SIGHUP, on_hup, d);
+    d->tick = event_new(base, -1, EV_PERSIST, on_tick, d);
+    d->watchdog = event_new(base, -1, EV_PERSIST, on_watchdog, d);
+    d->deadline = evtimer_new(base, on_deadline, d);
+    d->flushed = evtimer_new(base, on_flushed, d);
+    if (d->on_term == NULL || d->on_int == NULL || d->on_hup == NULL || d->tick == NULL ||
+        d->watchdog == NULL || d->deadline == NULL || d->flushed == NULL ||
+        event_add(d->on_term, NULL) == -1 || event_add(d->on_int, NULL) == -1 ||
+        event_add(d->on_hup, NULL) == -1 || event_add(d->tick, &often) == -1 ||
+        (usec > 0 && event_add(d->watchdog, &dog) == -1))
+        return err_set(e, ERR_QUOTA, errno, "no memory for the event loop");
+    return 0;
+}
+
+static int
+start(struct daemon *d, struct err *e)
+{
+    struct server *sv = &d->server;
+    const struct work_calls calls = {
+        .arg = d, .changed = on_changed, .failed = on_failed, .stopped = on_stopped};
+
+    sv->started_ns = clock_ns();
+    if (open_state(d, e) == -1 || load_model(d, e) == -1 || name_instance(sv, e) == -1)
+        return -1;
+    sv->base = event_base_new();
+    if (sv->base == NULL)
+        return err_set(e, ERR_INTERNAL, 0, "no event loop");
+    if (make_events(d, e) == -1)
+        return -1;
+    quota_init(&sv->quota, &d->o);
+    sv->text = text_new(sv->base, d->tokenizer, MAX_TOKENS_BYTES, e);
+    if (sv->text == NULL)
+        return -1;
+    sv->work = work_new(sv->base, &d->o, sv->text, sv->bos, sv->eos, &calls, e);
+    if (sv->work == NULL || server_listen(sv, e) == -1)
+        return -1;
+    return engine_start(work_engine(sv->work), e);
+}
+
+static void
+stop(struct daemon *d)
+{
+    struct server *sv = &d->server;
+    struct event *all[] = {d->on_term,  d->on_int,   d->on_hup, d->tick,
+                           d->watchdog, d->deadline, d->flushed};
+
+    server_unlisten(sv);
+    conn_close_all(sv);
+    text_free(sv->text);
+    if (sv->work != NULL)
+        work_end(sv->work, &sv->quota);
+    work_free(sv->work);
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        if (all[i] != NULL)
+            event_free(all[i]);
+    }
+    if (sv->base != NULL)
+        event_base_free(sv->base);
+    tokenizer_free(d->tokenizer);
+    if (d->state_lock != -1)
+        close(d->state_lock);
+}
+
+static int
+run(struct daemon *d)
+{
+    struct err e;
+
+    if (start(d, &e) == -1) {
+        log_line(LOG_ERROR, "start-failed why=\"%s\"", e.text);
+        notify_errno(e.sys != 0 ? e.sys : EINVAL);
+        d->status = err_exit_status(e.code);
+        /* A model that is wrong or missing stays so: systemd need not try again. */
+        if (e.code == ERR_MODEL_MISMATCH || e.code == ERR_DAMAGED ||
+            e.code == ERR_NOT_FOUND || e.code == ERR_INVALID)
+            d->status = 78;
+    } else {
+        say_status(d);
+        event_base_dispatch(d->server.base);
+    }
+    stop(d);
+    log_line(LOG_NOTICE, "stopped status=%d", d->status);
+    return d->status;
+}
+
+int
+main(int argc, char **argv)
+{
+    struct daemon d = {.argc = argc, .argv = argv, .state_lock = -1};
+    struct err e;
+    int status;
+
+    log_init("fathomd", LOG_INFO);
+    d.server.fd = d.server.spare = d.server.lock = -1;
+    d.server.o = &d.o;
+    if (options_load(&d.o, argc, argv, &e) == -1) {
+        log_line(LOG_ERROR, "settings why=\"%s\"", e.text);
+        options_done(&d.o);
+        return 64;
+    }
+    if (d.o.help || d.o.version || d.o.check || d.o.dump) {
+        if (d.o.help)
+            options_usage(stdout);
+        else if (d.o.version)
+            puts("fathomd " PACKAGE_VERSION);
+        else if (d.o.dump)
+            options_dump(&d.o, stdout);
+        status = fflush(stdout) == 0 ? 0 : 74;
+        options_done(&d.o);
+        return status;
+    }
+    log_init("fathomd", (enum log_level)d.o.log_level);
+    signal(SIGPIPE, SIG_IGN);
+    status = run(&d);
+    options_done(&d.o);
+    return status;
+}

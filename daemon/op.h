@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DAEMON_OP_H
+#define DAEMON_OP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "daemon/session_log.h"
+#include "model/chat.h"
+#include "model/sampler.h"
+#include "proto/link.h"
+
+struct session;
+struct text_job;
+struct user;
+struct work;
+
+/*
+ * An operation on a session: what a request asks for, as the session's queue holds it. It may
+ * outlive its request (a client that leaves does not stop an append). Main thread.
+ */
+enum op_kind {
+    OP_APPEND,
+    OP_SAMPLE,
+    OP_SCORE, /* feeds, reads the scores, takes it back */
+    OP_LOGITS,
+    OP_CALL, /* only keeps its place in the queue: rollback, checkpoint, fork */
+};
+
+enum op_stage { OP_WAITS, OP_IN_TEXT, OP_IN_ENGINE, OP_OVER };
+
+enum op_input { OP_TOKENS, OP_TEXT, OP_MESSAGES };
+
+struct op;
+
+/* All may be NULL but done. Called from the loop, never from inside work_submit(). */
+struct op_calls {
+    void (*progress)(struct op *op); /* it is further than before */
+    void (*drawn)(struct op *op, uint64_t pos, const struct sample_choice *c, uint32_t n);
+    int (*run)(struct op *op, struct err *e); /* OP_CALL, when its turn has come */
+    void (*done)(struct op *op);              /* op->err says how; op is freed after it */
+};
+
+struct op {
+    struct op *next;
+    struct session *session;
+    struct user *payer; /* held */
+    uint64_t paid;      /* QUOTA_BYTES, given back when it is freed */
+    enum op_kind kind;
+    enum op_stage stage;
+    const struct op_calls *calls;
+    void *owner; /* the calls'; NULL once nobody wants to know */
+
+    bool has_op_id, has_if_pos;
+    uint8_t op_id[OP_ID_BYTES];
+    uint64_t if_pos;
+
+    /* OP_APPEND, OP_SCORE: what goes in. */
+    enum op_input input;
+    char *text;
+    size_t n_text;
+    void *mapped; /* text lies in this mapping of n_text bytes */
+    int control;  /* flags of tokenizer_encode() */
+    int bos;      /* -1: at position 0, where text begins with it */
+    struct chat_opts chat;
+    uint32_t *ids; /* owned; with TEXT and MESSAGES once tokenised */
+    size_t n_ids;
+    float *scores; /* OP_SCORE: [n_ids] */
+    size_t n_scores;
+    struct text_job *text_job; /* under way */
+    struct work *work;         /* for when it comes back */
+
+    /* OP_SAMPLE */
+    struct sample_params params;
+    bool to_end;             /* no max_tokens was asked for: to the end of the context */
+    bool paused, was_paused; /* its reader is slow: see work_pause() */
+
+    int fd; /* OP_LOGITS: the memfd to be filled, owned; -1 */
+
+    /* What has come of it. */
+    uint64_t begin, end; /* the session's length when its turn came, and now */
+    uint64_t n_drawn, stop_at;
+    enum link_reason reason;
+    bool context_full; /* the sample ended there */
+    bool repeated;     /* op_id was known: begin, end, reason are those of the first time */
+    struct err err;    /* code ERR_NONE: fine */
+    uint64_t queued_ns, began_ns, first_ns, end_ns;
+
+    /* Faults of the engine while it was running: see work.c. */
+    bool suspect;
+    uint64_t fault_len;
+};
+
+struct op *op_new(enum op_kind kind, struct session *s, struct user *payer,
+                  const struct op_calls *calls, void *owner, struct err *e);
+
+/* Takes n of the payer's QUOTA_BYTES for as long as the operation lives. */
+int op_pay(struct op *op, uint64_t n, struct err *e);
+void op_free(struct op *op);
+
+#endif /* DAEMON_OP_H */

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DAEMON_SERVER_H
+#define DAEMON_SERVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/quota.h"
+
+struct conn;
+struct err;
+struct event;
+struct event_base;
+struct options;
+struct text;
+struct tokenizer;
+struct work;
+
+/*
+ * What all connections share, and the socket that they come from. Main thread.
+ */
+struct server {
+    struct event_base *base;
+    const struct options *o;
+    struct quota quota;
+    struct work *work;
+    struct text *text;
+    const struct tokenizer *tokenizer;
+    uint32_t bos, eos;
+    char model[129]; /* its name: the last part of its path */
+    char instance[33];
+    uint64_t started_ns;
+    bool stopping;
+
+    struct conn *conns;
+    int fd;    /* listening; -1 */
+    int spare; /* given up for a moment when descriptors run out */
+    int lock;  /* of the socket's path, if it is ours */
+    bool bound;
+    struct event *on_accept, *again;
+    uint64_t accepted, refused;
+};
+
+/* Takes the socket that systemd passes, or makes it at --socket. ERR_EXISTS: another fathomd
+ * listens there. Connections are accepted from here on. */
+int server_listen(struct server *sv, struct err *e);
+
+/* No new connections; those that there are stay. The socket's path goes if it is ours. */
+void server_unlisten(struct server *sv);
+
+#endif /* DAEMON_SERVER_H */

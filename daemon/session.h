@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DAEMON_SESSION_H
+#define DAEMON_SESSION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "daemon/quota.h"
+#include "daemon/session_log.h"
+
+struct err;
+struct op;
+struct slot;
+
+enum session_state {
+
+#define STATE(id, name, text) SESSION_##id,
+#include "daemon/session_states.def"
+    SESSION_STATES
+};
+
+/* What a request needs, as bits of a file's mode. */
+enum session_right { SESSION_READ = 4, SESSION_WRITE = 2, SESSION_ADMIN = 1 };
+
+/* Who asks: fixed when the connection was made (SO_PEERCRED, SO_PEERGROUPS). */
+struct cred {
+    uint32_t uid, gid;
+    uint32_t *groups;
+    size_t n_groups;
+};
+
+/*
+ * A named session: an owner, a mode, a log, and what is being done with it. Names belong to
+ * their owner, so nobody can take somebody else's. Main thread.
+ */
+struct session {
+    struct user *user;               /* the owner, held */
+    struct session *next;            /* of the same owner, by name */
+    char name[SESSION_NAME_MAX + 1]; /* "" once deleted, or for the daemon's own use */
+    uint32_t gid;
+    unsigned mode; /* 0777 */
+    uint64_t created_ms, used_ms;
+    enum session_state state;
+    struct session_log log;
+
+    /* work.c's */
+    struct op *ops, **ops_tail; /* the first one is under way */
+    size_t n_ops;
+    struct slot *slot; /* NULL: the engine has nothing of it */
+    struct session *next_waiting;
+    bool waiting;     /* in the list of those that wait for the engine */
+    uint32_t streams; /* readers that still hold it */
+};
+
+int session_name_check(const char *name, struct err *e);
+
+/* A new one, empty and with no name in any list; takes one of the owner's quota. */
+struct session *session_new(struct user *owner, size_t max_checkpoints, struct err *e);
+/* Nothing may be under way, no stream may hold it. */
+void session_free(struct session *s);
+
+/* Puts it into its owner's list; ERR_EXISTS. */
+int session_link(struct session *s, const char *name, struct err *e);
+void session_unlink(struct session *s); /* its name is free again */
+
+struct session *session_find(const struct user *owner, const char *name);
+
+/* "name" or "~owner/name", owner by name or number: the session, if `who` may do that with
+ * it. ERR_NOT_FOUND if there is none or `who` may not even know of it, ERR_PERMISSION. */
+struct session *session_lookup(struct quota *q, const struct cred *who, const char *path,
+                               unsigned need, struct err *e);
+
+bool session_may(const struct session *s, const struct cred *who, unsigned need);
+bool cred_in_group(const struct cred *who, uint32_t gid);
+
+/* Its name as `who` writes it: "name", or "~owner/name". */
+void session_shown(const struct session *s, const struct cred *who, char *room,
+                   size_t size);
+bool session_visible(const struct session *s, const struct cred *who);
+
+bool session_can_move(enum session_state from, enum session_state to);
+void session_move(struct session *s, enum session_state to, const char *why);
+const char *session_state_name(enum session_state state); /* as on the wire */
+const char *session_state_id(enum session_state state);   /* as in the table */
+
+#endif /* DAEMON_SESSION_H */

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "config.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/num.h"
+#include "daemon/quota.h"
+#include "daemon/session_log.h"
+
+enum { FIRST_TOKENS = 256, FIRST_CHECKPOINTS = 8 };
+
+void
+session_log_init(struct session_log *l, struct user *owner, size_t max_checkpoints)
+{
+    *l = (struct session_log){.owner = owner, .max_checkpoints = max_checkpoints};
+}
+
+void
+session_log_done(struct session_log *l)
+{
+    quota_give(l->owner, QUOTA_TOKENS, l->len);
+    free(l->tokens);
+    free(l->checkpoints);
+    free(l->ops);
+    *l = (struct session_log){.owner = l->owner, .max_checkpoints = l->max_checkpoints};
+}
+
+static int
+reserve(struct session_log *l, size_t more, struct err *e)
+{
+    uint64_t room = l->room > 0 ? l->room : FIRST_TOKENS;
+    uint32_t *p;
+
+    if (more > SIZE_MAX / sizeof *p / 2 - l->len)
+        return err_set(e, ERR_QUOTA, 0, "%zu more tokens are too many", more);
+    while (room < l->len + more)
+        room *= 2;
+    if (room == l->room)
+        return 0;
+    p = realloc(l->tokens, room * sizeof *p);
+    if (p == NULL)
+        return err_set(e, ERR_QUOTA, errno, "no memory for %" PRIu64 " tokens", room);
+    l->tokens = p;
+    l->room = room;
+    return 0;
+}
+
+int
+session_log_append(struct session_log *l, const uint32_t *ids, size_t n, struct err *e)
+{
+    if (reserve(l, n, e) == -1 || quota_take(l->owner, QUOTA_TOKENS, n, e) == -1)
+        return -1;
+    if (n > 0)
+        memcpy(l->tokens + l->len, ids, n * sizeof *ids);
+    l->len += n;
+    return 0;
+}
+
+int
+session_log_truncate(struct session_log *l, uint64_t pos, struct err *e)
+{
+    size_t kept = 0;
+
+    if (pos > l->len)
+        return err_set(e, ERR_INVALID, 0, "position %" PRIu64 " is past the end, %" PRIu64,
+                       pos, l->len);
+    quota_give(l->owner, QUOTA_TOKENS, l->len - pos);
+    l->rollbacks += pos < l->len;
+    l->len = pos;
+    for (size_t i = 0; i < l->n_checkpoints; i++) {
+        if (l->checkpoints[i].pos <= pos)
+            l->checkpoints[kept++] = l->checkpoints[i];
+    }
+    l->n_checkpoints = kept;
+    l->turn_open = false;
+    return 0;
+}
+
+int
+session_log_copy(struct session_log *l, const struct session_log *from, uint64_t pos,
+                 struct err *e)
+{
+    if (session_log_append(l, from->tokens, pos, e) == -1)
+        return -1;
+    if (from->n_checkpoints > 0) {
+        l->checkpoints = malloc(from->n_checkpoints * sizeof *l->checkpoints);
+        if (l->checkpoints == NULL)
+            return err_set(e, ERR_QUOTA, errno, "no memory for checkpoints");
+        memcpy(l->checkpoints, from->checkpoints,
+               from->n_checkpoints * sizeof *l->checkpoints);
+        l->n_checkpoints = from->n_checkpoints;
+    }
+    l->turns = from->turns;
+    l->turn_open = from->turn_open;
+    /* Drops those behind pos; the tokens are as many as it says already. */
+    if (pos < from->len)
+        return session_log_truncate(l, pos, e);
+    return 0;
+}
+
+static struct checkpoint *
+find(const struct session_log *l, const char *label)
+{
+    for (size_t i = 0; i < l->n_checkpoints; i++) {
+        if (strcmp(l->checkpoints[i].label, label) == 0)
+            return &l->checkpoints[i];
+    }
+    return NULL;
+}
+
+const struct checkpoint *
+session_log_find(const struct session_log *l, const char *label)
+{
+    return find(l, label);
+}
+
+static void
+drop(struct session_log *l, size_t i)
+{
+    l->n_checkpoints--;
+    memmove(&l->checkpoints[i], &l->checkpoints[i + 1],
+            (l->n_checkpoints - i) * sizeof *l->checkpoints);
+}
+
+/* Room for one more checkpoint: below the limit, and in memory. */
+static int
+make_room(struct session_log *l, struct err *e)
+{
+    struct checkpoint *p;
+    size_t i = 0;
+
+    if (l->n_checkpoints >= l->max_checkpoints) {
+        while (i < l->n_checkpoints && !l->checkpoints[i].automatic)
+            i++;
+        if (i == l->n_checkpoints)
+            return err_set(e, ERR_QUOTA, 0,
+                           "%zu checkpoints (setting max-checkpoints-per-session)",
+                           l->n_checkpoints);
+        drop(l, i);
+    }
+    /* Powers of two: grown when full at one. */
+    if (l->n_checkpoints == 0 || (l->n_checkpoints >= FIRST_CHECKPOINTS &&
+                                  (l->n_checkpoints & (l->n_checkpoints - 1)) == 0)) {
+        const size_t room = l->n_checkpoints < FIRST_CHECKPOINTS ? FIRST_CHECKPOINTS
+                                                                 : 2 * l->n_checkpoints;
+
+        p = realloc(l->checkpoints, room * sizeof *p);
+        if (p == NULL)
+            return err_set(e, ERR_QUOTA, errno, "no memory for checkpoints");
+        l->checkpoints = p;
+    }
+    return 0;
+}
+
+int
+session_log_mark(struct session_log *l, const char *label, bool automatic, struct err *e)
+{
+    struct checkpoint *c = find(l, label);
+
+    if (c != NULL)
+        drop(l, (size_t)(c - l->checkpoints));
+    if (make_room(l, e) == -1)
+        return -1;
+    c = &l->checkpoints[l->n_checkpoints++];
+    *c = (struct checkpoint){
+        .automatic = automatic, .pos = l->len, .made_ms = clock_wall_ms()};
+    snprintf(c->label, sizeof c->label, "%s", label);
+    return 0;
+}
+
+void
+session_log_begin_turn(struct session_log *l)
+{
+    l->turn_open = true;
+}
+
+int
+session_log_turn(struct session_log *l, struct err *e)
+{
+    char label[32];
+
+    snprintf(label, sizeof label, "turn-%" PRIu64, l->turns + 1);
+    if (session_log_mark(l, label, true, e) == -1)
+        return -1;
+    l->turns++;
+    l->turn_open = false;
+    return 0;
+}
+
+int
+session_log_resolve(const struct session_log *l, const char *at, uint64_t *pos,
+                    struct err *e)
+{
+    const struct checkpoint *c = find(l, at);
+    struct err not_a_number;
+
+    if (c != NULL) {
+        *pos = c->pos;
+        return 0;
+    }
+    if (num_u64(at, 0, UINT64_MAX, pos, &not_a_number) == -1)
+        return err_set(e, ERR_NOT_FOUND, 0, "no checkpoint '%s'", at);
+    if (*pos > l->len)
+        return err_set(e, ERR_INVALID, 0, "position %" PRIu64 " is past the end, %" PRIu64,
+                       *pos, l->len);
+    return 0;
+}
+
+int
+session_log_record(struct session_log *l, const struct op_record *op, struct err *e)
+{
+    if (l->ops == NULL) {
+        l->ops = calloc(OP_IDS_KEPT, sizeof *l->ops);
+        if (l->ops == NULL)
+            return err_set(e, ERR_QUOTA, errno, "no memory for results");
+    }
+    l->ops[l->n_ops++ % OP_IDS_KEPT] = *op;
+    return 0;
+}
+
+const struct op_record *
+session_log_recall(const struct session_log *l, const uint8_t *id)
+{
+    const uint64_t n = l->n_ops < OP_IDS_KEPT ? l->n_ops : OP_IDS_KEPT;
+
+    for (uint64_t i = 0; i < n; i++) {
+        if (memcmp(l->ops[i].id, id, OP_ID_BYTES) == 0)
+            return &l->ops[i];
+    }
+    return NULL;
+}

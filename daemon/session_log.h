@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DAEMON_SESSION_LOG_H
+#define DAEMON_SESSION_LOG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct err;
+struct user;
+
+enum {
+    SESSION_NAME_MAX = 64,
+    OP_ID_BYTES = 16,
+    OP_IDS_KEPT = 256,
+};
+
+/*
+ * The log of a session: its transcript as token ids, its checkpoints, and the results of its
+ * last operations. This is the truth; caches in the engine only follow it. Every change to any
+ * of it goes through this file, which is where a durable store has to listen. Main thread.
+ */
+struct checkpoint {
+    char label[SESSION_NAME_MAX + 1];
+    bool automatic; /* made at the end of a turn; dropped first */
+    uint64_t pos;   /* the first pos tokens */
+    uint64_t made_ms;
+};
+
+/* What an operation came to: told again, word for word, when its op_id comes again. */
+struct op_record {
+    uint8_t id[OP_ID_BYTES];
+    uint8_t kind;    /* enum op_kind */
+    uint8_t code;    /* enum err_code: it failed, but not without changing something */
+    uint32_t reason; /* of a sample, enum link_reason */
+    uint64_t begin, end;
+    uint64_t stop_at;
+};
+
+struct session_log {
+    struct user *owner; /* who pays; not held here */
+    uint32_t *tokens;   /* [len] */
+    uint64_t len, room;
+    struct checkpoint *checkpoints; /* in the order in which they were made */
+    size_t n_checkpoints, max_checkpoints;
+    uint64_t turns;        /* finished, since the session began */
+    uint64_t rollbacks;    /* how often it became shorter */
+    bool turn_open;        /* messages are waiting for an answer, or it was cut short */
+    struct op_record *ops; /* ring of OP_IDS_KEPT, made with the first */
+    uint64_t n_ops;        /* recorded so far */
+};
+
+void session_log_init(struct session_log *l, struct user *owner, size_t max_checkpoints);
+void session_log_done(struct session_log *l);
+
+/* ERR_QUOTA if the owner may not have them. All or nothing. */
+int session_log_append(struct session_log *l, const uint32_t *ids, size_t n, struct err *e);
+
+/* Forgets tokens from pos on, and checkpoints behind it. ERR_INVALID if pos > len. */
+int session_log_truncate(struct session_log *l, uint64_t pos, struct err *e);
+
+/* The first pos tokens of another, and its checkpoints up to there; l is empty. */
+int session_log_copy(struct session_log *l, const struct session_log *from, uint64_t pos,
+                     struct err *e);
+
+/* A checkpoint at the end. A label that is there already moves. When there are too many, the
+ * oldest automatic one goes; ERR_QUOTA if all are named. */
+int session_log_mark(struct session_log *l, const char *label, bool automatic,
+                     struct err *e);
+const struct checkpoint *session_log_find(const struct session_log *l, const char *label);
+
+/* Messages have come that want an answer. */
+void session_log_begin_turn(struct session_log *l);
+
+/* The end of a turn: the checkpoint turn-N. */
+int session_log_turn(struct session_log *l, struct err *e);
+
+/* `at`: a label, or a position in decimal. */
+int session_log_resolve(const struct session_log *l, const char *at, uint64_t *pos,
+                        struct err *e);
+
+int session_log_record(struct session_log *l, const struct op_record *op, struct err *e);
+const struct op_record *session_log_recall(const struct session_log *l, const uint8_t *id);
+
+#endif /* DAEMON_SESSION_LOG_H */

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DAEMON_SLOTS_H
+#define DAEMON_SLOTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "proto/link.h"
+
+struct engine;
+struct op;
+struct sample_choice;
+struct sample_params;
+struct session;
+
+/*
+ * Slots: the engine's sequences, seen from here; and the jobs under way on them. What a slot
+ * holds is always the start of its session's transcript (and of the input being appended), or
+ * is about to be closed. Main thread; work.c's own.
+ */
+enum slot_use { SLOT_FREE, SLOT_SESSION, SLOT_SNAPSHOT, SLOT_CLOSING };
+
+struct slot {
+    enum slot_use use;
+    uint32_t number;
+    struct session *session; /* whose tokens it holds; NULL when FREE or CLOSING */
+    bool open;               /* the engine said so */
+    bool cancelled;          /* its jobs were told to stop */
+    uint64_t len;            /* tokens that it has, as the engine told */
+    uint64_t sent;           /* and will have once the jobs under way are done */
+    uint64_t snapshot_pos;
+    uint32_t jobs, feeds; /* under way; of them FEEDs */
+    uint64_t used;        /* stamp, for the least recently used */
+    struct err err;       /* of the first job that failed since the slot was last at rest */
+};
+
+struct job {
+    uint32_t number; /* 0: not in use */
+    enum link_type type;
+    struct slot *slot;
+    uint64_t from, to; /* FEED: positions; REWIND, FORK: to is the length */
+    uint64_t scored;   /* FEED with scores: told so far, a position */
+    bool scores;
+};
+
+struct slots {
+    struct engine *engine;
+    struct slot *all;
+    uint32_t n, n_free, n_snapshots;
+    struct job jobs[LINK_MAX_JOBS];
+    uint32_t n_jobs, next_number;
+    uint64_t stamp, evictions;
+};
+
+int slots_init(struct slots *ss, uint32_t n, struct err *e); /* n: LINK_READY's max_seqs */
+void slots_done(struct slots *ss);
+
+/* A free slot for the session; NULL if there is none. Nothing is sent yet. */
+struct slot *slots_take(struct slots *ss, struct session *s, enum slot_use use);
+
+/* Sends one job. -1 only without memory. The room for it was asked for with slots_room(). */
+bool slots_room(const struct slots *ss, uint32_t n);
+int slots_open(struct slots *ss, struct slot *sl, uint32_t owner, struct err *e);
+int slots_fork(struct slots *ss, struct slot *sl, const struct slot *from, uint32_t owner,
+               struct err *e);
+int slots_rewind(struct slots *ss, struct slot *sl, uint64_t len, struct err *e);
+int slots_feed(struct slots *ss, struct slot *sl, const uint32_t *ids, uint32_t n,
+               bool scores, struct err *e);
+int slots_sample(struct slots *ss, struct slot *sl, uint64_t n_drawn,
+                 const struct sample_params *params, struct err *e);
+int slots_logits(struct slots *ss, struct slot *sl, int fd, struct err *e);
+void slots_cancel(struct slots *ss, struct slot *sl); /* all its FEEDs, SAMPLEs, LOGITS */
+void slots_close(struct slots *ss, struct slot *sl);  /* free once the engine says so */
+
+/* Closes the least recently used snapshot, or else session with nothing to do. False: none. */
+bool slots_evict(struct slots *ss);
+
+/* A snapshot of this session with the most tokens, at most max; NULL. */
+struct slot *slots_snapshot(const struct slots *ss, const struct session *s, uint64_t max);
+void slots_drop_snapshots(struct slots *ss, const struct session *s, uint64_t beyond);
+void slots_drop_oldest_snapshot(struct slots *ss);
+void slots_touch(struct slots *ss, struct slot *sl);
+
+/* The job that a packet is about, all of the packet checked against what was asked for; then
+ * slot lengths are brought up to date and a LINK_END's job is gone. NULL: a lie, *e. */
+struct slots_news {
+    enum link_type type, job_type;
+    struct slot *slot;
+    uint64_t pos; /* FED, END: the length; SCORES, TOKENS: of the first */
+    uint32_t n;
+    const float *scores;                /* SCORES */
+    const struct sample_choice *tokens; /* TOKENS */
+    const struct link_end *end;         /* END */
+};
+
+int slots_read(struct slots *ss, const union link_packet *p, size_t len, uint32_t vocab,
+               struct slots_news *out, struct err *e);
+
+#endif /* DAEMON_SLOTS_H */

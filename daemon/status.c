@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "config.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "daemon/options.h"
+#include "daemon/server.h"
+#include "daemon/status.h"
+#include "daemon/work.h"
+
+const char *
+status_word(const struct server *sv)
+{
+    if (sv->stopping)
+        return "stopping";
+    switch (engine_state(work_engine(sv->work))) {
+    case ENGINE_SERVING: return "serving";
+    case ENGINE_FAILED: return "failed";
+    case ENGINE_LOADING:
+        return engine_restarts(work_engine(sv->work)) == 0 ? "loading" : "restarting";
+    default: return "restarting";
+    }
+}
+
+void
+status_sentence(const struct server *sv, char *room, size_t size)
+{
+    const struct engine *g = work_engine(sv->work);
+    const struct link_ready *info = engine_info(g);
+    const uint64_t sessions = sv->quota.used[QUOTA_SESSIONS];
+    struct link_status st;
+
+    engine_status(g, &st);
+    if (sv->stopping)
+        snprintf(room, size, "stopping");
+    else if (engine_state(g) == ENGINE_SERVING)
+        snprintf(room, size, "serving %s on %s, %" PRIu64 " session%s, %" PRIu64 " tokens",
+                 sv->model, info->backend, sessions, sessions == 1 ? "" : "s",
+                 sv->quota.used[QUOTA_TOKENS]);
+    else if (engine_state(g) == ENGINE_LOADING)
+        snprintf(room, size, "loading %s: %" PRIu64 "%%%s", sv->model,
+                 st.load_permille / 10, engine_restarts(g) > 0 ? " (restart)" : "");
+    else if (engine_state(g) == ENGINE_FAILED)
+        snprintf(room, size,
+                 "FAILED: the engine died %" PRIu64 " times; transcripts can be read; the "
+                 "last: %.100s",
+                 engine_restarts(g) + 1, engine_error(g)->text);
+    else
+        snprintf(room, size, "restarting the engine: %.150s", engine_error(g)->text);
+}

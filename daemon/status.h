@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DAEMON_STATUS_H
+#define DAEMON_STATUS_H
+
+#include <stddef.h>
+
+struct server;
+
+/* How the daemon is: a word for programs and a sentence for people, the same in the status
+ * method, in systemd's STATUS= and in the log. */
+const char *status_word(const struct server *sv);
+void status_sentence(const struct server *sv, char *room, size_t size);
+
+#endif /* DAEMON_STATUS_H */
