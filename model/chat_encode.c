@@ -72,7 +72,7 @@ put_content(struct chat_writer *w, const json_t *content)
 static void
 put_instructions(struct chat_writer *w, const struct chat_turn *turn)
 {
-    const json_t *format = json_object_get(turn->json, "response_format");
+    json_t *format = json_object_get(turn->json, "response_format");
 
     put_content(w, json_object_get(turn->json, "content"));
     if (turn->tools != NULL) {

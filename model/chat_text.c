@@ -108,7 +108,7 @@ put_format(struct chat_writer *w, const char *s)
 }
 
 void
-put_json(struct chat_writer *w, const json_t *v)
+put_json(struct chat_writer *w, json_t *v)
 {
     struct buf b;
 

@@ -60,7 +60,7 @@ put_tools(struct chat_writer *w, const json_t *tools)
 }
 
 static void
-put_parameter(struct chat_writer *w, const char *key, const json_t *v)
+put_parameter(struct chat_writer *w, const char *key, json_t *v)
 {
     put_format(w, "<" CHAT_DSML "parameter name=\"");
     put_plain(w, key, strlen(key));
@@ -76,7 +76,7 @@ put_parameter(struct chat_writer *w, const char *key, const json_t *v)
 
 /* Arguments come as JSON in a string; what is no object becomes a parameter of its own. */
 static void
-put_arguments(struct chat_writer *w, const json_t *arguments, size_t message, size_t call)
+put_arguments(struct chat_writer *w, json_t *arguments, size_t message, size_t call)
 {
     json_t *object = NULL, *v;
     const char *key, *between = "";
@@ -84,7 +84,7 @@ put_arguments(struct chat_writer *w, const json_t *arguments, size_t message, si
     if (w->failed)
         return;
     if (json_is_object(arguments)) {
-        object = json_incref((json_t *)(uintptr_t)arguments);
+        object = json_incref(arguments);
     } else {
         bool syntax;
 

@@ -35,7 +35,7 @@ void put_format(struct chat_writer *w, const char *s);
 
 /* Text of somebody else: plain, whatever is in it. */
 void put_plain(struct chat_writer *w, const char *s, size_t len);
-void put_json(struct chat_writer *w, const json_t *v); /* the same, as Python prints it */
+void put_json(struct chat_writer *w, json_t *v); /* the same, as Python prints it */
 
 /* The block that tells the model which tools there are (spec 12.3); tools: an array. */
 void put_tools(struct chat_writer *w, const json_t *tools);

@@ -7,7 +7,7 @@
  * thing that this program could produce. A second list has
  * the keys that are known to change nothing, the bookkeeping of other programs. Any thread.
  */
-#include "config.h"
+#include <config.h> /* not "": beside this file lies model/config.h */
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -6,7 +6,7 @@
  * and accepts much that is not JSON, but nothing that it accepts can make jansson recurse deeper or
  * allocate more values than the limits say.
  */
-#include "config.h"
+#include <config.h> /* not "": beside this file lies model/config.h */
 
 #include <stdbool.h>
 

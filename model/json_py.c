@@ -96,17 +96,15 @@ json_py_real(double v, struct buf *out, struct err *e)
 }
 
 static int
-dump_object(const json_t *v, struct buf *out, struct err *e)
+dump_object(json_t *v, struct buf *out, struct err *e)
 {
     const char *between = "{";
-    /* Reading takes no reference, but jansson's iterators want a pointer to non-const. */
-    json_t *o = (json_t *)(uintptr_t)v;
     json_t *member;
     const char *key;
 
     if (json_object_size(v) == 0)
         return buf_adds(out, "{}", e);
-    json_object_foreach(o, key, member)
+    json_object_foreach(v, key, member)
     {
         if (buf_adds(out, between, e) == -1 ||
             json_py_string(key, strlen(key), out, e) == -1 ||
@@ -131,7 +129,7 @@ dump_array(const json_t *v, struct buf *out, struct err *e)
 }
 
 int
-json_py_dump(const json_t *v, struct buf *out, struct err *e)
+json_py_dump(json_t *v, struct buf *out, struct err *e)
 {
     switch (json_typeof(v)) {
     case JSON_OBJECT: return dump_object(v, out, e);

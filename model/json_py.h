@@ -11,9 +11,9 @@ struct err;
 /*
  * JSON as Python's json.dumps(ensure_ascii=False) writes it, which is what the model saw in
  * training: ", " and ": " between things, keys in the order in which they came, UTF-8 as it
- * is, numbers as repr() prints them. Appends to out. Any thread.
+ * is, numbers as repr() prints them. Appends to out. Any thread; v is only read.
  */
-int json_py_dump(const json_t *v, struct buf *out, struct err *e);
+int json_py_dump(json_t *v, struct buf *out, struct err *e);
 int json_py_string(const char *s, size_t len, struct buf *out, struct err *e);
 int json_py_real(double v, struct buf *out, struct err *e); /* finite */
 

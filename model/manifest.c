@@ -6,7 +6,7 @@
  * ones for the ends of the model and for a draft layer (spec 2.2). Loader, printer and tests all read
  * this one. Any thread.
  */
-#include "config.h"
+#include <config.h> /* not "": beside this file lies model/config.h */
 
 #include <assert.h>
 #include <stdbool.h>

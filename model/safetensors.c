@@ -4,7 +4,7 @@
  * nothing is added, multiplied or followed before it is in range, and the first false claim
  * refuses the file with the tensor's name. Any thread.
  */
-#include "config.h"
+#include <config.h> /* not "": beside this file lies model/config.h */
 
 #include <errno.h>
 #include <inttypes.h>

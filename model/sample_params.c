@@ -105,8 +105,6 @@ sample_params_check(const struct sample_params *p, uint32_t vocab, struct err *e
         return err_set(e, ERR_INVALID, 0, "min_p is 1, must be below it; 0 is off");
     if (p->repetition <= 0)
         return err_set(e, ERR_INVALID, 0, "repetition is 0, must be above it; 1 is off");
-    if (p->max_tokens == 0)
-        return err_set(e, ERR_INVALID, 0, "max_tokens is 0, must be at least 1");
     if (p->min_tokens > p->max_tokens)
         return err_set(e, ERR_INVALID, 0, "min_tokens is %u, more than max_tokens, %u",
                        p->min_tokens, p->max_tokens);

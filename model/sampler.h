@@ -33,7 +33,7 @@ struct sample_params {
     uint32_t penalty_window;   /* penalties look at this many last tokens of the session */
     uint32_t n_top;            /* log-probabilities wanted besides the chosen one's */
     uint32_t n_bias, n_stop_tokens, n_stops;
-    uint32_t max_tokens; /* from 1 */
+    uint32_t max_tokens; /* 0: draws nothing */
     uint32_t min_tokens; /* before these no stop token can be drawn */
 
     struct {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Names and sizes of the number formats that a checkpoint may hold. */
-#include "config.h"
+#include <config.h> /* not "": beside this file lies model/config.h */
 
 #include <assert.h>
 #include <inttypes.h>

@@ -7,7 +7,7 @@
  * formats one kind of payload is checked: the routing tables, whose entries are used as
  * indices. Opening uses one thread; then everything is read-only.
  */
-#include "config.h"
+#include <config.h> /* not "": beside this file lies model/config.h */
 
 #include <errno.h>
 #include <inttypes.h>

@@ -217,8 +217,10 @@ typedef void tile_fn(const struct linear_args *a, const struct panel_group *g, i
     TILE(kind, 1, 1)                                                                     \
     TILE(kind, 1, 2)                                                                     \
     TILE(kind, 1, 4)                                                                     \
-    TILE(kind, 2, 1) TILE(kind, 2, 2) TILE(kind, 2, 4) TILE(kind, 4, 1) TILE(kind, 4, 2) \
-        TILE(kind, 4, 4) TILE(kind, 8, 1) TILE(kind, 8, 2)
+    TILE(kind, 2, 1)                                                                     \
+    TILE(kind, 2, 2)                                                                     \
+    TILE(kind, 2, 4) TILE(kind, 4, 1) TILE(kind, 4, 2) TILE(kind, 4, 4) TILE(kind, 8, 1) \
+        TILE(kind, 8, 2)
 TILES(BF16)
 TILES(F32)
 TILES(FP8)

@@ -32,6 +32,10 @@ static const struct cpu_ops *const tables[] = {
 #ifdef HAVE_AVX512
     &cpu_ops_avx512,
 #endif
+#ifdef HAVE_AVX2
+    &cpu_ops_avx2,
+#endif
+    &cpu_ops_portable,
     &cpu_ops_reference,
 };
 

@@ -54,6 +54,8 @@ struct cpu_ops {
 };
 
 extern const struct cpu_ops cpu_ops_reference;
+extern const struct cpu_ops cpu_ops_portable;
+extern const struct cpu_ops cpu_ops_avx2;   /* if HAVE_AVX2 */
 extern const struct cpu_ops cpu_ops_avx512; /* if HAVE_AVX512 */
 
 /* By name; "auto" or NULL is the fastest that this processor can run. ERR_NOT_FOUND names

@@ -129,7 +129,8 @@ go_on(struct child *c, uint32_t drawn[DRAWN], uint32_t n, uint32_t company,
             kill(c->pid, SIGKILL);
         peer_wait_some(p);
     }
-    memcpy(drawn + n, j->tokens, j->n_tokens * sizeof *drawn);
+    if (j->n_tokens > 0)
+        memcpy(drawn + n, j->tokens, j->n_tokens * sizeof *drawn);
     return n + (uint32_t)j->n_tokens;
 }
 
@@ -154,6 +155,14 @@ check_kills(const char *program, const char *model, const uint32_t *kills, size_
     spawn(&c, program, model);
     assert_int_equal(go_on(&c, drawn, n, 0, UINT32_MAX), DRAWN);
     assert_memory_equal(drawn, want, sizeof want);
+    peer_quit(c.p);
+    assert_int_equal(reap(&c), LINK_EXIT_OK);
+
+    /* The control: one token received is another. */
+    drawn[0] ^= 1;
+    spawn(&c, program, model);
+    assert_int_equal(go_on(&c, drawn, 1, 0, UINT32_MAX), DRAWN);
+    assert_memory_not_equal(drawn + 1, want + 1, sizeof want - sizeof *want);
 
     /* The daemon goes away without a word. */
     close(c.p->sock);

@@ -609,7 +609,6 @@ test_params_that_are_refused(void **state)
     REFUSED(p.frequency = NAN, "frequency");
     REFUSED(p.penalty_window = SAMPLER_MAX_WINDOW + 1, "penalty_window");
     REFUSED(p.n_top = 21, "n_top");
-    REFUSED(p.max_tokens = 0, "max_tokens");
     REFUSED(p.min_tokens = 257, "min_tokens");
     REFUSED(p.n_bias = SAMPLER_MAX_BIAS + 1, "logit bias");
     REFUSED((p.n_bias = 1, p.bias[0].id = 10), "logit bias 0");

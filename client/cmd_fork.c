@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fathom fork, checkpoint, rollback and mv: one position in, one position out. */
+#include "config.h"
+
+#include "client/client.h"
+
+static void
+print_pos(const struct client *c, const char *name, const struct fathom_result *r)
+{
+    if (!c->json)
+        return;
+    json_begin(NULL);
+    json_str("name", name);
+    json_u64("pos", r->pos);
+    json_u64("dropped", r->dropped);
+    json_u64("replay", r->replay);
+    json_end();
+}
+
+static int64_t
+position(const struct client *c, const char *label)
+{
+    if (!arg_given(c, "pos"))
+        return FATHOM_ANY_POS;
+    if (label != NULL)
+        usage_error(c, "a checkpoint or --pos, not both");
+    return (int64_t)arg_u64(c, "pos", INT64_MAX, 0);
+}
+
+int
+cmd_fork(struct client *c)
+{
+    const char *name = c->values.args[0], *to = c->values.args[1];
+    const char *at = arg_value(c, "at");
+    const int64_t pos = position(c, at);
+    const struct fathom_result *r;
+    char n[32];
+
+    do {
+        r = client_run(c, fathom_fork(c->f, name, to, at, pos, &c->e));
+    } while (r == NULL && client_again(c));
+    if (r == NULL)
+        client_fail(c);
+    print_pos(c, to, r);
+    note(c, "%s is a copy of %s at position %s", to, name, fmt_count(n, sizeof n, r->pos));
+    return client_end(c);
+}
+
+int
+cmd_checkpoint(struct client *c)
+{
+    const char *name = c->values.args[0], *label = c->values.args[1];
+    const struct fathom_result *r;
+    char n[32];
+
+    do {
+        r = client_run(c, fathom_checkpoint(c->f, name, label, &c->e));
+    } while (r == NULL && client_again(c));
+    if (r == NULL)
+        client_fail(c);
+    print_pos(c, name, r);
+    note(c, "position %s of %s is %s", fmt_count(n, sizeof n, r->pos), name, label);
+    return client_end(c);
+}
+
+int
+cmd_rollback(struct client *c)
+{
+    const char *name = c->values.args[0], *to = arg_value(c, "to");
+    const int64_t pos = position(c, to);
+    const struct fathom_result *r;
+    char n[32], m[32];
+
+    if (to == NULL && pos == FATHOM_ANY_POS)
+        usage_error(c, "where to? --to LABEL or --pos N");
+    do {
+        r = client_run(c, fathom_rollback(c->f, name, to, pos, &c->e));
+    } while (r == NULL && client_again(c));
+    if (r == NULL)
+        client_fail(c);
+    print_pos(c, name, r);
+    note(c, "%s is back at position %s; %s tokens dropped", name,
+         fmt_count(n, sizeof n, r->pos), fmt_count(m, sizeof m, r->dropped));
+    return client_end(c);
+}
+
+int
+cmd_mv(struct client *c)
+{
+    const char *name = c->values.args[0], *to = c->values.args[1];
+    const struct fathom_result *r;
+
+    do {
+        r = client_run(c, fathom_rename(c->f, name, to, &c->e));
+    } while (r == NULL && client_again(c));
+    if (r == NULL)
+        client_fail(c);
+    print_pos(c, to, r);
+    note(c, "%s is %s now", name, to);
+    return client_end(c);
+}

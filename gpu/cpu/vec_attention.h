@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef GPU_CPU_VEC_ATTENTION_H
+#define GPU_CPU_VEC_ATTENTION_H
+
+/*
+ * Attention and index scores (spec 5.6, 7.4) in vectors of the compiler's extension; included by
+ * portable.c and avx2.c behind vec_linear.h. Against the reference: key rows are unpacked once
+ * for all heads of an item, not once a head, and sums run in lanes.
+ */
+#include <math.h>
+#include <omp.h>
+
+#include "gpu/cpu/kvrow.h"
+#include "gpu/cpu/reference.h"
+
+enum { VEC_HEADS = 32, VEC_DOT = 4 };
+
+struct vec_head {
+    float top, den;
+};
+
+/* q . k over dim, a multiple of 8: four sums of 8 lanes in turn, then pairwise. */
+INLINE float
+vec_dot(const float *q, const float *k, int dim)
+{
+    vec s[VEC_DOT] = {0};
+
+    for (int i = 0; i < dim; i += VEC_LANES) {
+        vec a, b;
+
+        memcpy(&a, q + i, sizeof a);
+        memcpy(&b, k + i, sizeof b);
+        vec_madd(&s[i / VEC_LANES % VEC_DOT], &a, &b);
+    }
+    s[0] = (s[0] + s[1]) + (s[2] + s[3]);
+    return ((s[0][0] + s[0][4]) + (s[0][1] + s[0][5])) +
+           ((s[0][2] + s[0][6]) + (s[0][3] + s[0][7]));
+}
+
+/* One head over one chunk of unpacked keys k [n][dim]; q is f32. */
+INLINE void
+vec_chunk(const float *q, const float *k, int n, int dim, struct vec_head *h, float *acc)
+{
+    const float scale = 1.0f / sqrtf((float)dim);
+    float s[ATTENTION_CHUNK], top = h->top, keep;
+
+    for (int i = 0; i < n; i++) {
+        s[i] = vec_dot(q, k + (size_t)i * dim, dim) * scale;
+        top = fmaxf(top, s[i]);
+    }
+    keep = expf(h->top - top); /* 0 on the first chunk, where top is -inf */
+    h->top = top;
+    h->den *= keep;
+    for (int i = 0; i < n; i++) {
+        s[i] = expf(s[i] - top);
+        h->den += s[i];
+        s[i] = bf16_round(s[i]);
+    }
+    for (int c = 0; c < dim; c += VEC_LANES) {
+        const vec kv = {keep, keep, keep, keep, keep, keep, keep, keep};
+        vec v, key;
+
+        memcpy(&v, acc + c, sizeof v);
+        v *= kv;
+        for (int i = 0; i < n; i++) {
+            const vec p = {s[i], s[i], s[i], s[i], s[i], s[i], s[i], s[i]};
+
+            memcpy(&key, k + (size_t)i * dim + c, sizeof key);
+            vec_madd(&v, &p, &key);
+        }
+        memcpy(acc + c, &v, sizeof v);
+    }
+}
+
+static void
+vec_attend(const struct attention_args *a, int h0, int heads)
+{
+    float k[ATTENTION_CHUNK * ATTENTION_MAX_DIM];
+    float q[VEC_HEADS * ATTENTION_MAX_DIM], acc[VEC_HEADS * ATTENTION_MAX_DIM];
+    struct vec_head state[VEC_HEADS];
+    const size_t first = (size_t)h0 * a->dim, n = (size_t)heads * a->dim;
+
+    for (size_t i = 0; i < n; i++) {
+        q[i] = bf16_to_f32(a->q[first + i]);
+        acc[i] = 0.0f;
+    }
+    for (int h = 0; h < heads; h++)
+        state[h] = (struct vec_head){.top = -INFINITY};
+    for (int k0 = 0; k0 < a->n_keys; k0 += ATTENTION_CHUNK) {
+        const int left = a->n_keys - k0;
+        const int keys = left < ATTENTION_CHUNK ? left : ATTENTION_CHUNK;
+
+        for (int i = 0; i < keys; i++)
+            kv_row_unpack(a->fmt, a->keys[k0 + i], a->dim, a->rope_dim,
+                          k + (size_t)i * a->dim);
+        for (int h = 0; h < heads; h++)
+            vec_chunk(q + (size_t)h * a->dim, k, keys, a->dim, &state[h],
+                      acc + (size_t)h * a->dim);
+    }
+    for (int h = 0; h < heads; h++) {
+        const float den = state[h].den + expf(a->sink[h0 + h] - state[h].top);
+
+        for (int c = 0; c < a->dim; c++)
+            a->o[first + (size_t)h * a->dim + c] =
+                f32_to_bf16(acc[(size_t)h * a->dim + c] / den);
+    }
+}
+
+static void
+vec_attention(const struct attention_args *a, int n)
+{
+    if (n == 0)
+        return;
+    if (a->dim % VEC_LANES != 0) {
+        reference_attention(a, n);
+        return;
+    }
+
+    const int few = (a->n_heads + omp_get_max_threads() - 1) / omp_get_max_threads();
+    const int wish = n >= 2 * omp_get_max_threads() ? VEC_HEADS : few;
+    const int most = wish < VEC_HEADS ? wish : VEC_HEADS;
+    const int cut = (a->n_heads + most - 1) / most;
+
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int i = 0; i < n * cut; i++) {
+        const struct attention_args *job = &a[i / cut];
+        const int h0 = i % cut * most;
+
+        vec_attend(job, h0, job->n_heads - h0 < most ? job->n_heads - h0 : most);
+    }
+}
+
+/*
+ * Index scores: twice an e2m1 value is an integer of at most 12, 32 products of two at most
+ * 4608: lanes of 16 bits hold the sum of a group exactly. Lanes are 16 keys, unpacked once for
+ * all heads; everything up to a head's rounding to bf16 is exact, as in the reference.
+ */
+enum { VEC_KEYS = 16, VEC_INDEX_DIM = 256, VEC_GROUP = 32 };
+
+typedef int16_t svec __attribute__((vector_size(32)));
+
+struct vec_keys {
+    svec k[VEC_INDEX_DIM];
+    float scale[VEC_INDEX_DIM / VEC_GROUP][VEC_KEYS];
+};
+
+static int
+vec_twice(uint8_t code)
+{
+    static const int8_t twice[16] = {0, 1,  2,  3,  4,  6,  8,  12,
+                                     0, -1, -2, -3, -4, -6, -8, -12};
+
+    return twice[code & 15];
+}
+
+static void
+vec_score(const struct index_score_args *a, const struct vec_keys *k, float *score)
+{
+    const int groups = a->dim / VEC_GROUP, row = a->dim / 2 + groups;
+
+    for (int j = 0; j < VEC_KEYS; j++)
+        score[j] = 0.0f;
+    for (int h = 0; h < a->n_heads; h++) {
+        const uint8_t *q = a->q + (size_t)h * row;
+        const float w = bf16_to_f32(a->w[h]);
+        float d[VEC_KEYS] = {0};
+
+        for (int g = 0; g < groups; g++) {
+            const float scale = 0.25f * e8m0_to_f32(q[a->dim / 2 + g]);
+            svec sum = {0};
+
+            for (int i = g * VEC_GROUP; i < (g + 1) * VEC_GROUP; i += 2) {
+                sum += k->k[i] * (int16_t)vec_twice(q[i / 2]);
+                sum += k->k[i + 1] * (int16_t)vec_twice(q[i / 2] >> 4);
+            }
+            for (int j = 0; j < VEC_KEYS; j++)
+                d[j] += (float)sum[j] * scale * k->scale[g][j];
+        }
+        for (int j = 0; j < VEC_KEYS; j++) {
+            const float r = bf16_round(d[j]);
+
+            score[j] += bf16_round((r > 0.0f ? r : 0.0f) * w);
+        }
+    }
+}
+
+static void
+vec_score_rows(const struct index_score_args *a, int j0)
+{
+    const size_t row = (size_t)a->dim / 2 + (size_t)a->dim / VEC_GROUP;
+    const int n = a->n_rows - j0 < VEC_KEYS ? a->n_rows - j0 : VEC_KEYS;
+    struct vec_keys k;
+    float score[VEC_KEYS];
+
+    for (int i = 0; i < VEC_KEYS; i++) {
+        const int j = j0 + (i < n ? i : n - 1);
+        const uint8_t *key = a->blocks[j / a->block_rows] +
+                             (size_t)(j % a->block_rows) * row;
+
+        for (int e = 0; e < a->dim; e += 2) {
+            k.k[e][i] = (int16_t)vec_twice(key[e / 2]);
+            k.k[e + 1][i] = (int16_t)vec_twice(key[e / 2] >> 4);
+        }
+        for (int g = 0; g < a->dim / VEC_GROUP; g++)
+            k.scale[g][i] = e8m0_to_f32(key[a->dim / 2 + g]);
+    }
+    vec_score(a, &k, score);
+    for (int i = 0; i < n; i++)
+        a->score[j0 + i] = bf16_round(score[i]);
+}
+
+static void
+vec_index_scores(const struct index_score_args *a, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (a[i].dim > VEC_INDEX_DIM) {
+            reference_index_scores(&a[i], 1);
+            continue;
+        }
+#pragma omp parallel for schedule(static)
+        for (int j = 0; j < a[i].n_rows; j += VEC_KEYS)
+            vec_score_rows(&a[i], j);
+    }
+}
+
+#endif /* GPU_CPU_VEC_ATTENTION_H */
