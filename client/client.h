@@ -49,7 +49,6 @@ struct cmd_entry {
     const char *help;
     const struct cmd_option *options; /* may be NULL */
     bool samples;                     /* takes the options in sampling_options, too */
-    bool offline;                     /* needs no daemon */
     int (*run)(struct client *c);
 };
 
@@ -85,6 +84,8 @@ double arg_f64(const struct client *c, const char *name, double min, double max,
 
 /* ---- Talking to the daemon (client.c) ----------------------------------------------- */
 
+/* Connects, within --wait, or ends the process. Commands do it when their arguments and their
+ * input are known to be good. */
 void client_open(struct client *c);
 
 /*

@@ -109,6 +109,7 @@ cmd_append(struct client *c)
     if (arg_given(c, "if-pos"))
         a.if_pos = (int64_t)arg_u64(c, "if-pos", INT64_MAX, 0);
     input_read(c, path, &in);
+    client_open(c);
     bar_begin(&bar, c);
     if (arg_given(c, "tokens")) {
         r = append_tokens(c, &a, &w, &in, &appended);

@@ -121,23 +121,21 @@ messages(struct client *c, bool has_chat, const char *question, size_t len)
 }
 
 /* The question from the arguments or from stdin, without newlines at its end. */
-static char *
-question_json(struct client *c, bool has_chat)
+static const char *
+read_question(struct client *c, struct input *in, size_t *len)
 {
     const char *text = c->values.n_args > 1 ? c->values.args[1] : NULL;
-    struct input in;
-    size_t len;
-    char *json;
 
-    if (text != NULL && strcmp(text, "-") != 0)
-        return messages(c, has_chat, text, strlen(text));
-    input_read(c, NULL, &in);
-    len = in.len;
-    while (len > 0 && in.p[len - 1] == '\n')
-        len--;
-    json = messages(c, has_chat, in.p, len);
-    input_done(&in);
-    return json;
+    *in = (struct input){.fd = -1};
+    if (text != NULL && strcmp(text, "-") != 0) {
+        *len = strlen(text);
+        return text;
+    }
+    input_read(c, NULL, in);
+    *len = in->len;
+    while (*len > 0 && in->p[*len - 1] == '\n')
+        --*len;
+    return in->p;
 }
 
 static const struct fathom_result *
@@ -172,19 +170,26 @@ cmd_ask(struct client *c)
         .struct_size = sizeof w, .arg = &t, .token = on_token, .message = on_message};
     const char *name = c->values.args[0];
     const struct fathom_result *r;
+    const char *question;
+    struct input in;
+    size_t len;
     char *json;
 
     t.want_json = c->json || arg_given(c, "tools");
     sampling_init(&s, c, name);
     s.a.parse = 1;
+    question = read_question(c, &in, &len);
+    client_open(c);
     do {
         r = client_run(c, fathom_stat(c->f, name, &stat, &c->e));
     } while (r == NULL && client_again(c));
     if (r == NULL)
         client_fail(c);
-    json = question_json(c, t.has_chat);
+    json = messages(c, t.has_chat, question, len);
     r = append(c, name, json);
     free(json);
+    if (in.fd != -1)
+        input_done(&in);
     if (r == NULL)
         client_fail(c);
     if (c->interrupted)

@@ -36,6 +36,7 @@ cmd_fork(struct client *c)
     const struct fathom_result *r;
     char n[32];
 
+    client_open(c);
     do {
         r = client_run(c, fathom_fork(c->f, name, to, at, pos, &c->e));
     } while (r == NULL && client_again(c));
@@ -53,6 +54,7 @@ cmd_checkpoint(struct client *c)
     const struct fathom_result *r;
     char n[32];
 
+    client_open(c);
     do {
         r = client_run(c, fathom_checkpoint(c->f, name, label, &c->e));
     } while (r == NULL && client_again(c));
@@ -73,6 +75,7 @@ cmd_rollback(struct client *c)
 
     if (to == NULL && pos == FATHOM_ANY_POS)
         usage_error(c, "where to? --to LABEL or --pos N");
+    client_open(c);
     do {
         r = client_run(c, fathom_rollback(c->f, name, to, pos, &c->e));
     } while (r == NULL && client_again(c));
@@ -90,6 +93,7 @@ cmd_mv(struct client *c)
     const char *name = c->values.args[0], *to = c->values.args[1];
     const struct fathom_result *r;
 
+    client_open(c);
     do {
         r = client_run(c, fathom_rename(c->f, name, to, &c->e));
     } while (r == NULL && client_again(c));

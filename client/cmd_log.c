@@ -53,6 +53,7 @@ cmd_log(struct client *c)
         w.text = print_text;
     if (arg_given(c, "max-tokens") && n == 0)
         return 0;
+    client_open(c);
     r = client_run(c, fathom_transcript(c->f, c->values.args[0], from, n, &w, &c->e));
     if (r == NULL)
         client_fail(c);

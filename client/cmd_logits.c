@@ -15,6 +15,7 @@ cmd_logits(struct client *c)
     uint64_t left;
     char piece[1 << 16];
 
+    client_open(c);
     do {
         r = client_run(c, fathom_logits(c->f, c->values.args[0], &c->e));
     } while (r == NULL && client_again(c));

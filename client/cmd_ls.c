@@ -39,6 +39,7 @@ cmd_ls(struct client *c)
         .struct_size = sizeof w, .arg = c, .session = print_session};
     const struct fathom_result *r;
 
+    client_open(c);
     do {
         r = client_run(c, fathom_list(c->f, arg_given(c, "all"), &w, &c->e));
     } while (r == NULL && client_again(c));

@@ -11,6 +11,7 @@ cmd_new(struct client *c)
     const int flags = arg_given(c, "if-absent") ? FATHOM_IF_ABSENT : 0;
     const struct fathom_result *r;
 
+    client_open(c);
     do {
         r = client_run(c, fathom_new(c->f, name, flags, &c->e));
     } while (r == NULL && client_again(c));

@@ -10,6 +10,7 @@ cmd_rm(struct client *c)
 {
     const bool force = arg_given(c, "force");
 
+    client_open(c);
     for (int i = 0; i < c->values.n_args && !c->interrupted; i++) {
         const char *name = c->values.args[i];
         const struct fathom_result *r;
@@ -46,6 +47,7 @@ cmd_chmod(struct client *c)
     }
     if (text[0] == '\0')
         usage_error(c, "the mode is empty");
+    client_open(c);
     do {
         r = client_run(c, fathom_chmod(c->f, name, mode, arg_value(c, "group"), &c->e));
     } while (r == NULL && client_again(c));

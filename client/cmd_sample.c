@@ -62,6 +62,7 @@ cmd_sample(struct client *c)
     s.a.detach = arg_given(c, "detach");
     if (arg_given(c, "if-pos"))
         s.a.if_pos = (int64_t)arg_u64(c, "if-pos", INT64_MAX, 0);
+    client_open(c);
     do {
         r = client_run(c, fathom_sample(c->f, &s.a, &w, &c->e));
     } while (r == NULL && p.n == 0 && client_again(c));

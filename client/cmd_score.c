@@ -44,6 +44,7 @@ cmd_score(struct client *c)
     double mean;
 
     input_read(c, path, &in);
+    client_open(c);
     do {
         s.n = 0;
         r = client_run(c, fathom_score(c->f, arg_value(c, "after"), in.p, in.len,
@@ -91,6 +92,7 @@ cmd_tokens(struct client *c)
     struct input in;
 
     input_read(c, path, &in);
+    client_open(c);
     if (c->json) {
         json_begin(NULL);
         json_list("tokens");

@@ -69,6 +69,7 @@ cmd_show(struct client *c)
     const struct fathom_watch w = {.struct_size = sizeof w, .arg = c, .stat = print_stat};
     const struct fathom_result *r;
 
+    client_open(c);
     do {
         r = client_run(c, fathom_stat(c->f, c->values.args[0], &w, &c->e));
     } while (r == NULL && client_again(c));

@@ -90,6 +90,7 @@ cmd_status(struct client *c)
         .struct_size = sizeof w, .arg = &show, .status = print_status};
     const struct fathom_result *r;
 
+    client_open(c);
     do {
         r = client_run(c, fathom_status(c->f, &w, &c->e));
     } while (r == NULL && client_again(c));

@@ -126,25 +126,25 @@ static const struct cmd_option chmod_options[] = {
 
 /* clang-format off */
 const struct cmd_entry commands[] = {
-    {"new", "NAME", "-", 1, 1, "make a session", new_options, false, false, cmd_new},
-    {"append", "NAME [FILE]", "sf", 1, 2, "append a text from a file or stdin", append_options, false, false, cmd_append},
-    {"ask", "NAME [QUESTION]", "s-", 1, 2, "ask a question and print the answer", ask_options, true, false, cmd_ask},
-    {"sample", "NAME", "s", 1, 1, "go on with what the model draws", sample_options, true, false, cmd_sample},
-    {"ls", "", "", 0, 0, "list sessions", ls_options, false, false, cmd_ls},
-    {"show", "NAME", "s", 1, 1, "show all about a session", NULL, false, false, cmd_show},
-    {"log", "NAME", "s", 1, 1, "print a session's transcript", log_options, false, false, cmd_log},
-    {"fork", "NAME NEW", "s-", 2, 2, "copy a session", fork_options, false, false, cmd_fork},
-    {"checkpoint", "NAME LABEL", "s-", 2, 2, "name a session's position", NULL, false, false, cmd_checkpoint},
-    {"rollback", "NAME", "s", 1, 1, "go back to an earlier position", rollback_options, false, false, cmd_rollback},
-    {"mv", "NAME NEW", "s-", 2, 2, "rename a session", NULL, false, false, cmd_mv},
-    {"rm", "NAME ...", "s", 1, 1000, "delete sessions", rm_options, false, false, cmd_rm},
-    {"chmod", "MODE NAME", "-s", 2, 2, "say who may use a session", chmod_options, false, false, cmd_chmod},
-    {"score", "[FILE]", "f", 0, 1, "how likely is a text?", score_options, false, false, cmd_score},
-    {"tokens", "[FILE]", "f", 0, 1, "print a text's token ids", tokens_options, false, false, cmd_tokens},
-    {"logits", "NAME", "s", 1, 1, "write the next token's logits, raw float32", NULL, false, false, cmd_logits},
-    {"status", "", "", 0, 0, "show how the daemon is", NULL, false, false, cmd_status},
-    {"completion", "SHELL", "-", 1, 1, "print completions for bash, zsh or fish", NULL, false, true, cmd_completion},
-    {NULL, NULL, NULL, 0, 0, NULL, NULL, false, false, NULL},
+    {"new", "NAME", "-", 1, 1, "make a session", new_options, false, cmd_new},
+    {"append", "NAME [FILE]", "sf", 1, 2, "append a text from a file or stdin", append_options, false, cmd_append},
+    {"ask", "NAME [QUESTION]", "s-", 1, 2, "ask a question and print the answer", ask_options, true, cmd_ask},
+    {"sample", "NAME", "s", 1, 1, "go on with what the model draws", sample_options, true, cmd_sample},
+    {"ls", "", "", 0, 0, "list sessions", ls_options, false, cmd_ls},
+    {"show", "NAME", "s", 1, 1, "show all about a session", NULL, false, cmd_show},
+    {"log", "NAME", "s", 1, 1, "print a session's transcript", log_options, false, cmd_log},
+    {"fork", "NAME NEW", "s-", 2, 2, "copy a session", fork_options, false, cmd_fork},
+    {"checkpoint", "NAME LABEL", "s-", 2, 2, "name a session's position", NULL, false, cmd_checkpoint},
+    {"rollback", "NAME", "s", 1, 1, "go back to an earlier position", rollback_options, false, cmd_rollback},
+    {"mv", "NAME NEW", "s-", 2, 2, "rename a session", NULL, false, cmd_mv},
+    {"rm", "NAME ...", "s", 1, 1000, "delete sessions", rm_options, false, cmd_rm},
+    {"chmod", "MODE NAME", "-s", 2, 2, "say who may use a session", chmod_options, false, cmd_chmod},
+    {"score", "[FILE]", "f", 0, 1, "how likely is a text?", score_options, false, cmd_score},
+    {"tokens", "[FILE]", "f", 0, 1, "print a text's token ids", tokens_options, false, cmd_tokens},
+    {"logits", "NAME", "s", 1, 1, "write the next token's logits, raw float32", NULL, false, cmd_logits},
+    {"status", "", "", 0, 0, "show how the daemon is", NULL, false, cmd_status},
+    {"completion", "SHELL", "-", 1, 1, "print completions for bash, zsh or fish", NULL, false, cmd_completion},
+    {NULL, NULL, NULL, 0, 0, NULL, NULL, false, NULL},
 };
 
 /* clang-format on */
@@ -156,8 +156,6 @@ main(int argc, char **argv)
     int status;
 
     args_parse(&c, argc, argv);
-    if (!c.cmd->offline)
-        client_open(&c);
     status = c.cmd->run(&c);
     fathom_close(c.f);
     if (fflush(stdout) == EOF || ferror(stdout))
