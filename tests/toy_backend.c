@@ -2,6 +2,7 @@
 /* The hash that plays a model; toy_backend.h says what for. One thread, as any backend. */
 #include "config.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -260,15 +261,27 @@ check_room(struct backend *b, const struct step *st, struct err *e)
     return 0;
 }
 
+/* A step that fails may have written anything into the rows that it was to fill. */
+static int
+spoil_rows(const struct step *st)
+{
+    for (uint32_t i = 0; i < st->n_seqs; i++)
+        if (st->seqs[i].n_logits > 0)
+            st->seqs[i].logits[0] = 1e30f;
+    return -1;
+}
+
 static int
 toy_step(struct backend *b, const struct step *st, struct err *e)
 {
+    int r = 0;
+
     check_step(b, st);
     b->steps++;
-    if (on_step != NULL && on_step(on_step_arg, b->steps, st, e) == -1)
-        return -1;
-    if (check_room(b, st, e) == -1)
-        return -1;
+    if (on_step != NULL)
+        r = on_step(on_step_arg, b->steps, st, e);
+    if (r == -1 || check_room(b, st, e) == -1)
+        return spoil_rows(st);
     for (uint32_t i = 0; i < st->n_seqs; i++) {
         const struct step_seq *sh = &st->seqs[i];
         struct toy_seq *s = &b->seqs[sh->seq];
@@ -279,6 +292,8 @@ toy_step(struct backend *b, const struct step *st, struct err *e)
         for (uint32_t k = 0; k < sh->n_logits; k++)
             fill_row(s->state[s->len - sh->n_logits + k], b->vocab,
                      sh->logits + (size_t)k * b->vocab);
+        if (r == TOY_NONSENSE && sh->n_logits > 0)
+            sh->logits[(size_t)sh->n_logits * b->vocab - 1] = NAN;
         if (s->high < s->len)
             s->high = s->len;
     }

@@ -24,8 +24,11 @@ enum {
 
 extern const struct backend_ops backend_toy;
 
-/* Called in front of every step with its number, from 1; -1 makes the step fail with *e. For
- * being slow, dying, failing at step k. NULL: nothing. */
+/* Called in front of every step with its number, from 1. -1 makes the step fail with *e,
+ * TOY_NONSENSE gives it rows that are not finite. For being slow, dying, failing at step k.
+ * NULL: nothing. */
+enum { TOY_NONSENSE = 1 };
+
 typedef int toy_step_fn(void *arg, uint64_t number, const struct step *s, struct err *e);
 void toy_on_step(toy_step_fn *fn, void *arg);
 

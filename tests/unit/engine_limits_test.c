@@ -126,6 +126,108 @@ test_quota_hits_one_job_only(void **state)
     rig_stop(&r);
 }
 
+/* Fails the step that *arg counts down to. */
+static int
+refuse_one(void *arg, uint64_t number, const struct step *s, struct err *e)
+{
+    uint64_t *left = arg;
+
+    (void)number;
+    (void)s;
+    return --*left == 0 ? err_set(e, ERR_QUOTA, 0, "full") : 0;
+}
+
+static void
+test_a_failed_step_leaves_the_row(void **state)
+{
+    struct peer *p = ((struct rig *)*state)->p;
+    uint32_t t[300];
+    uint64_t left;
+
+    rig_tokens(t, 300, 13);
+    peer_open(p, 0, 1);
+    peer_ok(p, peer_feed(p, 0, 0, t, 100, false));
+    for (int score = 0; score <= 1; score++) {
+        left = 1;
+        toy_on_step(refuse_one, &left);
+        peer_fails(p, peer_feed(p, 0, 100, t + 100, 50, score), ERR_QUOTA);
+        rig_check_logits(p, 0, t, 100);
+    }
+    peer_ok(p, peer_feed(p, 0, 100, t + 100, 200, true));
+    rig_check_logits(p, 0, t, 300);
+}
+
+/* Whatever step sequence 1 is in fails. */
+static int
+refuse_seq_1(void *arg, uint64_t number, const struct step *s, struct err *e)
+{
+    (void)arg;
+    (void)number;
+    for (uint32_t i = 0; i < s->n_seqs; i++)
+        if (s->seqs[i].seq == 1)
+            return err_set(e, ERR_QUOTA, 0, "not this one");
+    return 0;
+}
+
+static void
+test_who_spoils_a_step_fails_alone(void **state)
+{
+    struct peer *p = ((struct rig *)*state)->p;
+    const struct sample_params params = rig_params(5, 20);
+    struct peer_job want;
+    uint32_t t[900], jobs[4];
+
+    rig_tokens(t, 900, 14);
+    rig_sample(t, 900, NULL, 0, &params, &want);
+    for (uint32_t i = 0; i < 4; i++) {
+        peer_open(p, i, i % 2);
+        peer_ok(p, peer_feed(p, i, 0, t, 899, false));
+    }
+    toy_on_step(refuse_seq_1, NULL);
+    for (uint32_t i = 0; i < 4; i++) {
+        jobs[i] = peer_feed(p, i, 899, t + 899, 1, i == 2);
+        if (i != 1)
+            jobs[i] = peer_sample(p, i, 900, 0, &params);
+    }
+    peer_fails(p, jobs[1], ERR_QUOTA);
+    for (uint32_t i = 0; i < 4; i++)
+        if (i != 1)
+            assert_memory_equal(peer_ok(p, jobs[i])->tokens, want.tokens,
+                                want.n_tokens * sizeof *want.tokens);
+    toy_on_step(NULL, NULL);
+    rig_check_logits(p, 1, t, 899);
+    free(want.tokens);
+    free(want.choices);
+}
+
+static int
+nonsense_for_seq_1(void *arg, uint64_t number, const struct step *s, struct err *e)
+{
+    (void)arg;
+    (void)number;
+    (void)e;
+    return s->seqs[0].seq == 1 ? TOY_NONSENSE : 0;
+}
+
+static void
+test_logits_that_are_none_fail_the_job(void **state)
+{
+    struct peer *p = ((struct rig *)*state)->p;
+    const struct sample_params params = rig_params(5, 20);
+    const uint32_t t[3] = {1, 2, 3};
+    uint32_t bad;
+
+    toy_on_step(nonsense_for_seq_1, NULL);
+    peer_open(p, 1, 1);
+    peer_ok(p, peer_feed(p, 1, 0, t, 3, false));
+    bad = peer_sample(p, 1, 3, 0, &params);
+    peer_fails(p, bad, ERR_INTERNAL);
+    assert_int_equal(p->jobs[bad].end.pos, 3);
+    peer_open(p, 0, 1);
+    peer_feed(p, 0, 0, t, 3, false);
+    peer_ok(p, peer_sample(p, 0, 3, 0, &params));
+}
+
 static void
 test_too_many_jobs(void **state)
 {
@@ -281,7 +383,7 @@ static int
 fail_at(void *arg, uint64_t number, const struct step *s, struct err *e)
 {
     (void)s;
-    if (number < *(uint64_t *)arg)
+    if (number != *(uint64_t *)arg)
         return 0;
     return err_set(e, ERR_INTERNAL, 0, "the device is lost");
 }
@@ -295,8 +397,12 @@ test_a_lost_device_ends_the_process(void **state)
     uint64_t at = 21;
     uint32_t job;
 
+    /* Once, in a step of two: trying each alone would hide it. */
     toy_on_step(fail_at, &at);
     peer_open(r->p, 0, 1);
+    peer_open(r->p, 1, 1);
+    peer_feed(r->p, 1, 0, t, 2, false);
+    peer_sample(r->p, 1, 2, 0, &params);
     peer_feed(r->p, 0, 0, t, 2, false);
     job = peer_sample(r->p, 0, 2, 0, &params);
     assert_int_equal(run_out(r), LINK_EXIT_FAULT);
@@ -384,6 +490,9 @@ main(void)
     const struct CMUnitTest tests[] = {
         T(test_errors_leave_the_sequence_alone),
         cmocka_unit_test(test_quota_hits_one_job_only),
+        T(test_a_failed_step_leaves_the_row),
+        T(test_who_spoils_a_step_fails_alone),
+        T(test_logits_that_are_none_fail_the_job),
         T(test_too_many_jobs),
         cmocka_unit_test(test_how_it_ends),
         T(test_nonsense_is_answered_job_by_job),
