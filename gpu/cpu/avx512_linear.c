@@ -213,14 +213,14 @@ typedef void tile_fn(const struct linear_args *a, const struct panel_group *g, i
     {                                                                                      \
         tile(MATRIX_##kind, rows, panels, a, g, r, p);                                     \
     }
-#define TILES(kind)                                                                      \
-    TILE(kind, 1, 1)                                                                     \
-    TILE(kind, 1, 2)                                                                     \
-    TILE(kind, 1, 4)                                                                     \
-    TILE(kind, 2, 1)                                                                     \
-    TILE(kind, 2, 2)                                                                     \
-    TILE(kind, 2, 4) TILE(kind, 4, 1) TILE(kind, 4, 2) TILE(kind, 4, 4) TILE(kind, 8, 1) \
-        TILE(kind, 8, 2)
+#define TILES(kind)  \
+    TILE(kind, 1, 1) \
+    TILE(kind, 1, 2) \
+    TILE(kind, 1, 4) \
+    TILE(kind, 2, 1) \
+    TILE(kind, 2, 2) \
+    TILE(kind, 2, 4) \
+    TILE(kind, 4, 1) TILE(kind, 4, 2) TILE(kind, 4, 4) TILE(kind, 8, 1) TILE(kind, 8, 2)
 TILES(BF16)
 TILES(F32)
 TILES(FP8)

@@ -93,9 +93,9 @@ plan(struct backend *b, const struct backend_opts *o, struct err *e)
     return 0;
 }
 
-static struct backend *
-cpu_open(const struct model_config *c, const struct weights *w,
-         const struct backend_opts *o, struct err *e)
+struct backend *
+cpu_open_with(const struct model_config *c, const struct backend_opts *o, cpu_load_fn *load,
+              const void *arg, struct err *e)
 {
     struct backend *b;
 
@@ -114,11 +114,18 @@ cpu_open(const struct model_config *c, const struct weights *w,
     b->max_seqs = o->max_seqs;
     b->n_threads = o->n_threads > 0 ? o->n_threads : omp_get_num_procs();
     b->ops = cpu_ops_find(o->isa, e);
-    if (b->ops == NULL || load_model(b, w, o->mtp, e) == -1 || plan(b, o, e) == -1) {
+    if (b->ops == NULL || load(b, arg, o->mtp, e) == -1 || plan(b, o, e) == -1) {
         cpu_close(b);
         return NULL;
     }
     return b;
+}
+
+static struct backend *
+cpu_open(const struct model_config *c, const struct weights *w,
+         const struct backend_opts *o, struct err *e)
+{
+    return cpu_open_with(c, o, load_model, w, e);
 }
 
 static void

@@ -197,8 +197,15 @@ struct backend {
 /* Memory that lives until close: zeroed, aligned; NULL with *e set if there is none. */
 void *mem_get(struct backend *b, size_t n, size_t size, struct err *e);
 
-/* load.c */
-int load_model(struct backend *b, const struct weights *w, bool draft, struct err *e);
+/* How the weights come in: b->c and b->ops are set; embed, head, layers ... are to be. */
+typedef int cpu_load_fn(struct backend *b, const void *arg, bool draft, struct err *e);
+
+/* backend_cpu.open with another source of weights: benchmarks make theirs up. */
+struct backend *cpu_open_with(const struct model_config *c, const struct backend_opts *o,
+                              cpu_load_fn *load, const void *arg, struct err *e);
+
+/* load.c; arg: struct weights */
+cpu_load_fn load_model;
 
 /* scratch.c */
 int scratch_plan(struct backend *b, struct err *e);

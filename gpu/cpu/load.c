@@ -425,8 +425,9 @@ load_draft(struct loader *ld)
 }
 
 int
-load_model(struct backend *b, const struct weights *w, bool draft, struct err *e)
+load_model(struct backend *b, const void *weights, bool draft, struct err *e)
 {
+    const struct weights *w = weights;
     const struct model_config *c = &b->c;
     struct loader ld = {.b = b, .w = w, .e = e};
     struct matrix embed;

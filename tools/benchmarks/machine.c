@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the machine can do: the two rates that results are shares of. */
+#include "config.h"
+
+#include <omp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#ifdef HAVE_OPENBLAS
+#    include <cblas.h>
+#endif
+
+#include "tools/benchmarks/bench.h"
+
+enum { LINE = 64, READ_MIB = 1024, READ_ROUNDS = 9 };
+
+enum { GEMM_M = 512, GEMM_N = 2048, GEMM_K = 4096, GEMM_ROUNDS = 7 };
+
+double
+bench_now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void
+samples_add(struct samples *s, double v)
+{
+    if (s->n < (int)(sizeof s->v / sizeof s->v[0]))
+        s->v[s->n++] = v;
+}
+
+static int
+compare(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+double
+samples_median(struct samples *s)
+{
+    qsort(s->v, (size_t)s->n, sizeof s->v[0], compare);
+    return s->n > 0 ? s->v[s->n / 2] : 0.0;
+}
+
+double
+samples_max(const struct samples *s)
+{
+    double m = 0.0;
+
+    for (int i = 0; i < s->n; i++)
+        m = s->v[i] > m ? s->v[i] : m;
+    return m;
+}
+
+/* A word of each line is enough: memory moves in lines. Four streams keep loads in flight. */
+static uint64_t
+read_lines(const uint64_t *p, size_t lines)
+{
+    const size_t step = LINE / sizeof *p, quarter = lines / 4 * step;
+    uint64_t a = 0, b = 0, c = 0, d = 0;
+
+    for (size_t i = 0; i < quarter; i += step) {
+        a += p[i];
+        b += p[quarter + i];
+        c += p[2 * quarter + i];
+        d += p[3 * quarter + i];
+    }
+    return a + b + c + d;
+}
+
+int
+measure_bandwidth(int threads, struct samples *out)
+{
+    const size_t bytes = (size_t)READ_MIB << 20,
+                 share = bytes / (size_t)threads / LINE * LINE;
+    uint8_t *p = aligned_alloc(1 << 21, bytes);
+    uint64_t sum = 0;
+
+    if (p == NULL)
+        return -1;
+#pragma omp parallel num_threads(threads)
+    memset(p + share * (size_t)omp_get_thread_num(), 1 + omp_get_thread_num(), share);
+    for (int r = 0; r < READ_ROUNDS; r++) {
+        const double t = bench_now();
+
+#pragma omp parallel num_threads(threads) reduction(+ : sum)
+        sum +=
+            read_lines((const uint64_t *)(void *)(p + share * (size_t)omp_get_thread_num()),
+                       share / LINE);
+        samples_add(out, (double)share * threads / (bench_now() - t));
+    }
+    free(p);
+    return sum == 0 ? -1 : 0;
+}
+
+/* Prints the flop/s of this process's OpenBLAS kernels, the best of a few. */
+int
+gemm_child(void)
+{
+#ifdef HAVE_OPENBLAS
+    const size_t m = GEMM_M, n = GEMM_N, k = GEMM_K;
+    float *a = malloc(m * k * sizeof *a), *b = malloc(n * k * sizeof *b);
+    float *c = malloc(m * n * sizeof *c);
+    struct samples rates = {.n = 0};
+
+    if (a == NULL || b == NULL || c == NULL)
+        return 1;
+    for (size_t i = 0; i < m * k; i++)
+        a[i] = (float)(i % 101) / 50.0f - 1.0f;
+    for (size_t i = 0; i < n * k; i++)
+        b[i] = (float)(i % 97) / 50.0f - 1.0f;
+    for (int r = 0; r < GEMM_ROUNDS; r++) {
+        const double t = bench_now();
+
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, GEMM_M, GEMM_N, GEMM_K, 1.0f,
+                    a, GEMM_K, b, GEMM_K, 0.0f, c, GEMM_N);
+        samples_add(&rates, 2.0 * GEMM_M * GEMM_N * GEMM_K / (bench_now() - t));
+    }
+    printf("%.0f\n", samples_max(&rates));
+    free(a);
+    free(b);
+    free(c);
+    return 0;
+#else
+    return 1;
+#endif
+}
+
+double
+measure_gemm(const char *self, char *name, int size)
+{
+    static const char *const kernels[] = {"", "Haswell", "Zen", "SkylakeX", "Cooperlake"};
+    double best = 0.0;
+
+    snprintf(name, (size_t)size, "none");
+    for (size_t i = 0; i < sizeof kernels / sizeof kernels[0]; i++) {
+        char command[4096];
+        double rate = 0.0;
+        FILE *f;
+
+        if (i >= 3 && !__builtin_cpu_supports("avx512f"))
+            continue;
+        snprintf(command, sizeof command, "%s%s '%s' --gemm",
+                 i > 0 ? "OPENBLAS_CORETYPE=" : "", kernels[i], self);
+        f = popen(command, "re");
+        if (f == NULL)
+            continue;
+        if (fscanf(f, "%lf", &rate) == 1 && rate > best) {
+            best = rate;
+            snprintf(name, (size_t)size, "sgemm, %s kernels",
+                     i > 0 ? kernels[i] : "its own");
+        }
+        pclose(f);
+    }
+    return best;
+}
