@@ -8,6 +8,9 @@
  * A score is one serial sum over dim, an element of the output one over the keys of the job in
  * their order, two at a time from the start of the chunk: the bits depend on the job alone.
  *
+ * The maximum over all keys comes first (gpu/ops/attention.h says why), in a round of its own
+ * over the chunks.
+ *
  * An item is a job by up to 64 heads; few jobs are cut into smaller items, so that one decoded
  * token keeps all threads busy.
  */
@@ -30,7 +33,7 @@ struct chunk {
     float p[ITEM_HEADS][CHUNK] __attribute__((aligned(64)));     /* scores */
     uint16_t pb[ITEM_HEADS][CHUNK] __attribute__((aligned(64))); /* bf16(p) */
     float acc[ITEM_HEADS * ATTENTION_MAX_DIM] __attribute__((aligned(64)));
-    float keep[ITEM_HEADS], top[ITEM_HEADS], den[ITEM_HEADS];
+    float top[ITEM_HEADS], den[ITEM_HEADS];
 };
 
 /* 64 codes times 2^(scale - 127), as bf16 in order. The product is exact: codes are normal in
@@ -186,18 +189,17 @@ score_tile(const int heads, const uint16_t *q, int dim, const uint16_t *kt, floa
                             _mm512_mul_ps(sum[h][p], _mm512_set1_ps(scale)));
 }
 
-/* acc[h] = acc[h] * keep[h] + p v, for `heads` heads and 32 elements. */
+/* acc[h] += p v, for `heads` heads and 32 elements. */
 INLINE void
-value_tile(const int heads, const uint16_t *pb, const float *keep, const uint16_t *v,
-           int dim, int pairs, float *acc)
+value_tile(const int heads, const uint16_t *pb, const uint16_t *v, int dim, int pairs,
+           float *acc)
 {
     __m512 sum[8][2];
 
 #pragma GCC unroll 8
     for (int h = 0; h < heads; h++)
         for (int i = 0; i < 2; i++)
-            sum[h][i] = _mm512_mul_ps(_mm512_load_ps(acc + (size_t)h * dim + i * 16),
-                                      _mm512_set1_ps(keep[h]));
+            sum[h][i] = _mm512_load_ps(acc + (size_t)h * dim + i * 16);
     for (int j = 0; j < pairs; j++) {
         const __m512i v0 = _mm512_load_si512(v + (size_t)j * dim * 2);
         const __m512i v1 = _mm512_load_si512(v + (size_t)j * dim * 2 + 32);
@@ -248,32 +250,42 @@ scores(const struct attention_args *a, struct chunk *c, const uint16_t *q, int h
     }
 }
 
-/* Chunk by chunk softmax of one head: m, den and keep go on, p becomes weights. */
+/* A quarter of a head's scores; -inf behind the n-th of the chunk. */
+INLINE __m512
+score16(const struct chunk *c, int h, int i, int n)
+{
+    const int left = n - i * 16;
+    const __mmask16 k = left >= 16 ? 0xffff
+                        : left > 0 ? (__mmask16)((1u << left) - 1)
+                                   : 0;
+
+    return _mm512_mask_load_ps(_mm512_set1_ps(-INFINITY), k, c->p[h] + i * 16);
+}
+
+static void
+raise_top(struct chunk *c, int h, int n)
+{
+    __m512 top = _mm512_set1_ps(c->top[h]);
+
+    for (int i = 0; i < 4; i++)
+        top = _mm512_max_ps(score16(c, h, i, n), top);
+    c->top[h] = _mm512_reduce_max_ps(top); /* a maximum has no order */
+}
+
+/* Weights of one head in this chunk, under the maximum of all chunks. */
 static void
 softmax(struct chunk *c, int h, int n)
 {
-    __m512 s[4], top = _mm512_set1_ps(c->top[h]), sum = _mm512_setzero_ps();
-    float m;
+    __m512 sum = _mm512_setzero_ps();
 
     for (int i = 0; i < 4; i++) {
-        const int left = n - i * 16;
-        const __mmask16 k = left >= 16 ? 0xffff
-                            : left > 0 ? (__mmask16)((1u << left) - 1)
-                                       : 0;
-
-        s[i] = _mm512_mask_load_ps(_mm512_set1_ps(-INFINITY), k, c->p[h] + i * 16);
-        top = _mm512_max_ps(s[i], top);
-    }
-    m = _mm512_reduce_max_ps(top); /* a maximum has no order */
-    c->keep[h] = _mm512_cvtss_f32(exp16(_mm512_set1_ps(c->top[h] - m)));
-    c->top[h] = m;
-    for (int i = 0; i < 4; i++) {
-        const __m512 p = exp16(_mm512_sub_ps(s[i], _mm512_set1_ps(m)));
+        const __m512 p =
+            exp16(_mm512_sub_ps(score16(c, h, i, n), _mm512_set1_ps(c->top[h])));
 
         sum = _mm512_add_ps(sum, p);
         _mm256_store_si256((__m256i *)(c->pb[h] + i * 16), narrow(p));
     }
-    c->den[h] = c->den[h] * c->keep[h] + sum16(sum);
+    c->den[h] += sum16(sum);
 }
 
 static void
@@ -294,9 +306,19 @@ attend(const struct attention_args *a, int h0, int heads)
         load_chunk(a, &c, k0, n);
         scores(a, &c, q, heads, n);
         for (int h = 0; h < heads; h++)
+            raise_top(&c, h, n);
+    }
+    for (int k0 = 0; k0 < a->n_keys; k0 += CHUNK) {
+        const int n = a->n_keys - k0 < CHUNK ? a->n_keys - k0 : CHUNK;
+
+        if (a->n_keys > CHUNK) { /* else the only chunk is still there */
+            load_chunk(a, &c, k0, n);
+            scores(a, &c, q, heads, n);
+        }
+        for (int h = 0; h < heads; h++)
             softmax(&c, h, n);
-#define VALUE(hn, h)                                                             \
-    value_tile(hn, c.pb[h], c.keep + (h), c.v + (size_t)d * 2, dim, (n + 1) / 2, \
+#define VALUE(hn, h)                                               \
+    value_tile(hn, c.pb[h], c.v + (size_t)d * 2, dim, (n + 1) / 2, \
                c.acc + (size_t)(h)*dim + d)
         for (int d = 0; d < dim; d += 32) {
             BY_HEADS(h, heads, VALUE)
