@@ -37,31 +37,32 @@ vec_dot(const float *q, const float *k, int dim)
            ((s[0][2] + s[0][6]) + (s[0][3] + s[0][7]));
 }
 
-/* One head over one chunk of unpacked keys k [n][dim]; q is f32. */
+/* The maximum over one chunk of unpacked keys k [n][dim]; q is f32. */
+INLINE void
+vec_top(const float *q, const float *k, int n, int dim, struct vec_head *h)
+{
+    const float scale = 1.0f / sqrtf((float)dim);
+
+    for (int i = 0; i < n; i++)
+        h->top = fmaxf(h->top, vec_dot(q, k + (size_t)i * dim, dim) * scale);
+}
+
+/* One head over one chunk, under the maximum of all chunks. */
 INLINE void
 vec_chunk(const float *q, const float *k, int n, int dim, struct vec_head *h, float *acc)
 {
     const float scale = 1.0f / sqrtf((float)dim);
-    float s[ATTENTION_CHUNK], top = h->top, keep;
+    float s[ATTENTION_CHUNK];
 
     for (int i = 0; i < n; i++) {
-        s[i] = vec_dot(q, k + (size_t)i * dim, dim) * scale;
-        top = fmaxf(top, s[i]);
-    }
-    keep = expf(h->top - top); /* 0 on the first chunk, where top is -inf */
-    h->top = top;
-    h->den *= keep;
-    for (int i = 0; i < n; i++) {
-        s[i] = expf(s[i] - top);
+        s[i] = expf(vec_dot(q, k + (size_t)i * dim, dim) * scale - h->top);
         h->den += s[i];
         s[i] = bf16_round(s[i]);
     }
     for (int c = 0; c < dim; c += VEC_LANES) {
-        const vec kv = {keep, keep, keep, keep, keep, keep, keep, keep};
         vec v, key;
 
         memcpy(&v, acc + c, sizeof v);
-        v *= kv;
         for (int i = 0; i < n; i++) {
             const vec p = {s[i], s[i], s[i], s[i], s[i], s[i], s[i], s[i]};
 
@@ -72,6 +73,17 @@ vec_chunk(const float *q, const float *k, int n, int dim, struct vec_head *h, fl
     }
 }
 
+INLINE int
+vec_load(const struct attention_args *a, int k0, float *k)
+{
+    const int left = a->n_keys - k0, n = left < ATTENTION_CHUNK ? left : ATTENTION_CHUNK;
+
+    for (int i = 0; i < n; i++)
+        kv_row_unpack(a->fmt, a->keys[k0 + i], a->dim, a->rope_dim, k + (size_t)i * a->dim);
+    return n;
+}
+
+/* Twice over the keys: the maximum of all comes first (gpu/ops/attention.h says why). */
 static void
 vec_attend(const struct attention_args *a, int h0, int heads)
 {
@@ -87,12 +99,14 @@ vec_attend(const struct attention_args *a, int h0, int heads)
     for (int h = 0; h < heads; h++)
         state[h] = (struct vec_head){.top = -INFINITY};
     for (int k0 = 0; k0 < a->n_keys; k0 += ATTENTION_CHUNK) {
-        const int left = a->n_keys - k0;
-        const int keys = left < ATTENTION_CHUNK ? left : ATTENTION_CHUNK;
+        const int keys = vec_load(a, k0, k);
 
-        for (int i = 0; i < keys; i++)
-            kv_row_unpack(a->fmt, a->keys[k0 + i], a->dim, a->rope_dim,
-                          k + (size_t)i * a->dim);
+        for (int h = 0; h < heads; h++)
+            vec_top(q + (size_t)h * a->dim, k, keys, a->dim, &state[h]);
+    }
+    for (int k0 = 0; k0 < a->n_keys; k0 += ATTENTION_CHUNK) {
+        const int keys = vec_load(a, k0, k);
+
         for (int h = 0; h < heads; h++)
             vec_chunk(q + (size_t)h * a->dim, k, keys, a->dim, &state[h],
                       acc + (size_t)h * a->dim);
