@@ -70,13 +70,23 @@ cmd_score(struct client *c)
     return client_end(c);
 }
 
+struct listing {
+    const struct client *c;
+    bool begun;
+};
+
 static void
 on_ids(void *arg, const uint32_t *ids, size_t n)
 {
-    const struct client *c = arg;
+    struct listing *l = arg;
 
+    if (l->c->json && !l->begun) {
+        json_begin(NULL);
+        json_list("tokens");
+    }
+    l->begun = true;
     for (size_t i = 0; i < n; i++) {
-        if (c->json)
+        if (l->c->json)
             json_u64(NULL, ids[i]);
         else
             printf("%lu\n", (unsigned long)ids[i]);
@@ -87,28 +97,28 @@ int
 cmd_tokens(struct client *c)
 {
     const char *path = c->values.n_args > 0 ? c->values.args[0] : NULL;
-    const struct fathom_watch w = {.struct_size = sizeof w, .arg = c, .ids = on_ids};
+    struct listing l = {.c = c};
+    const struct fathom_watch w = {.struct_size = sizeof w, .arg = &l, .ids = on_ids};
     const struct fathom_result *r;
     struct input in;
 
     input_read(c, path, &in);
     client_open(c);
-    if (c->json) {
-        json_begin(NULL);
-        json_list("tokens");
-    }
     do {
         r = client_run(
             c, fathom_tokenize(c->f, in.p, in.len, arg_given(c, "control"), &w, &c->e));
     } while (r == NULL && client_again(c));
-    if (c->json) {
-        json_list_end();
-        if (r != NULL)
-            json_u64("n", r->n);
-        json_end();
-    }
     if (r == NULL)
         client_fail(c);
+    if (c->json) {
+        if (!l.begun) {
+            json_begin(NULL);
+            json_list("tokens");
+        }
+        json_list_end();
+        json_u64("n", r->n);
+        json_end();
+    }
     input_done(&in);
     return client_end(c);
 }

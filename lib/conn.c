@@ -209,6 +209,7 @@ lib_call_new(struct fathom *f, enum wire_method_id method, const struct fathom_w
     /* A caller built with an older header has a shorter struct: the rest stays NULL. */
     if (w != NULL)
         memcpy(&c->w, w, w->struct_size < sizeof c->w ? w->struct_size : sizeof c->w);
+    c->done_arg = c->w.arg;
     c->method = method;
     c->r.fd = -1;
     do {
@@ -239,7 +240,7 @@ lib_end(struct fathom *f, struct call *c)
     if (c->w.done == NULL)
         return;
     c->owns_fd = false; /* theirs now */
-    c->w.done(c->w.arg, c->failed ? NULL : &c->r, c->failed ? &c->e : NULL);
+    c->w.done(c->done_arg, c->failed ? NULL : &c->r, c->failed ? &c->e : NULL);
     for (struct call **p = &f->calls; *p != NULL; p = &(*p)->next) {
         if (*p == c) {
             *p = c->next;
@@ -268,7 +269,7 @@ fathom_on_done(struct fathom *f, uint32_t id,
     if (c == NULL || c->over || c->awaited)
         return -1;
     c->w.done = done;
-    c->w.arg = arg;
+    c->done_arg = arg;
     return 0;
 }
 

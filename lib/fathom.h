@@ -117,7 +117,6 @@ enum fathom_reason {
     FATHOM_REASON_STOP_TOKEN,  /* one of stop_tokens came */
     FATHOM_REASON_STOP_STRING, /* one of stop came */
     FATHOM_REASON_CONTEXT,     /* the context is full */
-    FATHOM_REASON_CANCELLED,   /* by fathom_cancel(), or the token callback */
     FATHOM_REASON_OTHER        /* a newer daemon knows more */
 };
 
@@ -194,7 +193,7 @@ struct fathom_watch {
     void *arg;
     /* Once, at the end: e is NULL if it went well, else r is. */
     void (*done)(void *arg, const struct fathom_result *r, const struct fathom_error *e);
-    /* sample. Not 0: cancel; no more tokens are passed on. */
+    /* sample. Not 0: cancel; no more tokens are passed on, the end is FATHOM_CANCELLED. */
     int (*token)(void *arg, const struct fathom_token *t);
     void (*progress)(void *arg, uint64_t pos, uint64_t total); /* append */
     void (*text)(void *arg, const char *text, size_t len); /* transcript, quiet sample */
@@ -211,14 +210,16 @@ struct fathom_watch {
 const struct fathom_result *fathom_finish(struct fathom *f, uint32_t id,
                                           struct fathom_error *e);
 
-/* What to call when the request is over, for those that take no watch. -1: it is over, or
+/* What to call, with an argument of its own, when the request is over: instead of the watch's
+ * done(), and for those that take no watch. -1: it is over, or
  * there is none of that number. */
 int fathom_on_done(struct fathom *f, uint32_t id,
                    void (*done)(void *arg, const struct fathom_result *r,
                                 const struct fathom_error *e),
                    void *arg);
 
-/* Asks to stop a request; it still ends in its own time. */
+/* Asks to stop a request. It still ends in its own time: with FATHOM_CANCELLED and the position
+ * reached, or as if nothing had happened if it was over already. */
 int fathom_cancel(struct fathom *f, uint32_t id, struct fathom_error *e);
 
 /* ---- Requests ----------------------------------------------------------------------- */

@@ -25,6 +25,7 @@ struct call {
     uint32_t id;
     enum wire_method_id method;
     struct fathom_watch w;
+    void *done_arg;  /* of w.done: fathom_on_done() has its own */
     bool over;       /* kept for fathom_finish() */
     bool failed;     /* over: e is set, else r is */
     bool awaited;    /* fathom_finish() has it */

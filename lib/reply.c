@@ -302,7 +302,6 @@ reason_of(struct wire_str s)
         {"stop-token", FATHOM_REASON_STOP_TOKEN},
         {"stop-string", FATHOM_REASON_STOP_STRING},
         {"context-full", FATHOM_REASON_CONTEXT},
-        {"cancelled", FATHOM_REASON_CANCELLED},
     };
 
     for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++) {

@@ -40,6 +40,15 @@ else
     result $? "a C99 program builds and runs with it"
 fi
 
+# The example in the manual is a program.
+awk '/^\.Sh EXAMPLES/ { on = 1 } on && /^\.Ed/ { exit } on && text { print } on && /^\.Bd/ { text = 1 }' \
+    "$srcdir/man/libfathom.3" | sed 's/\\e/\\/g' >"$dir/example.c"
+${CC:-cc} -std=c99 -pedantic -Wall -Werror -fsyntax-only -I"$dir/include" "$dir/example.c" 2>&1 |
+    sed 's/^/# /' >"$dir/log"
+cat "$dir/log"
+test -s "$dir/example.c" && test ! -s "$dir/log"
+result $? "the example of libfathom(3) compiles"
+
 cxx=${CXX:-c++}
 if command -v "$cxx" >/dev/null 2>&1; then
     "$cxx" -std=c++11 -pedantic -Wall -Werror -fsyntax-only -x c++ -I"$dir/include" "$dir/use.c" 2>&1 |
@@ -50,6 +59,16 @@ if command -v "$cxx" >/dev/null 2>&1; then
 else
     skip "the header is C++ too" "no C++ compiler"
 fi
+
+# Every function has a word in the manual.
+grep -o '\bfathom_[a-z_]*(' "$srcdir/lib/fathom.h" | tr -d '(' | sort -u |
+    grep -v -e _init -e fathom_error_is -e fathom_version -e fathom_on_done -e fathom_info \
+        -e fathom_socket_path | while read -r name; do
+        grep -q "$name" "$srcdir/man/libfathom.3" || echo "# $name"
+    done >"$dir/log"
+cat "$dir/log"
+test ! -s "$dir/log"
+result $? "libfathom(3) names the functions"
 
 # Exactly the functions that the header declares.
 grep -o '\bfathom_[a-z_]*(' "$srcdir/lib/fathom.h" | tr -d '(' | sort -u >"$dir/named"

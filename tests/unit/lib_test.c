@@ -274,8 +274,9 @@ test_credit_and_cancel(void **state)
     struct seen seen = {.stop_after = 1100};
     struct fathom_watch w = {
         .struct_size = sizeof w, .arg = &seen, .token = on_token, .done = on_done};
+    struct seen end = {.pos = 0};
     const struct wire_sample_result r = {
-        .pos = 1200, .n = 1200, .reason = wire_str("cancelled")};
+        .pos = 1200, .n = 1200, .reason = wire_str("novel")};
     struct fathom_sample a;
     struct wire_sample sent;
     struct fathom_error fe;
@@ -288,16 +289,17 @@ test_credit_and_cancel(void **state)
     a.name = "s";
     assert_int_equal(fathom_sample(f, &a, &w, &fe), 2);
     assert_null(fathom_finish(f, 2, &fe)); /* it has a done of its own */
+    assert_int_equal(fathom_on_done(f, 2, on_done, &end), 0);
     for (uint64_t i = 0; i < 1200; i++) {
         const struct wire_token t = {.pos = i, .id = 3, .text = wire_str("x")};
 
         assert_int_equal(wire_stream(&out, 2, (uint32_t)i, WIRE_MSG(token), &t, 1, &e), 0);
     }
     respond(2, WIRE_MSG(sample_result), &r);
-    while (seen.n_done == 0)
+    while (end.n_done == 0)
         assert_int_not_equal(fathom_wait(f, 1000, &fe), -1);
     assert_int_equal(seen.n_tokens, 1100);
-    assert_int_equal(seen.code, 0);
+    assert_true(seen.n_done == 0 && end.n_tokens == 0 && end.code == 0);
     receive(&win, &sent);
     wire_close(&win);
     receive(&win, NULL);
