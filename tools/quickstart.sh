@@ -42,10 +42,6 @@ trap 'echo >&2; say "stopped"; exit 0' INT TERM
 setsid build/daemon/fathomd --engine "$PWD/build/engine/fathom-engine" --model models/fathom-mini \
     --state "$state" --socket "$FATHOM_SOCKET" 2>"$state/log" &
 daemon=$!
-if ! "$fathom" status --wait 60 >/dev/null; then
-    cat "$state/log" >&2
-    exit 1
-fi
 
 # This project's own protocol manual, with two facts written into it: the first far more than
 # one window (128 tokens) of text before the end.
@@ -56,12 +52,15 @@ document() {
 
 say
 say "\$ fathom new manual; cat document | fathom append manual"
-"$fathom" new manual
-document | "$fathom" append manual
+"$fathom" new --wait 60s manual || {
+    cat "$state/log" >&2
+    exit 1
+}
+document | "$fathom" append --wait 60s manual
 for question in "What is the access code for North Gate?" "Who owns Desmond's boat?"; do
     say
-    say "\$ fathom ask manual \"$question\""
-    "$fathom" ask manual "$question"
+    say "\$ fathom ask --temp 0 manual \"$question\""
+    "$fathom" ask --temp 0 manual "$question"
 done
 say
 say "\$ fathom show manual"
