@@ -206,7 +206,8 @@ on_ready(struct engine *g, size_t len, struct err *e)
         return -1;
     if (g->state != ENGINE_LOADING)
         return err_set(e, ERR_PROTOCOL, 0, "it says twice that it is ready");
-    if (r->vocab == 0 || r->max_seqs == 0 || r->max_positions == 0)
+    if (r->vocab == 0 || r->vocab > 1u << 24 || r->max_seqs == 0 ||
+        r->max_seqs > g->o->max_sequences || r->max_positions == 0)
         return err_set(e, ERR_PROTOCOL, 0, "its first packet makes no sense");
     if (g->has_info && memcmp(r->fingerprint, g->info.fingerprint, 32) != 0)
         return err_set(e, ERR_MODEL_MISMATCH, 0,

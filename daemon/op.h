@@ -90,6 +90,7 @@ struct op {
 
     /* Faults of the engine while it was running: see work.c. */
     bool suspect;
+    bool sized; /* it fits the model: checked once, the model stays the same */
     uint64_t fault_len;
 };
 

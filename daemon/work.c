@@ -114,11 +114,24 @@ on_fresh(evutil_socket_t fd, short what, void *arg)
 
 /* --- sessions at rest -------------------------------------------------------------------- */
 
+/*
+ * The slot goes back to what the transcript holds: scores are taken back, and so are tokens
+ * that no quota was left for, or that were rolled back. Before anything else runs on it.
+ */
 static void
-settle(struct work *w, struct session *s)
+trim(struct work *w, struct session *s)
 {
     struct err e;
 
+    if (s->slot == NULL || s->slot->sent <= s->log.len)
+        return;
+    if (!slots_room(&w->slots, 1) || slots_rewind(&w->slots, s->slot, s->log.len, &e) == -1)
+        slots_close(&w->slots, s->slot);
+}
+
+static void
+settle(struct work *w, struct session *s)
+{
     if (s->state == SESSION_GONE) {
         if (s->slot != NULL)
             slots_close(&w->slots, s->slot);
@@ -127,10 +140,7 @@ settle(struct work *w, struct session *s)
     }
     if (s->state == SESSION_BROKEN)
         return;
-    /* Scores are taken back, and so are tokens that no quota was left for. */
-    if (s->slot != NULL && s->slot->sent > s->log.len &&
-        slots_rewind(&w->slots, s->slot, s->log.len, &e) == -1)
-        slots_close(&w->slots, s->slot);
+    trim(w, s);
     session_move(s,
                  s->log.len == 0   ? SESSION_EMPTY
                  : s->slot != NULL ? SESSION_WARM
@@ -214,6 +224,8 @@ finish(struct work *w, struct session *s)
     if (w->trial == s)
         w->trial = NULL;
     wake(w); /* it may be evicted for another one now */
+    if (s->state != SESSION_GONE && s->state != SESSION_BROKEN)
+        trim(w, s);
     if (s->slot != NULL && s->state != SESSION_GONE) {
         slots_touch(&w->slots, s->slot);
         end_turn(w, op);
@@ -499,10 +511,10 @@ drive(struct work *w, struct op *op, struct err *e)
         wait_for_engine(w, s);
         return 0;
     }
-    if (s->slot == NULL || s->slot->jobs == 0) {
-        if (check_size(w, op, e) == -1)
-            return -1;
-    }
+    /* Not whenever the slot is at rest: a rewind of the operation before may be under way. */
+    if (!op->sized && check_size(w, op, e) == -1)
+        return -1;
+    op->sized = true;
     if (!slots_room(&w->slots, JOBS_SPARE)) {
         wait_for_engine(w, s);
         return 0;
