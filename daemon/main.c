@@ -300,7 +300,7 @@ start(struct daemon *d, struct err *e)
         .arg = d, .changed = on_changed, .failed = on_failed, .stopped = on_stopped};
 
     sv->started_ns = clock_ns();
-    if (open_state(d, e) == -1 || load_model(d, e) == -1 || name_instance(sv, e) == -1)
+    if (load_model(d, e) == -1 || open_state(d, e) == -1 || name_instance(sv, e) == -1)
         return -1;
     sv->base = event_base_new();
     if (sv->base == NULL)

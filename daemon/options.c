@@ -227,7 +227,8 @@ int
 options_read_file(struct options *o, const char *path, struct err *e)
 {
     struct file_reader r = {.o = o, .e = e};
-    char *text = file_read(path, MAX_FILE, NULL, e);
+    size_t len;
+    char *text = file_read(path, MAX_FILE, &len, e);
     int line;
 
     if (text == NULL)
@@ -235,8 +236,7 @@ options_read_file(struct options *o, const char *path, struct err *e)
     /* inih cuts a longer line in two without a word. */
     line = 1;
     for (const char *s = text; *s != '\0'; line++) {
-        const size_t len = strcspn(s, "\n");
-
+        len = strcspn(s, "\n");
         if (len >= INI_MAX_LINE - 1) {
             free(text);
             return err_set(e, ERR_INVALID, 0, "%s:%d: a line of %zu bytes; at most %d",

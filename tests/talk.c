@@ -2,8 +2,9 @@
 /*
  * talk: fathomd's protocol by hand, for shell tests.
  *
- *   talk [-u UID] [-g GID] SOCKET < lines
+ *   talk [-n] [-u UID] SOCKET < lines
  *
+ * -u: as that user, in the group of the same number and no other. -n: no hello by itself.
  * Each line is a request, `method key=value key=value ...`, sent and waited for before the next.
  * %XX stands for a byte. text=@FILE is a file's bytes; document=@FILE a sealed memfd of them,
  * document=!FILE one that is not sealed; tokens, ban and stop_tokens are numbers with commas;
@@ -14,7 +15,9 @@
  *   cancel-after N   the next request is cancelled after N items of its stream
  *   quit-after N     the connection is dropped after N items of the next request
  *   credit N         sent after each item of the next requests
- *   raw HEX          bytes straight to the socket; then what the daemon says until it closes
+ *   raw HEX          bytes straight to the socket; then what the daemon says until it closes or is silent
+ *   crowd N          opens N more connections and counts those that are told to go
+ *   flood REQUEST    sends it again and again and reads nothing, until the daemon takes no more
  *   sleep MS
  */
 #include "config.h"
@@ -23,6 +26,7 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
@@ -44,6 +48,7 @@ enum {
     LINE_BYTES = 4 << 20,
     BODY_BYTES = 4096,
     WAIT_MS = 120000,
+    RAW_MS = 1500,
     KEPT = 64,
     FILE_MAX = 1 << 28
 };
@@ -53,6 +58,8 @@ static struct {
     struct frame_in in;
     struct frame_out out;
     uint32_t next_id;
+    struct sockaddr_un address;
+    int patience; /* milliseconds */
     long cancel_after, quit_after, credit;
     char *kept[KEPT]; /* what values point to */
     int n_kept;
@@ -322,7 +329,7 @@ receive(const uint8_t **p, size_t *len)
             return;
         if (rc == -1)
             die(e.text);
-        if (poll(&in, 1, WAIT_MS) != 1)
+        if (poll(&in, 1, t.patience) != 1)
             die("no answer");
         if (frame_in_recv(&t.in, t.fd, &e) == -1)
             die("closed");
@@ -411,13 +418,12 @@ listen_for(uint32_t id, const struct wire_method *method)
     fflush(stdout);
 }
 
-static void
-request(char *line)
+static const struct wire_method *
+queue_request(char *line, uint32_t id)
 {
     _Alignas(max_align_t) uint8_t body[BODY_BYTES] = {0};
     char *save, *name = strtok_r(line, " ", &save), *word;
     const struct wire_method *m = wire_find(wire_str(name));
-    const uint32_t id = ++t.next_id;
     struct err e;
 
     if (m == NULL)
@@ -432,6 +438,15 @@ request(char *line)
     }
     if (wire_request(&t.out, id, (enum wire_method_id)(m - wire_methods), body, &e) == -1)
         die(e.text);
+    return m;
+}
+
+static void
+request(char *line)
+{
+    const uint32_t id = ++t.next_id;
+    const struct wire_method *m = queue_request(line, id);
+
     send_out();
     listen_for(id, m);
 }
@@ -447,6 +462,7 @@ raw(const char *hex)
         if (send(t.fd, &byte, 1, MSG_NOSIGNAL) != 1)
             break;
     }
+    t.patience = RAW_MS;
     for (;;) {
         struct wire_in in;
         struct err e;
@@ -454,9 +470,66 @@ raw(const char *hex)
         receive(&p, &len);
         if (wire_open(&in, &t.in, p, len, &e) == -1)
             die(e.text);
-        show_error(&in, in.shape == WIRE_NOTIFY ? "bye" : "error");
+        if (in.shape == WIRE_RESPONSE && !in.failed)
+            puts("ok");
+        else
+            show_error(&in, in.shape == WIRE_NOTIFY ? "bye" : "error");
         wire_close(&in);
     }
+}
+
+static int
+dial_one(void)
+{
+    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (fd == -1 ||
+        connect(fd, (const struct sockaddr *)&t.address, sizeof t.address) == -1)
+        die(strerror(errno));
+    return fd;
+}
+
+/* Each is let in (and hears nothing) or told why not. */
+static void
+crowd(long n)
+{
+    int *fds = calloc((size_t)n, sizeof *fds);
+    long in = 0, out = 0;
+    char byte;
+
+    for (long i = 0; fds != NULL && i < n; i++)
+        fds[i] = dial_one();
+    nanosleep(&(struct timespec){1, 0}, NULL);
+    for (long i = 0; fds != NULL && i < n; i++) {
+        if (recv(fds[i], &byte, 1, MSG_DONTWAIT) == 1)
+            out++;
+        else
+            in++;
+        close(fds[i]);
+    }
+    free(fds);
+    printf("crowd in=%ld out=%ld\n", in, out);
+    fflush(stdout);
+}
+
+static void
+flood(const char *line)
+{
+    struct pollfd p = {.fd = t.fd, .events = POLLOUT};
+    char copy[4096];
+    long sent = 0;
+    struct err e;
+
+    for (;;) {
+        snprintf(copy, sizeof copy, "%s", line);
+        queue_request(copy, ++t.next_id);
+        sent++;
+        if (frame_out_send(&t.out, t.fd, &e) != 1 && poll(&p, 1, 1000) != 1)
+            break;
+    }
+    printf("flood sent=%ld\n", sent);
+    fflush(stdout);
+    _exit(0);
 }
 
 static void
@@ -473,6 +546,10 @@ run_line(char *line)
         t.credit = n;
     else if (strncmp(line, "sleep ", 6) == 0)
         nanosleep(&(struct timespec){n / 1000, n % 1000 * 1000000}, NULL);
+    else if (strncmp(line, "crowd ", 6) == 0)
+        crowd(n);
+    else if (strncmp(line, "flood ", 6) == 0)
+        flood(line + 6);
     else if (strncmp(line, "raw ", 4) == 0)
         raw(line + 4);
     else if (line[0] != '\0')
@@ -484,12 +561,9 @@ run_line(char *line)
 static void
 dial(const char *path)
 {
-    struct sockaddr_un sa = {.sun_family = AF_UNIX};
-
-    snprintf(sa.sun_path, sizeof sa.sun_path, "%s", path);
-    t.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (t.fd == -1 || connect(t.fd, (const struct sockaddr *)&sa, sizeof sa) == -1)
-        die(strerror(errno));
+    t.address.sun_family = AF_UNIX;
+    snprintf(t.address.sun_path, sizeof t.address.sun_path, "%s", path);
+    t.fd = dial_one();
     frame_in_init(&t.in);
     frame_out_init(&t.out, 64 << 20);
 }
@@ -501,8 +575,11 @@ main(int argc, char **argv)
     bool greeted = false;
     int c;
 
-    while ((c = getopt(argc, argv, "u:g:n")) != -1) {
-        if (c == 'g' && setgid((gid_t)strtoul(optarg, NULL, 10)) == -1)
+    t.patience = WAIT_MS;
+    while ((c = getopt(argc, argv, "u:n")) != -1) {
+        if (c == 'u' && setgroups(0, NULL) == -1)
+            die("setgroups");
+        if (c == 'u' && setgid((gid_t)strtoul(optarg, NULL, 10)) == -1)
             die("setgid");
         if (c == 'u' && setuid((uid_t)strtoul(optarg, NULL, 10)) == -1)
             die("setuid");
@@ -510,7 +587,7 @@ main(int argc, char **argv)
             greeted = true; /* no hello by itself */
     }
     if (optind + 1 != argc || line == NULL)
-        die("usage: talk [-n] [-g GID] [-u UID] SOCKET");
+        die("usage: talk [-n] [-u UID] SOCKET");
     dial(argv[optind]);
     if (!greeted)
         request(hello);

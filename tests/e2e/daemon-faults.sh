@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The engine crashes, hangs and lies: a client's stream goes on with the tokens that it would
 # have had, and the daemon gives up when it should and not before.
+# shellcheck disable=SC1091,SC2154
 . "${srcdir:-.}/tests/e2e/daemon.subr"
 
 # A long append, a greedy and a seeded sample with penalties, stop strings that do not come.
