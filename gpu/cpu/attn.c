@@ -15,6 +15,7 @@
 #include "base/fp.h"
 #include "gpu/cpu/cpu.h"
 #include "gpu/cpu/kvrow.h"
+#include "gpu/cpu/pool.h"
 
 static const float *
 angles(const struct layer *l, const struct rows *r)
@@ -104,6 +105,17 @@ project_queries(struct backend *b, const struct layer *l, const struct rows *r)
                                      .rope_dim = c->rope_dim});
 }
 
+static void
+pack_keys(const void *arg, int i, int end)
+{
+    const struct backend *b = arg;
+    const int dim = b->c.head_dim;
+
+    for (; i < end; i++)
+        kv_row_pack(b->fmt, b->s.kv + (size_t)i * dim, dim, b->c.rope_dim,
+                    b->s.rows + (size_t)i * b->row);
+}
+
 /* The window's keys of the step's rows, packed; s->kv is wkv x. */
 void
 attention_keys(struct backend *b, const struct layer *l, const struct rows *r)
@@ -123,10 +135,7 @@ attention_keys(struct backend *b, const struct layer *l, const struct rows *r)
                                      .heads = 1,
                                      .dim = c->head_dim,
                                      .rope_dim = c->rope_dim});
-#pragma omp parallel for schedule(static) if (r->n > 8)
-    for (int i = 0; i < r->n; i++)
-        kv_row_pack(b->fmt, s->kv + (size_t)i * c->head_dim, c->head_dim, c->rope_dim,
-                    s->rows + (size_t)i * b->row);
+    pool_run(r->n, 8, pack_keys, b);
 }
 
 /* The step's window rows into the rings. */

@@ -17,12 +17,12 @@
 #include "config.h"
 
 #include <math.h>
-#include <omp.h>
 #include <string.h>
 
 #include "base/fp.h"
 #include "gpu/cpu/avx512.h"
 #include "gpu/cpu/avx512_math.h"
+#include "gpu/cpu/pool.h"
 #include "gpu/cpu/reference.h"
 
 enum { ITEM_HEADS = 64, FEW_HEADS = 16, CHUNK = ATTENTION_CHUNK };
@@ -255,9 +255,7 @@ INLINE __m512
 score16(const struct chunk *c, int h, int i, int n)
 {
     const int left = n - i * 16;
-    const __mmask16 k = left >= 16 ? 0xffff
-                        : left > 0 ? (__mmask16)((1u << left) - 1)
-                                   : 0;
+    const __mmask16 k = left >= 16 ? 0xffff : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
 
     return _mm512_mask_load_ps(_mm512_set1_ps(-INFINITY), k, c->p[h] + i * 16);
 }
@@ -334,10 +332,29 @@ attend(const struct attention_args *a, int h0, int heads)
     }
 }
 
+struct items {
+    const struct attention_args *a;
+    int most, cut; /* heads of an item, items of a job */
+};
+
+static void
+attend_items(const void *arg, int first, int end)
+{
+    const struct items *v = arg;
+
+    for (int i = first; i < end; i++) {
+        const struct attention_args *job = &v->a[i / v->cut];
+        const int h0 = i % v->cut * v->most, left = job->n_heads - h0;
+
+        attend(job, h0, left < v->most ? left : v->most);
+    }
+}
+
 void
 avx512_attention(const struct attention_args *a, int n)
 {
     const int nope = n > 0 && a->fmt != KV_BF16 ? a->dim - a->rope_dim : 0;
+    struct items v = {.a = a};
 
     if (n == 0)
         return;
@@ -345,15 +362,7 @@ avx512_attention(const struct attention_args *a, int n)
         reference_attention(a, n);
         return;
     }
-
-    const int most = n >= 2 * omp_get_max_threads() ? ITEM_HEADS : FEW_HEADS;
-    const int cut = (a->n_heads + most - 1) / most;
-
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int i = 0; i < n * cut; i++) {
-        const struct attention_args *job = &a[i / cut];
-        const int h0 = i % cut * most;
-
-        attend(job, h0, job->n_heads - h0 < most ? job->n_heads - h0 : most);
-    }
+    v.most = n >= 2 * pool_threads() ? ITEM_HEADS : FEW_HEADS;
+    v.cut = (a->n_heads + v.most - 1) / v.most;
+    pool_run(n * v.cut, 1, attend_items, &v);
 }

@@ -15,6 +15,7 @@
 
 #include "gpu/cpu/avx512.h"
 #include "gpu/cpu/avx512_math.h"
+#include "gpu/cpu/pool.h"
 #include "gpu/cpu/reference.h"
 
 enum { MAX_DIM = 256, MAX_HEADS = 128, GROUP = 32, WORDS = GROUP / 8, LANES = 16 };
@@ -132,37 +133,48 @@ score16(const struct index_score_args *a, const struct query *q, const struct ke
     return round_bf16(score);
 }
 
+struct scoring {
+    const struct index_score_args *a;
+    const struct query *q;
+};
+
+/* Blocks of 16 rows. */
 static void
-score_rows(const struct index_score_args *a, const struct query *q, int j0)
+score_blocks(const void *arg, int first, int end)
 {
+    const struct scoring *s = arg;
+    const struct index_score_args *a = s->a;
     const size_t row = (size_t)a->dim / 2 + (size_t)a->dim / GROUP;
-    const int n = a->n_rows - j0 < LANES ? a->n_rows - j0 : LANES;
-    const uint8_t *rows[LANES];
-    struct keys k;
 
-    for (int i = 0; i < LANES; i++) {
-        const int j = j0 + (i < n ? i : n - 1);
+    for (int j0 = first * LANES; j0 < end * LANES; j0 += LANES) {
+        const int n = a->n_rows - j0 < LANES ? a->n_rows - j0 : LANES;
+        const uint8_t *rows[LANES];
+        struct keys k;
 
-        rows[i] = a->blocks[j / a->block_rows] + (size_t)(j % a->block_rows) * row;
+        for (int i = 0; i < LANES; i++) {
+            const int j = j0 + (i < n ? i : n - 1);
+
+            rows[i] = a->blocks[j / a->block_rows] + (size_t)(j % a->block_rows) * row;
+        }
+        load_keys(rows, a->dim, &k);
+        _mm512_mask_storeu_ps(a->score + j0, (__mmask16)((1u << n) - 1),
+                              score16(a, s->q, &k));
     }
-    load_keys(rows, a->dim, &k);
-    _mm512_mask_storeu_ps(a->score + j0, (__mmask16)((1u << n) - 1), score16(a, q, &k));
 }
 
 void
 avx512_index_scores(const struct index_score_args *a, int n)
 {
     for (int i = 0; i < n; i++) {
-        const struct index_score_args *job = &a[i];
         struct query q;
+        const struct scoring s = {.a = &a[i], .q = &q};
 
-        if (job->dim > MAX_DIM || job->n_heads > MAX_HEADS) {
-            reference_index_scores(job, 1);
+        if (a[i].dim > MAX_DIM || a[i].n_heads > MAX_HEADS) {
+            reference_index_scores(&a[i], 1);
             continue;
         }
-        load_query(job, &q);
-#pragma omp parallel for schedule(static) if ((size_t)job->n_rows * job->n_heads > 4096)
-        for (int j = 0; j < job->n_rows; j += LANES)
-            score_rows(job, &q, j);
+        load_query(&a[i], &q);
+        pool_run((a[i].n_rows + LANES - 1) / LANES, 256 / a[i].n_heads + 1, score_blocks,
+                 &s);
     }
 }

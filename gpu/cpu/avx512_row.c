@@ -12,16 +12,22 @@
 
 #include "gpu/cpu/avx512.h"
 #include "gpu/cpu/avx512_math.h"
+#include "gpu/cpu/pool.h"
 #include "gpu/cpu/reference.h"
 
 enum {
-    PARALLEL_FROM = 32768, /* elements: below, one thread is done before another starts */
+    RANGE = 8192, /* elements, at least: about a microsecond of work */
     MAX_GROUP = 128,
     MAX_HADAMARD = 256,
     FP4_GROUP = 32,
 };
 
-#define LARGE(rows, dim) ((rows) > 1 && (size_t)(rows) * (size_t)(dim) >= PARALLEL_FROM)
+/* Rows of a range. */
+static int
+range_of(size_t dim)
+{
+    return dim >= RANGE ? 1 : (int)(RANGE / dim);
+}
 
 /* 2^ceil(log2 t), 0 < t, as bits of f32; NaN for an infinite t. */
 INLINE uint32_t
@@ -88,6 +94,18 @@ act_quant_group(const uint16_t *x, uint16_t *y, int n)
     }
 }
 
+static void
+act_quant_rows(const void *arg, int r0, int end)
+{
+    const struct act_quant_args *a = arg;
+
+    for (int r = r0; r < end; r++)
+        for (int i = 0; i < a->dim; i += a->group)
+            act_quant_group(a->x + (size_t)r * a->stride + i,
+                            a->y + (size_t)r * a->stride + i,
+                            a->dim - i < a->group ? a->dim - i : a->group);
+}
+
 void
 avx512_act_quant(const struct act_quant_args *a)
 {
@@ -95,12 +113,7 @@ avx512_act_quant(const struct act_quant_args *a)
         reference_act_quant(a);
         return;
     }
-#pragma omp parallel for schedule(static) if (LARGE(a->rows, a->dim))
-    for (int r = 0; r < a->rows; r++)
-        for (int i = 0; i < a->dim; i += a->group)
-            act_quant_group(a->x + (size_t)r * a->stride + i,
-                            a->y + (size_t)r * a->stride + i,
-                            a->dim - i < a->group ? a->dim - i : a->group);
+    pool_run(a->rows, range_of((size_t)a->dim), act_quant_rows, a);
 }
 
 /* Butterflies inside a vector: lanes whose partner is below get partner - self. */
@@ -180,18 +193,24 @@ index_quant_row(const uint16_t *x, uint8_t *y, int dim)
     }
 }
 
+static void
+index_quant_rows(const void *arg, int r0, int end)
+{
+    const struct index_quant_args *a = arg;
+    const size_t row = (size_t)a->dim / 2 + (size_t)a->dim / FP4_GROUP;
+
+    for (int r = r0; r < end; r++)
+        index_quant_row(a->x + (size_t)r * a->dim, a->y + (size_t)r * row, a->dim);
+}
+
 void
 avx512_index_quant(const struct index_quant_args *a)
 {
-    const size_t row = (size_t)a->dim / 2 + (size_t)a->dim / FP4_GROUP;
-
     if (a->dim > MAX_HADAMARD || a->dim < FP4_GROUP) {
         reference_index_quant(a);
         return;
     }
-#pragma omp parallel for schedule(static) if (LARGE(a->rows, a->dim))
-    for (int r = 0; r < a->rows; r++)
-        index_quant_row(a->x + (size_t)r * a->dim, a->y + (size_t)r * row, a->dim);
+    pool_run(a->rows, range_of((size_t)a->dim), index_quant_rows, a);
 }
 
 /* Sum of squares of n bf16, n a multiple of 16: two sums of 16 lanes in turn. */
@@ -208,15 +227,12 @@ squares(const uint16_t *x, int n)
     return sum16(_mm512_add_ps(s[0], s[1]));
 }
 
-void
-avx512_rmsnorm(const struct rmsnorm_args *a)
+static void
+rmsnorm_rows(const void *arg, int r0, int end)
 {
-    if (a->dim % 16 != 0) {
-        reference_rmsnorm(a);
-        return;
-    }
-#pragma omp parallel for schedule(static) if (LARGE(a->rows, a->dim))
-    for (int r = 0; r < a->rows; r++) {
+    const struct rmsnorm_args *a = arg;
+
+    for (int r = r0; r < end; r++) {
         const uint16_t *x = a->x + (size_t)r * a->dim;
         uint16_t *out = a->out + (size_t)r * a->dim;
         const __m512 scale =
@@ -229,14 +245,21 @@ avx512_rmsnorm(const struct rmsnorm_args *a)
 }
 
 void
-avx512_head_norm(const struct head_norm_args *a)
+avx512_rmsnorm(const struct rmsnorm_args *a)
 {
     if (a->dim % 16 != 0) {
-        reference_head_norm(a);
+        reference_rmsnorm(a);
         return;
     }
-#pragma omp parallel for schedule(static) if (LARGE(a->rows, a->dim))
-    for (int r = 0; r < a->rows; r++) {
+    pool_run(a->rows, range_of((size_t)a->dim), rmsnorm_rows, a);
+}
+
+static void
+head_norm_rows(const void *arg, int r0, int end)
+{
+    const struct head_norm_args *a = arg;
+
+    for (int r = r0; r < end; r++) {
         uint16_t *q = a->q + (size_t)r * a->dim;
         __m512 sum = _mm512_setzero_ps(), s;
 
@@ -254,8 +277,19 @@ avx512_head_norm(const struct head_norm_args *a)
 }
 
 void
-avx512_rope(const struct rope_args *a)
+avx512_head_norm(const struct head_norm_args *a)
 {
+    if (a->dim % 16 != 0) {
+        reference_head_norm(a);
+        return;
+    }
+    pool_run(a->rows, range_of((size_t)a->dim), head_norm_rows, a);
+}
+
+static void
+rope_rows(const void *arg, int r0, int end)
+{
+    const struct rope_args *a = arg;
     const int nope = a->dim - a->rope_dim;
     const __m512i re_at =
         _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
@@ -263,12 +297,7 @@ avx512_rope(const struct rope_args *a)
         _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
     const __m512 flip = _mm512_set1_ps(a->inverse ? -0.0f : 0.0f);
 
-    if (a->rope_dim % 32 != 0) {
-        reference_rope(a);
-        return;
-    }
-#pragma omp parallel for schedule(static) if (LARGE(a->rows, a->heads * a->rope_dim))
-    for (int r = 0; r < a->rows; r++) {
+    for (int r = r0; r < end; r++) {
         for (int i = 0; i < a->rope_dim; i += 32) {
             const float *cs = a->cs + (size_t)r * a->rope_dim + i;
             const __m512 lo = _mm512_loadu_ps(cs), hi = _mm512_loadu_ps(cs + 16);
@@ -293,17 +322,23 @@ avx512_rope(const struct rope_args *a)
 }
 
 void
-avx512_swiglu(const struct swiglu_args *a)
+avx512_rope(const struct rope_args *a)
 {
+    if (a->rope_dim % 32 != 0) {
+        reference_rope(a);
+        return;
+    }
+    pool_run(a->rows, range_of((size_t)a->heads * (size_t)a->rope_dim), rope_rows, a);
+}
+
+static void
+swiglu_rows(const void *arg, int r0, int end)
+{
+    const struct swiglu_args *a = arg;
     const __m512 limit = _mm512_set1_ps(a->limit), one = _mm512_set1_ps(1.0f);
     const __m512 below = _mm512_sub_ps(_mm512_setzero_ps(), limit);
 
-    if (a->dim % 16 != 0) {
-        reference_swiglu(a);
-        return;
-    }
-#pragma omp parallel for schedule(static) if (LARGE(a->rows, a->dim))
-    for (int r = 0; r < a->rows; r++) {
+    for (int r = r0; r < end; r++) {
         const size_t at = (size_t)r * a->dim;
         const __m512 w = _mm512_set1_ps(a->weight != NULL ? a->weight[r] : 1.0f);
 
@@ -317,6 +352,16 @@ avx512_swiglu(const struct swiglu_args *a)
             store_bf16(a->a + at + i, _mm512_mul_ps(w, _mm512_mul_ps(silu, u)));
         }
     }
+}
+
+void
+avx512_swiglu(const struct swiglu_args *a)
+{
+    if (a->dim % 16 != 0) {
+        reference_swiglu(a);
+        return;
+    }
+    pool_run(a->rows, range_of((size_t)a->dim), swiglu_rows, a);
 }
 
 /* e^x of up to 16 numbers through memory. */
@@ -410,6 +455,15 @@ hc_pre_row(const struct hc_pre_args *a, int r)
     }
 }
 
+static void
+hc_pre_rows(const void *arg, int r0, int end)
+{
+    const struct hc_pre_args *a = arg;
+
+    for (int r = r0; r < end; r++)
+        hc_pre_row(a, r);
+}
+
 void
 avx512_hc_pre(const struct hc_pre_args *a)
 {
@@ -417,22 +471,16 @@ avx512_hc_pre(const struct hc_pre_args *a)
         reference_hc_pre(a);
         return;
     }
-#pragma omp parallel for schedule(static) if (LARGE(a->rows, a->dim * HC))
-    for (int r = 0; r < a->rows; r++)
-        hc_pre_row(a, r);
+    pool_run(a->rows, range_of((size_t)a->dim * HC), hc_pre_rows, a);
 }
 
-void
-avx512_hc_post(const struct hc_post_args *a)
+static void
+hc_post_rows(const void *arg, int r0, int end)
 {
+    const struct hc_post_args *a = arg;
     const int dim = a->dim;
 
-    if (a->hc != HC || dim % 16 != 0) {
-        reference_hc_post(a);
-        return;
-    }
-#pragma omp parallel for schedule(static) if (LARGE(a->rows, a->dim * HC))
-    for (int r = 0; r < a->rows; r++) {
+    for (int r = r0; r < end; r++) {
         const uint16_t *x = a->x + (size_t)r * HC * dim, *f = a->f + (size_t)r * dim;
         const float *post = a->post + (size_t)r * HC, *comb = a->comb + (size_t)r * HC * HC;
         uint16_t *out = a->out + (size_t)r * HC * dim;
@@ -453,4 +501,14 @@ avx512_hc_post(const struct hc_post_args *a)
             }
         }
     }
+}
+
+void
+avx512_hc_post(const struct hc_post_args *a)
+{
+    if (a->hc != HC || a->dim % 16 != 0) {
+        reference_hc_post(a);
+        return;
+    }
+    pool_run(a->rows, range_of((size_t)a->dim * HC), hc_post_rows, a);
 }

@@ -3,7 +3,6 @@
 #include "config.h"
 
 #include <limits.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +10,7 @@
 
 #include "base/err.h"
 #include "gpu/cpu/cpu.h"
+#include "gpu/cpu/pool.h"
 #include "model/weights.h"
 
 enum { MAX_SEQS = 65536 };
@@ -112,7 +112,7 @@ cpu_open_with(const struct model_config *c, const struct backend_opts *o, cpu_lo
     }
     b->c = *c;
     b->max_seqs = o->max_seqs;
-    b->n_threads = o->n_threads > 0 ? o->n_threads : omp_get_num_procs();
+    b->n_threads = o->n_threads > 0 ? o->n_threads : pool_processors();
     b->ops = cpu_ops_find(o->isa, e);
     if (b->ops == NULL || load(b, arg, o->mtp, e) == -1 || plan(b, o, e) == -1) {
         cpu_close(b);
@@ -213,8 +213,7 @@ cpu_step(struct backend *b, const struct step *s, struct err *e)
 {
     if (check_step(b, s, e) == -1 || state_reserve(b, s, e) == -1)
         return -1;
-    omp_set_num_threads(
-        b->n_threads); /* of the calling thread; another backend may differ */
+    pool_set_threads(b->n_threads); /* another backend may have another number */
     forward(b, s);
     return 0;
 }

@@ -12,6 +12,7 @@
 #include "base/fp.h"
 #include "gpu/cpu/cpu.h"
 #include "gpu/cpu/kvrow.h"
+#include "gpu/cpu/pool.h"
 
 enum { MAX_BLOCK = MODEL_MAX_RATIO };
 
@@ -64,6 +65,22 @@ pool(const struct compressor *k, const struct span *s, const float *raw, uint64_
     }
 }
 
+struct pooling {
+    const struct compressor *k;
+    const struct scratch *s;
+    const float *raw;
+};
+
+static void
+pool_entries(const void *arg, int i, int end)
+{
+    const struct pooling *p = arg;
+
+    for (; i < end; i++)
+        pool(p->k, p->s->entry_ref[i].span, p->raw, p->s->entry_ref[i].j,
+             p->s->entry + (size_t)i * p->k->dim);
+}
+
 /* The entries that the step's rows complete. */
 static int
 list_entries(struct backend *b, const struct compressor *k, const struct rows *r)
@@ -114,10 +131,7 @@ compress(struct backend *b, const struct compressor *k, const struct rows *r, fl
     const int n = list_entries(b, k, r), pairs = b->c.rope_dim / 2;
 
     add_position(k, r, raw);
-#pragma omp parallel for schedule(static) if (n > 1)
-    for (int i = 0; i < n; i++)
-        pool(k, s->entry_ref[i].span, raw, s->entry_ref[i].j,
-             s->entry + (size_t)i * k->dim);
+    pool_run(n, 1, pool_entries, &(struct pooling){.k = k, .s = s, .raw = raw});
     b->ops->rmsnorm(&(struct rmsnorm_args){.x = s->entry,
                                            .w = k->norm,
                                            .out = s->entry,

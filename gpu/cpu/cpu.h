@@ -8,7 +8,7 @@
 
 /*
  * Inside the CPU backend: a loaded model, sequences, and one step on its way through the
- * layers. One thread owns all of it; the operations use OpenMP inside.
+ * layers. One thread owns all of it; the operations share their loops out (pool.h).
  */
 enum {
     MAX_STEP_TOKENS = 512,

@@ -3,6 +3,22 @@
 #include "config.h"
 
 #include "gpu/cpu/cpu.h"
+#include "gpu/cpu/pool.h"
+
+struct picking {
+    const struct index_score_args *job;
+    int *const *to;
+    int k;
+};
+
+static void
+pick(const void *arg, int i, int end)
+{
+    const struct picking *p = arg;
+
+    for (; i < end; i++)
+        topk_rows(p->job[i].score, p->job[i].n_rows, p->k, p->to[i]);
+}
 
 /*
  * Rows row0 .. row0 + n - 1 of the step, all of span s: picked [n][index_topk], ascending. Rows
@@ -42,9 +58,8 @@ index_pick(struct backend *b, const struct layer *l, const struct span *s, int r
         }
         if (jobs == INDEX_ROWS || (i == n - 1 && jobs > 0)) {
             b->ops->index_scores(job, jobs);
-#pragma omp parallel for schedule(static) if (jobs > 1)
-            for (int t = 0; t < jobs; t++)
-                topk_rows(job[t].score, job[t].n_rows, c->index_topk, to[t]);
+            pool_run(jobs, 1, pick,
+                     &(struct picking){.job = job, .to = to, .k = c->index_topk});
             jobs = 0;
         }
     }

@@ -11,6 +11,7 @@
 
 #include "base/fp.h"
 #include "gpu/cpu/cpu.h"
+#include "gpu/cpu/pool.h"
 
 static float
 gate_score(float logit)
@@ -93,18 +94,27 @@ assign_slots(struct backend *b, int rows)
     s->first[0] = 0;
 }
 
-static void
-gather(struct backend *b, const uint16_t *x, int rows)
-{
-    const int k = b->c.n_experts_used;
-    const size_t d = (size_t)b->c.hidden;
-    struct scratch *s = &b->s;
+/* Rows of the step on their way to the experts and back. */
+struct trip {
+    const struct backend *b;
+    const struct layer *l;
+    const uint32_t *token;
+    const uint16_t *x;
+    uint16_t *f;
+};
 
-#pragma omp parallel for schedule(static) if (rows > 8)
-    for (int r = 0; r < rows; r++)
+static void
+gather(const void *arg, int r, int end)
+{
+    const struct trip *t = arg;
+    const struct scratch *s = &t->b->s;
+    const int k = t->b->c.n_experts_used;
+    const size_t d = (size_t)t->b->c.hidden;
+
+    for (; r < end; r++)
         for (int i = 0; i < k; i++)
-            memcpy(s->gx + (size_t)s->slot[r * k + i] * d, x + (size_t)r * d,
-                   d * sizeof *x);
+            memcpy(s->gx + (size_t)s->slot[r * k + i] * d, t->x + (size_t)r * d,
+                   d * sizeof *t->x);
 }
 
 static struct linear_args
@@ -146,21 +156,35 @@ list_jobs(struct backend *b, const struct layer *l, const uint16_t *shared_x, in
 
 /* f = bf16(sum of the routed outputs, ascending ids, + the shared one). */
 static void
-combine(struct backend *b, int rows, uint16_t *f)
+combine(const void *arg, int r, int end)
 {
-    const int k = b->c.n_experts_used, d = b->c.hidden;
-    const struct scratch *s = &b->s;
+    const struct trip *t = arg;
+    const struct scratch *s = &t->b->s;
+    const int k = t->b->c.n_experts_used, d = t->b->c.hidden;
 
-#pragma omp parallel for schedule(static) if (rows > 1)
-    for (int r = 0; r < rows; r++) {
+    for (; r < end; r++) {
         for (int c = 0; c < d; c++) {
             float sum = 0.0f;
 
             for (int i = 0; i < k; i++)
                 sum += bf16_to_f32(s->gx[(size_t)s->slot[r * k + i] * d + c]);
-            f[(size_t)r * d + c] = f32_to_bf16(sum + bf16_to_f32(s->gs[(size_t)r * d + c]));
+            t->f[(size_t)r * d + c] =
+                f32_to_bf16(sum + bf16_to_f32(s->gs[(size_t)r * d + c]));
         }
     }
+}
+
+static void
+route_rows(const void *arg, int r, int end)
+{
+    const struct trip *t = arg;
+    const struct model_config *c = &t->b->c;
+    const struct scratch *s = &t->b->s;
+    const int k = c->n_experts_used;
+
+    for (; r < end; r++)
+        route(c, t->l, t->token[r], s->gate + (size_t)r * c->n_experts, s->chosen + r * k,
+              s->weight + r * k);
 }
 
 /* In place, if the matrix that comes next wants it. */
@@ -184,14 +208,12 @@ moe_forward(struct backend *b, const struct layer *l, const struct rows *r,
     struct scratch *s = &b->s;
     const int k = c->n_experts_used, n = r->n, all = n * (k + 1);
     struct linear_args gate = job(&l->gate, x, (uint16_t *)s->gate, n);
+    struct trip trip = {.b = b, .l = l, .token = r->token, .f = f};
     const uint16_t *routed_x, *shared_x;
 
     gate.y_f32 = 1;
     b->ops->linear(&gate, 1);
-#pragma omp parallel for schedule(static) if (n > 1)
-    for (int i = 0; i < n; i++)
-        route(c, l, r->token[i], s->gate + (size_t)i * c->n_experts, s->chosen + i * k,
-              s->weight + i * k);
+    pool_run(n, 16, route_rows, &trip);
     assign_slots(b, n);
     for (int i = n * k; i < all; i++)
         s->gweight[i] = 1.0f;
@@ -204,7 +226,8 @@ moe_forward(struct backend *b, const struct layer *l, const struct rows *r,
                                                .group = 128});
     routed_x = input_for(&l->experts[0].w1, x, s->yq);
     shared_x = input_for(&l->shared.w1, x, s->yq);
-    gather(b, routed_x, n);
+    trip.x = routed_x;
+    pool_run(n, 8, gather, &trip);
     b->ops->linear(s->jobs, list_jobs(b, l, shared_x, n, true));
     b->ops->swiglu(&(struct swiglu_args){.gate = s->gg,
                                          .up = s->gu,
@@ -216,5 +239,5 @@ moe_forward(struct backend *b, const struct layer *l, const struct rows *r,
     quantise_for(b, &l->experts[0].w2, s->gg, n * k);
     quantise_for(b, &l->shared.w2, s->gg + (size_t)n * k * c->moe_inter, n);
     b->ops->linear(s->jobs, list_jobs(b, l, shared_x, n, false));
-    combine(b, n, f);
+    pool_run(n, 4, combine, &trip);
 }

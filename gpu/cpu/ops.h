@@ -18,7 +18,7 @@ struct err;
  * The operations in which a step spends its time, once for each kind of processor. The
  * backend picks a table at open and calls nothing else for them.
  *
- * Functions share their work out among OpenMP threads themselves, over outputs only: the order
+ * Functions share their work out among threads (pool.h) themselves, over outputs only: the order
  * in which one output is summed is fixed, so that its bits depend neither on the thread count
  * nor on the other rows and jobs of a call (gpu/backend.h promises this of whole steps). Two
  * tables may differ in bits. Nothing here allocates for the caller or fails; scratch is on the

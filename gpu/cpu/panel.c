@@ -9,11 +9,14 @@
 
 #include "base/fp.h"
 #include "gpu/cpu/panel.h"
+#include "gpu/cpu/pool.h"
 #include "gpu/cpu/reference.h"
 
-/* A region of threads costs a few microseconds: below this many bytes of weights times rows
- * one thread is done before a second has started. */
-enum { PARALLEL_FROM = 24 * 1024 };
+enum {
+    PARALLEL_FROM = 32 *
+                    1024, /* bytes of weights times rows: less is not worth a second core */
+    MAX_JOBS = 1024,
+};
 
 bool
 panel_takes(const struct matrix *w)
@@ -123,16 +126,22 @@ pack_scales(const struct matrix *w, uint8_t *dst)
     }
 }
 
-void
-panel_pack(const struct matrix *w, void *dst)
+struct packing {
+    const struct matrix *w;
+    uint8_t *dst;
+};
+
+static void
+pack_panels(const void *arg, int p, int end)
 {
+    const struct packing *a = arg;
+    const struct matrix *w = a->w;
     const int panels = panel_count(w), step = panel_inputs(w->kind);
 
-#pragma omp parallel for schedule(static)
-    for (int p = 0; p < panels; p++) {
+    for (; p < end; p++) {
         const int first = p / PANEL_GROUP * PANEL_GROUP;
         const int n = panels - first < PANEL_GROUP ? panels - first : PANEL_GROUP;
-        uint8_t *at = (uint8_t *)dst + (size_t)first * panel_bytes(w) +
+        uint8_t *at = a->dst + (size_t)first * panel_bytes(w) +
                       (size_t)(p - first) * PANEL_STEP;
 
         for (int k = 0; k < w->in; k += step) {
@@ -140,7 +149,15 @@ panel_pack(const struct matrix *w, void *dst)
             at += (size_t)n * PANEL_STEP;
         }
     }
-    pack_scales(w, (uint8_t *)dst + (size_t)panels * panel_bytes(w));
+}
+
+void
+panel_pack(const struct matrix *w, void *dst)
+{
+    const struct packing a = {.w = w, .dst = dst};
+
+    pool_run(panel_count(w), 4, pack_panels, &a);
+    pack_scales(w, (uint8_t *)dst + (size_t)panel_count(w) * panel_bytes(w));
 }
 
 static int
@@ -151,31 +168,49 @@ groups_of(const struct linear_args *a)
     return (panel_count(a->w) + PANEL_GROUP - 1) / PANEL_GROUP;
 }
 
+struct products {
+    const struct linear_args *a;
+    const int *start; /* [jobs + 1] first item of each job; an item is a group */
+    int jobs;
+    panel_group_fn *run;
+};
+
+static void
+run_groups(const void *arg, int first, int end)
+{
+    const struct products *p = arg;
+    int job = 0;
+
+    for (int step = MAX_JOBS; step > 0; step /= 2)
+        if (job + step < p->jobs && p->start[job + step] <= first)
+            job += step;
+    for (int i = first; i < end; i++) {
+        struct panel_group g;
+
+        while (i >= p->start[job + 1])
+            job++;
+        panel_group_at(p->a[job].w, i - p->start[job], &g);
+        p->run(&p->a[job], &g);
+    }
+}
+
 void
 panel_linear(const struct linear_args *a, int n, panel_group_fn *run)
 {
+    int start[MAX_JOBS + 1] = {0};
+    struct products p = {.start = start, .run = run};
     size_t work = 0;
-    int items = 0;
 
+    for (; n > MAX_JOBS; n -= MAX_JOBS, a += MAX_JOBS)
+        panel_linear(a, MAX_JOBS, run);
+    p.a = a;
+    p.jobs = n;
     for (int i = 0; i < n; i++) {
         if (a[i].w->packed == NULL)
             reference_linear(&a[i], 1);
-        items += groups_of(&a[i]);
-        work += groups_of(&a[i]) > 0 ? panel_packed_bytes(a[i].w) * (size_t)a[i].rows : 0;
+        start[i + 1] = start[i] + groups_of(&a[i]);
+        if (start[i + 1] > start[i])
+            work += panel_packed_bytes(a[i].w) * (size_t)a[i].rows;
     }
-
-#pragma omp parallel if (work >= PARALLEL_FROM)
-    {
-        int job = 0, first = 0; /* items come to a thread in ascending order */
-
-#pragma omp for schedule(dynamic, 1) nowait
-        for (int i = 0; i < items; i++) {
-            struct panel_group g;
-
-            while (i - first >= groups_of(&a[job]))
-                first += groups_of(&a[job++]);
-            panel_group_at(a[job].w, i - first, &g);
-            run(&a[job], &g);
-        }
-    }
+    pool_run(start[n], work < PARALLEL_FROM ? start[n] : 1, run_groups, &p);
 }

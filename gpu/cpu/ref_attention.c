@@ -9,6 +9,7 @@
 #include "base/fp.h"
 #include "gpu/cpu/cpu.h"
 #include "gpu/cpu/kvrow.h"
+#include "gpu/cpu/pool.h"
 #include "gpu/cpu/reference.h"
 
 enum { FP4_GROUP = 32 };
@@ -49,14 +50,20 @@ attention_head(const struct attention_args *a, int h)
         a->o[(size_t)h * a->dim + c] = f32_to_bf16((float)(acc[c] / den));
 }
 
+static void
+attention_heads(const void *arg, int i, int end)
+{
+    const struct attention_args *a = arg;
+
+    for (; i < end; i++)
+        attention_head(&a[i / a->n_heads], i % a->n_heads);
+}
+
 void
 reference_attention(const struct attention_args *a, int n)
 {
-    const int heads = n > 0 ? a->n_heads : 0;
-
-#pragma omp parallel for schedule(dynamic, 4)
-    for (int i = 0; i < n * heads; i++)
-        attention_head(&a[i / heads], i % heads);
+    if (n > 0)
+        pool_run(n * a->n_heads, 4, attention_heads, a);
 }
 
 /* Exact: products are multiples of 2^-2 below 2^6, and 32 of them stay far below 2^24. */
@@ -90,16 +97,20 @@ index_score(const struct index_score_args *a, const uint8_t *key)
     return bf16_round(score);
 }
 
+static void
+score_rows(const void *arg, int j, int end)
+{
+    const struct index_score_args *a = arg;
+    const size_t row = (size_t)a->dim / 2 + (size_t)a->dim / FP4_GROUP;
+
+    for (; j < end; j++)
+        a->score[j] = index_score(a, a->blocks[j / a->block_rows] +
+                                         (size_t)(j % a->block_rows) * row);
+}
+
 void
 reference_index_scores(const struct index_score_args *a, int n)
 {
-    for (int i = 0; i < n; i++) {
-        const struct index_score_args *job = &a[i];
-        const size_t row = (size_t)job->dim / 2 + (size_t)job->dim / FP4_GROUP;
-
-#pragma omp parallel for schedule(static)
-        for (int j = 0; j < job->n_rows; j++)
-            job->score[j] = index_score(job, job->blocks[j / job->block_rows] +
-                                                 (size_t)(j % job->block_rows) * row);
-    }
+    for (int i = 0; i < n; i++)
+        pool_run(a[i].n_rows, 16, score_rows, &a[i]);
 }

@@ -8,6 +8,7 @@
 #include "config.h"
 
 #include "base/fp.h"
+#include "gpu/cpu/pool.h"
 #include "gpu/cpu/reference.h"
 
 enum { BLOCK = 128, FP4_BLOCK = 32 };
@@ -104,10 +105,11 @@ dot(const struct matrix *m, const uint16_t *x, int o)
 }
 
 static void
-linear_one(const struct linear_args *a)
+linear_outputs(const void *arg, int o, int end)
 {
-#pragma omp parallel for schedule(static)
-    for (int o = 0; o < a->w->out; o++) {
+    const struct linear_args *a = arg;
+
+    for (; o < end; o++) {
         for (int r = 0; r < a->rows; r++) {
             const float y = dot(a->w, a->x + (size_t)r * a->x_stride, o);
             const size_t at = (size_t)r * a->y_stride + o;
@@ -125,5 +127,5 @@ reference_linear(const struct linear_args *a, int n)
 {
     for (int i = 0; i < n; i++)
         if (a[i].rows > 0)
-            linear_one(&a[i]);
+            pool_run(a[i].w->out, 16, linear_outputs, &a[i]);
 }

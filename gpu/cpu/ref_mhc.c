@@ -76,7 +76,6 @@ reference_hc_pre(const struct hc_pre_args *a)
     const int hc = a->hc, n = a->hc * a->dim;
 
     assert(hc <= MAX_HC);
-#pragma omp parallel for schedule(static) if (a->rows > 1)
     for (int r = 0; r < a->rows; r++) {
         const uint16_t *x = a->x + (size_t)r * n;
         uint16_t *y = a->y + (size_t)r * a->dim;
@@ -108,7 +107,6 @@ reference_hc_post(const struct hc_post_args *a)
     const int hc = a->hc, n = a->hc * a->dim;
 
     assert(hc <= MAX_HC);
-#pragma omp parallel for schedule(static) if (a->rows > 1)
     for (int r = 0; r < a->rows; r++) {
         const uint16_t *x = a->x + (size_t)r * n, *f = a->f + (size_t)r * a->dim;
         const float *post = a->post + (size_t)r * hc, *comb = a->comb + (size_t)r * hc * hc;

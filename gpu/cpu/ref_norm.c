@@ -26,7 +26,6 @@ mean_square(const uint16_t *x, int n)
 void
 reference_rmsnorm(const struct rmsnorm_args *a)
 {
-#pragma omp parallel for schedule(static) if (a->rows > 1)
     for (int r = 0; r < a->rows; r++) {
         const uint16_t *x = a->x + (size_t)r * a->dim;
         uint16_t *out = a->out + (size_t)r * a->dim;
@@ -40,7 +39,6 @@ reference_rmsnorm(const struct rmsnorm_args *a)
 void
 reference_head_norm(const struct head_norm_args *a)
 {
-#pragma omp parallel for schedule(static) if (a->rows > 1)
     for (int r = 0; r < a->rows; r++) {
         uint16_t *q = a->q + (size_t)r * a->dim;
         double sum = 0.0;
@@ -61,7 +59,6 @@ reference_rope(const struct rope_args *a)
 {
     const int nope = a->dim - a->rope_dim;
 
-#pragma omp parallel for schedule(static) if (a->rows > 1)
     for (int r = 0; r < a->rows; r++) {
         const float *cs = a->cs + (size_t)r * a->rope_dim;
 
@@ -82,7 +79,6 @@ reference_rope(const struct rope_args *a)
 void
 reference_swiglu(const struct swiglu_args *a)
 {
-#pragma omp parallel for schedule(static) if (a->rows > 1)
     for (int r = 0; r < a->rows; r++) {
         const float w = a->weight != NULL ? a->weight[r] : 1.0f;
 

@@ -29,7 +29,6 @@ clamp(float x, float limit)
 void
 reference_act_quant(const struct act_quant_args *a)
 {
-#pragma omp parallel for schedule(static) if (a->rows > 1)
     for (int r = 0; r < a->rows; r++) {
         const uint16_t *x = a->x + (size_t)r * a->stride;
         uint16_t *y = a->y + (size_t)r * a->stride;
@@ -97,7 +96,6 @@ reference_index_quant(const struct index_quant_args *a)
     const size_t row = (size_t)a->dim / 2 + (size_t)a->dim / FP4_GROUP;
 
     assert(a->dim <= MAX_INDEX_DIM);
-#pragma omp parallel for schedule(static) if (a->rows > 1)
     for (int r = 0; r < a->rows; r++)
         index_quant_row(a->x + (size_t)r * a->dim, a->y + (size_t)r * row, a->dim);
 }

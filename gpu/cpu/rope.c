@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "gpu/cpu/cpu.h"
+#include "gpu/cpu/pool.h"
 
 /* The pair, as a real number, that turns `turns` times within the original context. */
 static double
@@ -41,17 +42,33 @@ rope_frequencies(const struct model_config *c, bool compressed, float *freq)
     }
 }
 
+struct angles {
+    const float *freq;
+    const uint64_t *pos;
+    float *cs;
+    int pairs;
+};
+
+static void
+fill_angles(const void *arg, int r, int end)
+{
+    const struct angles *a = arg;
+
+    for (; r < end; r++) {
+        for (int i = 0; i < a->pairs; i++) {
+            const float angle = (float)a->pos[r] * a->freq[i];
+
+            a->cs[((size_t)r * a->pairs + i) * 2] = cosf(angle);
+            a->cs[((size_t)r * a->pairs + i) * 2 + 1] = sinf(angle);
+        }
+    }
+}
+
 /* cs f32 [n][pairs][2]: cos and sin of fp32(pos) * freq. */
 void
 rope_table(const float *freq, int pairs, const uint64_t *pos, int n, float *cs)
 {
-#pragma omp parallel for schedule(static) if (n > 8)
-    for (int r = 0; r < n; r++) {
-        for (int i = 0; i < pairs; i++) {
-            const float angle = (float)pos[r] * freq[i];
+    const struct angles a = {.freq = freq, .pos = pos, .cs = cs, .pairs = pairs};
 
-            cs[((size_t)r * pairs + i) * 2] = cosf(angle);
-            cs[((size_t)r * pairs + i) * 2 + 1] = sinf(angle);
-        }
-    }
+    pool_run(n, 8, fill_angles, &a);
 }

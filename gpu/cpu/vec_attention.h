@@ -8,9 +8,9 @@
  * for all heads of an item, not once a head, and sums run in lanes.
  */
 #include <math.h>
-#include <omp.h>
 
 #include "gpu/cpu/kvrow.h"
+#include "gpu/cpu/pool.h"
 #include "gpu/cpu/reference.h"
 
 enum { VEC_HEADS = 32, VEC_DOT = 4 };
@@ -120,28 +120,41 @@ vec_attend(const struct attention_args *a, int h0, int heads)
     }
 }
 
+struct vec_items {
+    const struct attention_args *a;
+    int most, cut; /* heads of an item, items of a job */
+};
+
+static void
+vec_attend_items(const void *arg, int first, int end)
+{
+    const struct vec_items *v = arg;
+
+    for (int i = first; i < end; i++) {
+        const struct attention_args *job = &v->a[i / v->cut];
+        const int h0 = i % v->cut * v->most, left = job->n_heads - h0;
+
+        vec_attend(job, h0, left < v->most ? left : v->most);
+    }
+}
+
 static void
 vec_attention(const struct attention_args *a, int n)
 {
+    struct vec_items v = {.a = a, .most = VEC_HEADS};
+
     if (n == 0)
         return;
     if (a->dim % VEC_LANES != 0) {
         reference_attention(a, n);
         return;
     }
-
-    const int few = (a->n_heads + omp_get_max_threads() - 1) / omp_get_max_threads();
-    const int wish = n >= 2 * omp_get_max_threads() ? VEC_HEADS : few;
-    const int most = wish < VEC_HEADS ? wish : VEC_HEADS;
-    const int cut = (a->n_heads + most - 1) / most;
-
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int i = 0; i < n * cut; i++) {
-        const struct attention_args *job = &a[i / cut];
-        const int h0 = i % cut * most;
-
-        vec_attend(job, h0, job->n_heads - h0 < most ? job->n_heads - h0 : most);
-    }
+    if (n < 2 * pool_threads())
+        v.most = (a->n_heads + pool_threads() - 1) / pool_threads();
+    if (v.most > VEC_HEADS)
+        v.most = VEC_HEADS;
+    v.cut = (a->n_heads + v.most - 1) / v.most;
+    pool_run(n * v.cut, 1, vec_attend_items, &v);
 }
 
 /*
@@ -198,42 +211,45 @@ vec_score(const struct index_score_args *a, const struct vec_keys *k, float *sco
     }
 }
 
+/* Blocks of 16 rows. */
 static void
-vec_score_rows(const struct index_score_args *a, int j0)
+vec_score_blocks(const void *arg, int first, int end)
 {
+    const struct index_score_args *a = arg;
     const size_t row = (size_t)a->dim / 2 + (size_t)a->dim / VEC_GROUP;
-    const int n = a->n_rows - j0 < VEC_KEYS ? a->n_rows - j0 : VEC_KEYS;
-    struct vec_keys k;
-    float score[VEC_KEYS];
 
-    for (int i = 0; i < VEC_KEYS; i++) {
-        const int j = j0 + (i < n ? i : n - 1);
-        const uint8_t *key = a->blocks[j / a->block_rows] +
-                             (size_t)(j % a->block_rows) * row;
+    for (int j0 = first * VEC_KEYS; j0 < end * VEC_KEYS; j0 += VEC_KEYS) {
+        const int n = a->n_rows - j0 < VEC_KEYS ? a->n_rows - j0 : VEC_KEYS;
+        struct vec_keys k;
+        float score[VEC_KEYS];
 
-        for (int e = 0; e < a->dim; e += 2) {
-            k.k[e][i] = (int16_t)vec_twice(key[e / 2]);
-            k.k[e + 1][i] = (int16_t)vec_twice(key[e / 2] >> 4);
+        for (int i = 0; i < VEC_KEYS; i++) {
+            const int j = j0 + (i < n ? i : n - 1);
+            const uint8_t *key = a->blocks[j / a->block_rows] +
+                                 (size_t)(j % a->block_rows) * row;
+
+            for (int e = 0; e < a->dim; e += 2) {
+                k.k[e][i] = (int16_t)vec_twice(key[e / 2]);
+                k.k[e + 1][i] = (int16_t)vec_twice(key[e / 2] >> 4);
+            }
+            for (int g = 0; g < a->dim / VEC_GROUP; g++)
+                k.scale[g][i] = e8m0_to_f32(key[a->dim / 2 + g]);
         }
-        for (int g = 0; g < a->dim / VEC_GROUP; g++)
-            k.scale[g][i] = e8m0_to_f32(key[a->dim / 2 + g]);
+        vec_score(a, &k, score);
+        for (int i = 0; i < n; i++)
+            a->score[j0 + i] = bf16_round(score[i]);
     }
-    vec_score(a, &k, score);
-    for (int i = 0; i < n; i++)
-        a->score[j0 + i] = bf16_round(score[i]);
 }
 
 static void
 vec_index_scores(const struct index_score_args *a, int n)
 {
     for (int i = 0; i < n; i++) {
-        if (a[i].dim > VEC_INDEX_DIM) {
+        if (a[i].dim > VEC_INDEX_DIM)
             reference_index_scores(&a[i], 1);
-            continue;
-        }
-#pragma omp parallel for schedule(static)
-        for (int j = 0; j < a[i].n_rows; j += VEC_KEYS)
-            vec_score_rows(&a[i], j);
+        else
+            pool_run((a[i].n_rows + VEC_KEYS - 1) / VEC_KEYS, 64 / a[i].n_heads + 1,
+                     vec_score_blocks, &a[i]);
     }
 }
 

@@ -9,11 +9,11 @@
 #include "config.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/fp.h"
+#include "gpu/cpu/pool.h"
 #include "tests/kernels/cpu_tables.h"
 
 struct shape {
@@ -277,7 +277,7 @@ test_row_bits(void **state)
 
             weight_make(&w, &shapes[s]);
             weight_pack(&w, ops);
-            omp_set_num_threads(1);
+            pool_set_threads(1);
             for (int r = 0; r < max; r++)
                 ops->linear(&(struct linear_args){.w = &w.m,
                                                   .x = x + (size_t)r * in,
@@ -303,14 +303,14 @@ test_row_bits(void **state)
                 a[1].y = y + (size_t)cut * line;
                 a[1].rows = rows - cut;
                 memset(y, 0x5a, (size_t)max * line);
-                omp_set_num_threads(1 + rows % 3);
+                pool_set_threads(1 + rows % 3);
                 ops->linear(a, 2);
                 for (int r = 0; r < rows; r++)
                     assert_memory_equal(y + (size_t)r * line,
                                         alone + (size_t)(first + r) * line,
                                         (size_t)out * (f32 ? 4 : 2));
             }
-            omp_set_num_threads(2);
+            pool_set_threads(2);
             free(x);
             free(y);
             free(alone);

@@ -12,13 +12,13 @@
 #include "config.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/fp.h"
 #include "gpu/cpu/kvrow.h"
+#include "gpu/cpu/pool.h"
 #include "tests/kernels/cpu_tables.h"
 
 static const struct cpu_ops *const ref = &cpu_ops_reference;
@@ -523,13 +523,13 @@ test_attention(void **state)
             /* Alone, in small companies, with other thread counts: the same bits. */
             for (int k = 1; k <= p.n_jobs; k += 1 + k / 2) {
                 memset(p.o, 0xa5, n * 2);
-                omp_set_num_threads(1 + k % 3);
+                pool_set_threads(1 + k % 3);
                 for (int j = 0; j < p.n_jobs; j += k)
                     cpu_table(t)->attention(p.jobs + j,
                                             j + k <= p.n_jobs ? k : p.n_jobs - j);
                 assert_memory_equal(p.o, whole, n * 2);
             }
-            omp_set_num_threads(2);
+            pool_set_threads(2);
             free(want);
             free(whole);
             problem_free(&p);

@@ -23,7 +23,7 @@ double samples_median(struct samples *s); /* sorts */
 double samples_max(const struct samples *s);
 
 /* machine.c: bytes/s that all threads together read from an array far larger than the caches */
-int measure_bandwidth(int threads, struct samples *out);
+int measure_bandwidth(struct samples *out);
 
 /* machine.c: the best rate that OpenBLAS reaches, flop/s; 0 if it is not built in. `name` says
  * which of its kernels. OpenBLAS chooses kernels once for a process, and an older one does not

@@ -8,13 +8,13 @@
 #include "config.h"
 
 #include <getopt.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/err.h"
+#include "gpu/cpu/pool.h"
 #include "model/weights.h"
 #include "tools/benchmarks/bench.h"
 
@@ -175,7 +175,8 @@ bench(const char *self, struct options *o, struct err *e)
     struct machine m;
     char kernels[64];
 
-    if (measure_bandwidth(o->threads, &bandwidth) == -1)
+    pool_set_threads(o->threads);
+    if (measure_bandwidth(&bandwidth) == -1)
         return err_set(e, ERR_QUOTA, 0, "no memory to measure the bandwidth with");
     m.bandwidth = samples_max(&bandwidth);
     m.gemm = measure_gemm(self, kernels, sizeof kernels);
@@ -209,7 +210,7 @@ main(int argc, char **argv)
     const char *model = getenv("MODEL_DIR");
     struct options o = {.isa = "auto",
                         .model = model != NULL ? model : "models/fathom-mini",
-                        .threads = omp_get_num_procs(),
+                        .threads = pool_processors(),
                         .rounds = 5,
                         .decode = 64,
                         .context = 2048,

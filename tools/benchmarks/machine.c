@@ -2,7 +2,6 @@
 /* What the machine can do: the two rates that results are shares of. */
 #include "config.h"
 
-#include <omp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,9 +12,10 @@
 #    include <cblas.h>
 #endif
 
+#include "gpu/cpu/pool.h"
 #include "tools/benchmarks/bench.h"
 
-enum { LINE = 64, READ_MIB = 1024, READ_ROUNDS = 9 };
+enum { LINE = 64, READ_PIECE = 1 << 22, READ_PIECES = 256, READ_ROUNDS = 9 };
 
 enum { GEMM_M = 512, GEMM_N = 2048, GEMM_K = 4096, GEMM_ROUNDS = 7 };
 
@@ -76,26 +76,37 @@ read_lines(const uint64_t *p, size_t lines)
     return a + b + c + d;
 }
 
-int
-measure_bandwidth(int threads, struct samples *out)
+struct reading {
+    const uint8_t *p;
+    _Atomic uint64_t *sum;
+};
+
+static void
+read_pieces(const void *arg, int first, int end)
 {
-    const size_t bytes = (size_t)READ_MIB << 20,
-                 share = bytes / (size_t)threads / LINE * LINE;
+    const struct reading *r = arg;
+
+    *r->sum +=
+        read_lines((const uint64_t *)(const void *)(r->p + (size_t)first * READ_PIECE),
+                   (size_t)(end - first) * READ_PIECE / LINE);
+}
+
+int
+measure_bandwidth(struct samples *out)
+{
+    const size_t bytes = (size_t)READ_PIECES * READ_PIECE;
     uint8_t *p = aligned_alloc(1 << 21, bytes);
-    uint64_t sum = 0;
+    _Atomic uint64_t sum = 0;
+    const struct reading r = {.p = p, .sum = &sum};
 
     if (p == NULL)
         return -1;
-#pragma omp parallel num_threads(threads)
-    memset(p + share * (size_t)omp_get_thread_num(), 1 + omp_get_thread_num(), share);
-    for (int r = 0; r < READ_ROUNDS; r++) {
+    memset(p, 1, bytes);
+    for (int i = 0; i < READ_ROUNDS; i++) {
         const double t = bench_now();
 
-#pragma omp parallel num_threads(threads) reduction(+ : sum)
-        sum +=
-            read_lines((const uint64_t *)(void *)(p + share * (size_t)omp_get_thread_num()),
-                       share / LINE);
-        samples_add(out, (double)share * threads / (bench_now() - t));
+        pool_run(READ_PIECES, 1, read_pieces, &r);
+        samples_add(out, (double)bytes / (bench_now() - t));
     }
     free(p);
     return sum == 0 ? -1 : 0;
