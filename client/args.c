@@ -154,11 +154,11 @@ take_globals(struct client *c)
 
     if (arg_given(c, "help")) {
         args_usage(stdout, c->cmd);
-        exit(fflush(stdout) == EOF ? 74 : 0);
+        exit(fflush(stdout) == EOF ? EXIT_OUTPUT : 0);
     }
     if (arg_given(c, "version")) {
         printf("fathom %s\n", fathom_version());
-        exit(fflush(stdout) == EOF ? 74 : 0);
+        exit(fflush(stdout) == EOF ? EXIT_OUTPUT : 0);
     }
     c->json = arg_given(c, "json");
     c->quiet = arg_given(c, "quiet");
@@ -180,7 +180,7 @@ args_parse(struct client *c, int argc, char **argv)
     if (argc > 0 && strcmp(argv[0], "help") == 0) {
         c->cmd = argc > 1 ? find_command(argv[1]) : NULL;
         args_usage(stdout, c->cmd);
-        exit(fflush(stdout) == EOF ? 74 : 0);
+        exit(fflush(stdout) == EOF ? EXIT_OUTPUT : 0);
     }
     if (argc == 0) {
         take_globals(c);

@@ -164,7 +164,8 @@ client_fail(struct client *c)
 {
     char pos[64] = "";
 
-    fflush(stdout);
+    if (fflush(stdout) == EOF || ferror(stdout)) /* then that is why it was cancelled */
+        die(EXIT_OUTPUT, "cannot write to standard output");
     if (c->interrupted && c->e.code == FATHOM_CANCELLED)
         exit(client_end(c));
     if (c->e.has_pos)

@@ -17,7 +17,7 @@
 
 /* ---- Commands and their options (main.c, args.c) ------------------------------------ */
 
-enum { CMD_MAX_VALUES = 64, CMD_USAGE = 64 };
+enum { CMD_MAX_VALUES = 64, CMD_USAGE = 64, EXIT_OUTPUT = 74 };
 
 struct cmd_option {
     char letter;      /* 0: none */

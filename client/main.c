@@ -6,8 +6,10 @@
  */
 #include "config.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "client/client.h"
 
@@ -149,16 +151,29 @@ const struct cmd_entry commands[] = {
 
 /* clang-format on */
 
+/* A closed 0, 1 or 2 would be the number of the next socket, which would then get our output.
+ * What is put there cannot be read or written, so using it fails as it should. */
+static void
+hold_places(void)
+{
+    for (int fd = 0; fd < 3; fd++) {
+        if (fcntl(fd, F_GETFD) == -1 &&
+            open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd)
+            _exit(71);
+    }
+}
+
 int
 main(int argc, char **argv)
 {
     static struct client c;
     int status;
 
+    hold_places();
     args_parse(&c, argc, argv);
     status = c.cmd->run(&c);
     fathom_close(c.f);
     if (fflush(stdout) == EOF || ferror(stdout))
-        die(74, "cannot write to standard output");
+        die(EXIT_OUTPUT, "cannot write to standard output");
     return status;
 }
