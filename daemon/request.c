@@ -84,9 +84,10 @@ request_reply(struct request *r, const struct wire_message *m, const void *body)
     struct conn *c = r->conn;
     const uint32_t id = r->id;
     struct err e;
+    const int sent = wire_response(&c->out, id, m, body, &e);
 
-    request_free(r);
-    if (wire_response(&c->out, id, m, body, &e) == -1) {
+    request_free(r); /* not earlier: the body may point into what the request holds */
+    if (sent == -1) {
         if (e.code == ERR_QUOTA) {
             overflow(c, &e);
         } else {
@@ -109,9 +110,10 @@ send_error(struct request *r, const struct wire_error *body)
     struct conn *c = r->conn;
     const uint32_t id = r->id;
     struct err e;
+    const int sent = wire_fail(&c->out, id, body, &e);
 
     request_free(r);
-    if (wire_fail(&c->out, id, body, &e) == -1)
+    if (sent == -1)
         overflow(c, &e);
     conn_kick(c);
 }
