@@ -22,7 +22,11 @@
 #include "gpu/cpu/avx512_math.h"
 #include "gpu/cpu/panel.h"
 
-enum { MAX_ROWS = 8 };
+/* How far in front of a step its weights are fetched. The processor's own prefetch does not
+ * follow two panels of four, and stops at pages: 8 rows of FP8 from memory run at 136 GFLOP/s
+ * a core without this and 280 with it, one row of FP4 at 23 and 33 GB/s; 2 KB ahead reaches
+ * half of that, 16 KB no more. */
+enum { MAX_ROWS = 8, AHEAD = 8192 };
 
 /* bf16 of the 128 non-negative e4m3 codes, in high and low bytes; the sign is or-ed in. The
  * codes below 8 are subnormal in e4m3 and normal in bf16; 127 is NaN. */
@@ -162,8 +166,10 @@ tile(enum matrix_kind kind, const int rows, const int panels, const struct linea
             __m512i v[PANEL_GROUP][4];
 
 #pragma GCC unroll 4
-            for (int j = 0; j < panels; j++)
+            for (int j = 0; j < panels; j++) {
+                _mm_prefetch((const char *)w + j * PANEL_STEP + AHEAD, _MM_HINT_T0);
                 expand(kind, w + j * PANEL_STEP, v[j]);
+            }
 #pragma GCC unroll 4
             for (int s = 0; s < step / 2; s++) {
 #pragma GCC unroll 8

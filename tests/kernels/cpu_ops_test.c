@@ -493,6 +493,7 @@ static void
 test_attention(void **state)
 {
     static const int n_keys[] = {1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 130, 200, 257, 33};
+    static const int many_keys[] = {3000, 64, 1, 1216, 2049};
     static const struct problem shapes[] = {
         {.heads = 6, .dim = 128, .rope = 64, .n_jobs = 14, .n_rows = 300},
         {.heads = 64, .dim = 512, .rope = 64, .n_jobs = 3, .n_rows = 100},
@@ -500,6 +501,7 @@ test_attention(void **state)
         {.heads = 5, .dim = 96, .rope = 32, .n_jobs = 5, .n_rows = 90},
         {.heads = 70, .dim = 80, .rope = 16, .n_jobs = 3, .n_rows = 90},
         {.heads = 3, .dim = 128, .rope = 64, .n_jobs = 14, .n_rows = 200, .fmt = KV_BF16},
+        {.heads = 40, .dim = 64, .rope = 32, .n_jobs = 5, .n_rows = 500}, /* many_keys */
     };
 
     (void)state;
@@ -510,7 +512,7 @@ test_attention(void **state)
             size_t n;
             uint16_t *want, *whole;
 
-            problem_make(&p, n_keys);
+            problem_make(&p, p.heads == 40 ? many_keys : n_keys);
             n = (size_t)p.heads * p.dim * (size_t)p.n_jobs;
             want = malloc(n * 2);
             whole = malloc(n * 2);

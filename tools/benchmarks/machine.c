@@ -159,8 +159,8 @@ measure_gemm(const char *self, char *name, int size)
 
         if (i >= 3 && !__builtin_cpu_supports("avx512f"))
             continue;
-        snprintf(command, sizeof command, "%s%s '%s' --gemm",
-                 i > 0 ? "OPENBLAS_CORETYPE=" : "", kernels[i], self);
+        snprintf(command, sizeof command, "OPENBLAS_NUM_THREADS=%d %s%s '%s' --gemm",
+                 pool_threads(), i > 0 ? "OPENBLAS_CORETYPE=" : "", kernels[i], self);
         f = popen(command, "re");
         if (f == NULL)
             continue;
