@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The fathom command as a shell sees it: what goes to stdout and what to stderr, exit statuses,
 # signals, pipes. Against fathomd on the fake engine, so what it draws is a hash.
+# shellcheck disable=SC1091,SC2154,SC2034,SC2119
 . "${srcdir:-.}/tests/e2e/daemon.subr"
 export FATHOM_SOCKET="$sock"
 unset XDG_RUNTIME_DIR
@@ -152,6 +153,17 @@ pos=$(fathom show s --json | sed 's/.*"pos":\([0-9]*\).*/\1/')
 has "$(cat "$dir/err")" "up to position $pos\$" "SIGINT: the position is told, and true"
 fathom log s | tail -c "$(wc -c <"$dir/out")" | cmp - "$dir/out"
 ok "SIGINT: what was printed is what is kept"
+fathom new -q long
+seq 1 8000 >"$dir/numbers"
+"$bin" append long "$dir/numbers" --json >"$dir/out" 2>"$dir/err" &
+pid=$!
+i=0
+while fathom show long --json | grep -q '"pos":0,' && [ $i -lt 100 ]; do i=$((i + 1)); sleep 0.05; done
+kill -INT $pid
+wait $pid
+is $? 130 "SIGINT in an append: 130"
+pos=$(fathom show long --json | sed 's/.*"pos":\([0-9]*\).*/\1/')
+[ "$pos" -gt 0 ] && has "$(cat "$dir/err")" "up to position $pos\$" "SIGINT in an append: the position is kept"
 ( trap - PIPE; "$bin" sample s -n 500 --ignore-eos 2>"$dir/err"; echo $? >"$dir/rc" ) | head -c 5 >/dev/null
 is "$(cat "$dir/rc")" 141 "SIGPIPE: 141"
 is "$(cat "$dir/err")" "" "SIGPIPE: not a word"

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # docs/examples/client.py is a working client: it has only python3-msgpack and PROTOCOL.md.
+# shellcheck disable=SC1091,SC2154,SC2034,SC2119
 . "${srcdir:-.}/tests/e2e/daemon.subr"
 export FATHOM_SOCKET="$sock"
 python=${PYTHON3:-/usr/bin/python3}
