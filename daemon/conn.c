@@ -181,9 +181,14 @@ on_read(evutil_socket_t fd, short what, void *arg)
     if (c->dead)
         return;
     c->in_turn = true;
-    for (int i = 0; i < READS_A_TURN && take_frames(c); i++) {
-        const int rc = frame_in_recv(&c->in, fd, &e);
+    for (int i = 0; take_frames(c); i++) {
+        int rc;
 
+        if (i == READS_A_TURN) {
+            event_active(c->on_read, EV_READ, 0); /* others have their turn */
+            break;
+        }
+        rc = frame_in_recv(&c->in, fd, &e);
         if (rc == -1) {
             if (e.code == ERR_PROTOCOL)
                 conn_bye(c, &e);
