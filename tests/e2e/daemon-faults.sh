@@ -40,8 +40,10 @@ done
 
 # Killed from outside, again and again, while it draws slowly.
 FAKE_ENGINE=slow=20ms start
-( for _ in 1 2 3 4; do
-    sleep 0.4
+( for i in 1 2 3 4; do
+    while kill -0 "$daemon" 2>/dev/null &&
+        [ "$(grep -c engine-ready "$dir/log")" -lt "$i" ]; do sleep 0.05; done
+    sleep 0.3
     kill -KILL "$(engine_pid)"
 done ) &
 killer=$!
