@@ -88,7 +88,6 @@ on_changed(void *arg)
         d->ready = true;
         notify_ready();
         log_line(LOG_NOTICE, "ready listening on %s", d->o.socket);
-        fprintf(stderr, "fathomd: listening on %s\n", d->o.socket);
     } else if (now - d->extended_ns > EXTEND_EVERY_MS * UINT64_C(1000000)) {
         d->extended_ns = now;
         notify_extend(EXTEND_USEC);

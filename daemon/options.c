@@ -183,6 +183,8 @@ check_value(const struct option_entry *t, const char *value, struct err *e)
 struct file_reader {
     struct options *o;
     struct err *e;
+    const char *text; /* what is left of the file */
+    int line;
     bool failed;
     bool seen[N_OPTIONS];
 };
@@ -223,6 +225,29 @@ on_file_value(void *arg, const char *section, const char *name, const char *valu
     return !r->failed;
 }
 
+/* inih's reader: one line, so that we know which it is. And inih's own
+ * cuts a long line in two without a word. */
+static char *
+next_line(char *room, int size, void *arg)
+{
+    struct file_reader *r = arg;
+    const size_t len = strcspn(r->text, "\n");
+
+    if (*r->text == '\0' || r->failed)
+        return NULL;
+    r->line++;
+    if (len + 2 > (size_t)size) {
+        r->failed = true;
+        err_set(r->e, ERR_INVALID, 0, "a line of %zu bytes; at most %d", len, size - 2);
+        return NULL;
+    }
+    memcpy(room, r->text, len);
+    room[len] = '\n';
+    room[len + 1] = '\0';
+    r->text += len + (r->text[len] == '\n');
+    return room;
+}
+
 int
 options_read_file(struct options *o, const char *path, struct err *e)
 {
@@ -233,25 +258,16 @@ options_read_file(struct options *o, const char *path, struct err *e)
 
     if (text == NULL)
         return -1;
-    /* inih cuts a longer line in two without a word. */
-    line = 1;
-    for (const char *s = text; *s != '\0'; line++) {
-        len = strcspn(s, "\n");
-        if (len >= INI_MAX_LINE - 1) {
-            free(text);
-            return err_set(e, ERR_INVALID, 0, "%s:%d: a line of %zu bytes; at most %d",
-                           path, line, len, INI_MAX_LINE - 2);
-        }
-        s += len + (s[len] == '\n');
-    }
-    line = ini_parse_string(text, on_file_value, &r);
+    r.text = text;
+    line = ini_parse_stream(next_line, &r, on_file_value, &r);
     free(text);
-    if (line == 0)
-        return 0;
-    if (!r.failed)
+    /* inih tells the first line that it did not like; ours may be a later one. */
+    if (line > 0 && (!r.failed || line < r.line))
         return err_set(e, ERR_INVALID, 0, "%s:%d: neither '[section]' nor 'name = value'",
                        path, line);
-    return err_prefix(e, "%s:%d", path, line);
+    if (line < 0)
+        return err_set(e, ERR_QUOTA, 0, "%s: no memory to read it", path);
+    return r.failed ? err_prefix(e, "%s:%d", path, r.line) : 0;
 }
 
 static int

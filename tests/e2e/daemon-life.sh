@@ -127,6 +127,7 @@ stop
 
 # --- SIGTERM while it draws
 FAKE_ENGINE=slow=20ms start
+: >"$dir/stream"
 timeout 60 "$top_builddir/tests/talk" "$sock" >"$dir/stream" <<END &
 session.new name=a
 append name=a text=hello
