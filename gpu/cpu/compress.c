@@ -48,7 +48,8 @@ pool(const struct compressor *k, const struct span *s, const float *raw, uint64_
             row[i] += half;
     }
     for (int c = 0; c < k->dim; c++) {
-        float top = -INFINITY, sum = 0.0f, value = 0.0f;
+        float top = -INFINITY;
+        double sum = 0.0, value = 0.0;
         float w[MAX_BLOCK + MODEL_CSA_RATIO];
 
         for (int i = 0; i < n; i++)
@@ -56,12 +57,12 @@ pool(const struct compressor *k, const struct span *s, const float *raw, uint64_
                 top = fmaxf(top, row[i][k->width + c]);
         for (int i = 0; i < n; i++) {
             w[i] = row[i] != NULL ? expf(row[i][k->width + c] - top) : 0.0f;
-            sum += w[i];
+            sum += (double)w[i];
         }
         for (int i = 0; i < n; i++)
             if (row[i] != NULL)
-                value += w[i] / sum * row[i][c];
-        out[c] = f32_to_bf16(value);
+                value += (double)w[i] * (double)row[i][c];
+        out[c] = f32_to_bf16((float)(value / sum));
     }
 }
 

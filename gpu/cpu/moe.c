@@ -19,7 +19,7 @@ gate_score(float logit)
     return sqrtf(logit > 20.0f ? logit : log1pf(expf(logit)));
 }
 
-/* The k best of score + bias; equal ones: lower id. Ascending ids. */
+/* The k best of score + bias, best first; equal ones: lower id. */
 static void
 choose_best(const float *score, const float *bias, int n, int k, int *chosen)
 {
@@ -66,9 +66,9 @@ route(const struct model_config *c, const struct layer *l, uint32_t token, float
             chosen[i] = l->gate_table[(size_t)token * k + i];
     else
         choose_best(gate, l->gate_bias, c->n_experts, k, chosen);
-    sort_ids(chosen, k);
-    for (int i = 0; i < k; i++)
+    for (int i = 0; i < k; i++) /* best first, as the reference adds */
         sum += gate[chosen[i]];
+    sort_ids(chosen, k);
     for (int i = 0; i < k; i++)
         weight[i] = gate[chosen[i]] / sum * c->route_scale;
 }
