@@ -3,7 +3,8 @@
  * Threads for loops. A loop is published as a ticket: its number in the upper half, the next
  * range in the lower. Taking a range is a compare-and-swap of the whole ticket, so a thread
  * that comes late, with the fields of a loop that is long over, cannot take anything: the number
- * does not match. The loop is over when `done` has counted all ranges.
+ * does not match. Fields change only under a ticket without ranges. The loop is over when `done`
+ * has counted all ranges.
  *
  * Waiting is a short spin, in which the next loop of a step usually comes, and then a futex.
  */
@@ -197,6 +198,10 @@ pool_run(int n, int grain, pool_fn *f, const void *arg)
     if (pool.started < threads - 1)
         start_workers(threads - 1);
     loop = atomic_load(&pool.loop) + 1;
+
+    /* First a ticket that nobody can take: a worker still in the last loop has read that one's
+     * ticket, used up, and must not find it valid under the ranges of this loop. */
+    atomic_store(&pool.ticket, (uint64_t)loop << 32 | UINT32_MAX);
     atomic_store(&pool.f, f);
     atomic_store(&pool.arg, arg);
     atomic_store(&pool.n, n);

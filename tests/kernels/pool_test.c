@@ -14,7 +14,7 @@
 #include "gpu/cpu/pool.h"
 #include "tests/test.h"
 
-enum { MOST = 5000, LOOPS = 3000 };
+enum { MOST = 5000, LOOPS = 3000, QUICK_LOOPS = 200000 };
 
 struct job {
     int *seen; /* plain ints: an index that two threads get is a race that TSan reports */
@@ -66,6 +66,28 @@ test_each_index_once(void **state)
     assert_int_equal(run_one(0, 1, seen), 0);
     assert_int_equal(run_one(1, 1, seen), 0);
     assert_int_equal(run_one(MOST, 1, seen), 0);
+    free(seen);
+}
+
+/* Short and long loops in turn: a thread that comes late to one is still there in the next. */
+static void
+test_back_to_back(void **state)
+{
+    int *seen = malloc(MOST * sizeof *seen);
+
+    (void)state;
+    pool_set_threads(4);
+    for (int k = 0; k < QUICK_LOOPS; k++) {
+        const int n = k % 2 == 0 ? 2 : 40;
+        _Atomic int ranges = 0;
+        const struct job j = {.seen = seen, .n = n, .grain = 1, .ranges = &ranges};
+
+        memset(seen, 0, 64 * sizeof *seen);
+        pool_run(n, 1, count, &j);
+        assert_true(ranges <= n);
+        for (int i = 0; i < 64; i++)
+            assert_int_equal(seen[i], i < n);
+    }
     free(seen);
 }
 
@@ -133,9 +155,8 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_each_index_once),
-        cmocka_unit_test(test_loops_within_loops),
-        cmocka_unit_test(test_two_callers),
+        cmocka_unit_test(test_each_index_once),    cmocka_unit_test(test_back_to_back),
+        cmocka_unit_test(test_loops_within_loops), cmocka_unit_test(test_two_callers),
         cmocka_unit_test(test_thread_count),
     };
 
