@@ -66,9 +66,9 @@ route(const struct model_config *c, const struct layer *l, uint32_t token, float
             chosen[i] = l->gate_table[(size_t)token * k + i];
     else
         choose_best(gate, l->gate_bias, c->n_experts, k, chosen);
-    for (int i = 0; i < k; i++) /* best first, as the reference adds */
-        sum += gate[chosen[i]];
     sort_ids(chosen, k);
+    for (int i = 0; i < k; i++)
+        sum += gate[chosen[i]];
     for (int i = 0; i < k; i++)
         weight[i] = gate[chosen[i]] / sum * c->route_scale;
 }

@@ -4,6 +4,10 @@
  * files (tests/golden/fathom-mini): perplexity of three texts, logits, and seven questions
  * about two documents, answered greedily in one growing chat for each document.
  *
+ * Perplexities: another order of f32 sums somewhere moves that of one text of some hundred tokens
+ * by 0.2 to 0.4 % (standard deviation over twelve such variants, each as right as the others),
+ * so all texts together are held to 0.5 %, a single one to 1.25 %.
+ *
  * No other device's answers are recorded for this model, only how far the reference's own
  * decode is from its prefill: medians of 1.4e-2 (relative) and 1.0e-3 (KL). For flash-tiny, of
  * the same schedule of layers, both are recorded, and devices are 1.80 and 3.45 times as far
@@ -141,7 +145,8 @@ texts(void **state)
     const json_t *ppl = json_object_get(m->expected, "ppl");
     float *ends = calloc(TEXTS * MAX_ROWS * vocab, sizeof *ends);
     float *wanted = calloc(TEXTS * MAX_ROWS * vocab, sizeof *wanted);
-    int rows = 0;
+    double all_nll = 0, all_expected = 0;
+    int rows = 0, all = 0;
 
     assert_non_null(ends);
     assert_non_null(wanted);
@@ -176,10 +181,16 @@ texts(void **state)
         got = exp(nll / (n - 1));
         print_message("# text %d: perplexity %.4f, reference %.4f (%+.3f%%)\n", i, got,
                       expected, (got / expected - 1) * 100);
-        assert_true(fabs(got / expected - 1) <= 0.005);
+        assert_true(fabs(got / expected - 1) <= 0.0125);
+        all_nll += nll;
+        all_expected += log(expected) * (n - 1);
+        all += n - 1;
         memcpy(wanted + (size_t)rows * vocab, want->data, want->n_bytes);
         rows += last;
     }
+    print_message("# all texts: perplexity %.4f, reference %.4f\n", exp(all_nll / all),
+                  exp(all_expected / all));
+    assert_true(fabs(exp((all_nll - all_expected) / all) - 1) <= 0.005);
     compare(m, "prefill of all texts", ends, wanted, rows);
     free(ends);
     free(wanted);
