@@ -310,9 +310,9 @@ main(int argc, char **argv)
         {"version", no_argument, NULL, 'V'},       {NULL, 0, NULL, 0}};
     struct eval v = {.backend = "cpu", .isa = "auto"};
     struct err e = {0};
-    int opt, r;
+    int opt, which = 0, r;
 
-    while ((opt = getopt_long(argc, argv, "hV", options, NULL)) != -1) {
+    while ((opt = getopt_long(argc, argv, "hV", options, &which)) != -1) {
         if (opt == 'h')
             return usage(stdout, 0);
         if (opt == 'V')
@@ -320,7 +320,7 @@ main(int argc, char **argv)
         if (opt == '?')
             return usage(stderr, EX_USAGE);
         if (set_option(&v, opt, &e) == -1) {
-            fprintf(stderr, "fathom-eval: %s\n", e.text);
+            fprintf(stderr, "fathom-eval: --%s: %s\n", options[which].name, e.text);
             return EX_USAGE;
         }
     }
