@@ -519,7 +519,7 @@ run_rollback(struct op *op, struct err *e)
         work_rollback(r->conn->server->work, s, pos, e) == -1)
         return -1;
     d->dropped = was - pos;
-    d->replay = pos - (work_kv_len(s) < pos ? work_kv_len(s) : pos);
+    d->replay = pos - work_at_hand(r->conn->server->work, s);
     return 0;
 }
 
@@ -569,7 +569,7 @@ run_fork(struct op *op, struct err *e)
     to->gid = r->conn->cred.gid;
     work_fork(sv->work, s, to, pos);
     d->pos = pos;
-    d->replay = pos - work_kv_len(to);
+    d->replay = pos - work_at_hand(sv->work, to);
     log_line(LOG_INFO, "session-fork from=%s to=%s uid=%" PRIu32, s->name, to->name,
              to->user->uid);
     return 0;

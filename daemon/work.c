@@ -1142,6 +1142,17 @@ work_kv_len(const struct session *s)
     return s->slot != NULL ? s->slot->len : 0;
 }
 
+uint64_t
+work_at_hand(const struct work *w, const struct session *s)
+{
+    const struct slot *snap;
+
+    if (s->slot != NULL)
+        return s->slot->sent < s->log.len ? s->slot->sent : s->log.len;
+    snap = slots_snapshot(&w->slots, s, s->log.len);
+    return snap != NULL ? snap->snapshot_pos : 0;
+}
+
 void
 work_count(const struct work *w, struct work_counts *out)
 {

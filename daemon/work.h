@@ -69,6 +69,9 @@ uint64_t work_kv_len(const struct session *s);
 /* The end: all operations and sessions are freed, whatever they wait for. */
 void work_end(struct work *w, struct quota *q);
 
+/* How many of its tokens the engine has or can copy: the rest would be computed again. */
+uint64_t work_at_hand(const struct work *w, const struct session *s);
+
 /* Ends all operations with `why`; calls->stopped() when the engine is gone, too. */
 void work_stop(struct work *w, const struct quota *q, const struct err *why);
 
