@@ -18,7 +18,14 @@
 #include "gpu/cpu/pool.h"
 #include "gpu/cpu/reference.h"
 
-enum { MAX_DIM = 256, MAX_HEADS = 128, GROUP = 32, WORDS = GROUP / 8, LANES = 16 };
+enum {
+    MAX_DIM = 256,
+    MAX_HEADS = 128,
+    GROUP = 32,
+    WORDS = GROUP / 8,
+    LANES = 16,
+    HEADS = 4
+};
 
 /* A query, ready: bytes by group, halves of words and word; per group 12 sum(q) and scale/4. */
 struct query {
@@ -98,38 +105,66 @@ load_keys(const uint8_t *const *rows, int dim, struct keys *out)
     }
 }
 
-/* The heads' dot products with the keys, rounded to bf16, weighed and summed, h ascending. */
+/* Heads h .. h + n - 1: their dot products with the keys, rounded to bf16, weighed and added. A
+ * key vector is loaded once for all of them; with one head at a time loads are the limit. */
+INLINE __m512
+add_heads(const int n, const struct index_score_args *a, const struct query *q,
+          const struct keys *k, int h, __m512 score)
+{
+    __m512 d[HEADS];
+
+#pragma GCC unroll 4
+    for (int j = 0; j < n; j++)
+        d[j] = _mm512_setzero_ps();
+    for (int g = 0; g < a->dim / GROUP; g++) {
+        __m512i sum[HEADS][2];
+
+#pragma GCC unroll 4
+        for (int j = 0; j < n; j++) {
+            sum[j][0] = _mm512_set1_epi32(-q->bias[h + j][g]);
+            sum[j][1] = _mm512_setzero_si512();
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < WORDS; i++)
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+                const __m512i b = k->b[g][i][half];
+
+#pragma GCC unroll 4
+                for (int j = 0; j < n; j++)
+                    sum[j][half] = _mm512_dpbusd_epi32(
+                        sum[j][half], b, _mm512_set1_epi32(q->q[h + j][g][i][half]));
+            }
+#pragma GCC unroll 4
+        for (int j = 0; j < n; j++)
+            d[j] = _mm512_add_ps(
+                d[j], _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(
+                                                      sum[j][0], sum[j][1])),
+                                                  _mm512_set1_ps(q->scale[h + j][g])),
+                                    k->scale[g]));
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < n; j++) {
+        const __m512 w =
+            _mm512_castsi512_ps(_mm512_set1_epi32((int)((uint32_t)a->w[h + j] << 16)));
+
+        d[j] = _mm512_max_ps(round_bf16(d[j]), _mm512_setzero_ps());
+        score = _mm512_add_ps(score, round_bf16(_mm512_mul_ps(d[j], w)));
+    }
+    return score;
+}
+
+/* All heads, ascending. */
 static __m512
 score16(const struct index_score_args *a, const struct query *q, const struct keys *k)
 {
-    const int groups = a->dim / GROUP;
     __m512 score = _mm512_setzero_ps();
+    int h = 0;
 
-    for (int h = 0; h < a->n_heads; h++) {
-        const __m512 w =
-            _mm512_castsi512_ps(_mm512_set1_epi32((int)((uint32_t)a->w[h] << 16)));
-        __m512 d = _mm512_setzero_ps();
-
-        for (int g = 0; g < groups; g++) {
-            __m512i even = _mm512_setzero_si512(), odd = even;
-
-#pragma GCC unroll 4
-            for (int i = 0; i < WORDS; i++) {
-                even = _mm512_dpbusd_epi32(even, k->b[g][i][0],
-                                           _mm512_set1_epi32(q->q[h][g][i][0]));
-                odd = _mm512_dpbusd_epi32(odd, k->b[g][i][1],
-                                          _mm512_set1_epi32(q->q[h][g][i][1]));
-            }
-            even = _mm512_sub_epi32(_mm512_add_epi32(even, odd),
-                                    _mm512_set1_epi32(q->bias[h][g]));
-            d = _mm512_add_ps(d,
-                              _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(even),
-                                                          _mm512_set1_ps(q->scale[h][g])),
-                                            k->scale[g]));
-        }
-        d = _mm512_max_ps(round_bf16(d), _mm512_setzero_ps());
-        score = _mm512_add_ps(score, round_bf16(_mm512_mul_ps(d, w)));
-    }
+    for (; h + HEADS <= a->n_heads; h += HEADS)
+        score = add_heads(HEADS, a, q, k, h, score);
+    for (; h < a->n_heads; h++)
+        score = add_heads(1, a, q, k, h, score);
     return round_bf16(score);
 }
 

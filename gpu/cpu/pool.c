@@ -10,7 +10,7 @@
  */
 #include "config.h"
 
-#include <errno.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -211,7 +211,7 @@ pool_run(int n, int grain, pool_fn *f, const void *arg)
     atomic_store(&pool.ticket, (uint64_t)loop << 32);
     atomic_store(&pool.loop, loop);
     if (atomic_load(&pool.sleepers) > 0)
-        futex_wake(&pool.loop, threads - 1);
+        futex_wake(&pool.loop, INT_MAX);
     work(loop);
     wait_done(atomic_load(&pool.ranges));
     pthread_mutex_unlock(&pool.mu);
