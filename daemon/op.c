@@ -57,3 +57,10 @@ op_free(struct op *op)
     quota_drop(op->payer);
     free(op);
 }
+
+void
+op_fail(struct op *op, const struct err *e)
+{
+    if (op->err.code == ERR_NONE)
+        op->err = *e;
+}

@@ -101,4 +101,7 @@ struct op *op_new(enum op_kind kind, struct session *s, struct user *payer,
 int op_pay(struct op *op, uint64_t n, struct err *e);
 void op_free(struct op *op);
 
+/* It ends with this error, unless it has one already: the first is the one to tell. */
+void op_fail(struct op *op, const struct err *e);
+
 #endif /* DAEMON_OP_H */

@@ -123,22 +123,21 @@ send_job(struct slots *ss, struct job *j, const struct iovec *iov, int n_iov, in
 int
 slots_open(struct slots *ss, struct slot *sl, uint32_t owner, struct err *e)
 {
-    const struct link_open body = {.owner = owner};
+    struct link_open body = {.owner = owner};
 
-    return send_job(ss, new_job(ss, LINK_OPEN, sl),
-                    &(struct iovec){(void *)(uintptr_t)&body, sizeof body}, 1, -1, e);
+    return send_job(ss, new_job(ss, LINK_OPEN, sl), &(struct iovec){&body, sizeof body}, 1,
+                    -1, e);
 }
 
 int
 slots_fork(struct slots *ss, struct slot *sl, const struct slot *from, uint32_t owner,
            struct err *e)
 {
-    const struct link_fork body = {.from = from->number, .owner = owner};
+    struct link_fork body = {.from = from->number, .owner = owner};
     struct job *j = new_job(ss, LINK_FORK, sl);
 
     j->to = from->sent;
-    if (send_job(ss, j, &(struct iovec){(void *)(uintptr_t)&body, sizeof body}, 1, -1, e) ==
-        -1)
+    if (send_job(ss, j, &(struct iovec){&body, sizeof body}, 1, -1, e) == -1)
         return -1;
     sl->sent = from->sent;
     return 0;
@@ -147,12 +146,11 @@ slots_fork(struct slots *ss, struct slot *sl, const struct slot *from, uint32_t 
 int
 slots_rewind(struct slots *ss, struct slot *sl, uint64_t len, struct err *e)
 {
-    const struct link_rewind body = {.len = len};
+    struct link_rewind body = {.len = len};
     struct job *j = new_job(ss, LINK_REWIND, sl);
 
     j->to = len;
-    if (send_job(ss, j, &(struct iovec){(void *)(uintptr_t)&body, sizeof body}, 1, -1, e) ==
-        -1)
+    if (send_job(ss, j, &(struct iovec){&body, sizeof body}, 1, -1, e) == -1)
         return -1;
     sl->sent = len;
     return 0;
@@ -162,9 +160,8 @@ int
 slots_feed(struct slots *ss, struct slot *sl, const uint32_t *ids, uint32_t n, bool scores,
            struct err *e)
 {
-    const struct link_feed body = {.pos = sl->sent, .n = n, .score = scores};
-    const struct iovec iov[] = {{(void *)(uintptr_t)&body, sizeof body},
-                                {(void *)(uintptr_t)ids, n * sizeof *ids}};
+    struct link_feed body = {.pos = sl->sent, .n = n, .score = scores};
+    const struct iovec iov[] = {{&body, sizeof body}, {(uint32_t *)ids, n * sizeof *ids}};
     struct job *j = new_job(ss, LINK_FEED, sl);
 
     j->from = j->scored = sl->sent;
@@ -180,10 +177,10 @@ int
 slots_sample(struct slots *ss, struct slot *sl, uint64_t n_drawn,
              const struct sample_params *params, struct err *e)
 {
-    const struct link_sample body = {
+    struct link_sample body = {
         .pos = sl->sent, .n_drawn = (uint32_t)n_drawn, .params_bytes = sizeof *params};
-    const struct iovec iov[] = {{(void *)(uintptr_t)&body, sizeof body},
-                                {(void *)(uintptr_t)params, sizeof *params}};
+    const struct iovec iov[] = {{&body, sizeof body},
+                                {(struct sample_params *)params, sizeof *params}};
     struct job *j = new_job(ss, LINK_SAMPLE, sl);
 
     j->from = sl->sent;

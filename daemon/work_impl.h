@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DAEMON_WORK_IMPL_H
+#define DAEMON_WORK_IMPL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "daemon/slots.h"
+#include "daemon/work.h"
+
+/*
+ * What work.c (queues), work_start.c (an operation's input) and work_engine.c (its way through
+ * the engine) share. Nobody else includes it.
+ */
+enum { WORK_JOBS_SPARE = 16 }; /* of the link's jobs, for closing and rewinding */
+
+struct work {
+    const struct options *o;
+    struct text *text;
+    struct engine *engine;
+    struct work_calls calls;
+    struct slots slots;
+    uint32_t bos, eos;
+    struct session *waiting, **waiting_tail; /* for the engine, a slot or room for jobs */
+    struct op *over, **over_tail;            /* cancelled while they waited behind others */
+    struct event *on_fresh;
+    struct session *trial; /* the suspect that runs now */
+    struct work_counts counts;
+    uint64_t n_ops; /* in all queues */
+    bool stopping, asked_to_stop, failed;
+    struct err why_failed;
+};
+
+/* Does all that can be done for this session now. */
+void work_pump(struct work *w, struct session *s);
+
+/* The session is to be pumped when something of the engine has changed; that it has. */
+void work_wait(struct work *w, struct session *s);
+void work_wake(struct work *w);
+
+/* The slot goes back to what the transcript holds. */
+void work_trim(struct work *w, struct session *s);
+
+/* The operation's turn has come: its stage afterwards says how it goes on. */
+int work_start(struct work *w, struct op *op, struct err *e);
+
+/* What the model's size says about it, once that is known. */
+int work_check(const struct work *w, struct op *op, struct err *e);
+
+/* Goes on with an operation in the engine: false if it goes on, true if it is over. */
+bool work_advance(struct work *w, struct op *op);
+
+/* The engine's calls; w is their arg. */
+struct engine_calls work_engine_calls(struct work *w);
+
+#endif /* DAEMON_WORK_IMPL_H */
