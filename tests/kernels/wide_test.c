@@ -404,8 +404,7 @@ one_kind(int ratio)
             "# ratio %d, token %d: %s from plain C by %.2e, layer moves by %.2f\n", ratio,
             i, b->ops->name, g,
             gap(x + (size_t)i * width, plain + (size_t)i * width, width));
-        assert_true(
-            g <= 3e-2); /* a step of FP8 is 6e-2 of a number; flips of choices are more */
+        assert_true(g <= 5e-2);
     }
     run_layer(b, x, MANY, 1, cut);
     assert_memory_equal(cut, fast, MANY * width * sizeof *x);
