@@ -217,6 +217,14 @@ on_write(evutil_socket_t fd, short what, void *arg)
     conn_kick(c);
 }
 
+void
+conn_again(struct conn *c)
+{
+    /* With more waiting, on_write comes by itself. */
+    if (!c->dead && conn_waiting(c) < CONN_STREAM_BYTES)
+        event_active(c->on_write, EV_WRITE, 0);
+}
+
 /* The peer has closed, seen even while nothing is read; or conn_drop(). */
 static void
 on_gone(evutil_socket_t fd, short what, void *arg)

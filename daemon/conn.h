@@ -44,6 +44,10 @@ void conn_close_all(struct server *sv);
 /* Something was appended to c->out, or a request ended: sends, reads on, or gives up. */
 void conn_kick(struct conn *c);
 
+/* A request has more for the reader: it is resumed in another turn of the loop, or as soon as
+ * the reader has taken enough. */
+void conn_again(struct conn *c);
+
 /* At once, without a word; freed when the loop turns. */
 void conn_drop(struct conn *c);
 

@@ -24,6 +24,7 @@
 #include "base/log.h"
 #include "daemon/engine.h"
 #include "daemon/engine_spawn.h"
+#include "daemon/engine_watch.h"
 #include "daemon/options.h"
 
 enum {
@@ -33,6 +34,7 @@ enum {
     CLOSED_MS = 2000, /* from the link's end to the process's */
     MAX_FAULTS = 1001,
     PACKETS_A_TURN = 64, /* then other events have their turn */
+    MAX_STEP_TOKENS = 1 << 20,
 };
 
 struct packet {
@@ -55,13 +57,19 @@ struct engine {
     bool has_info, killed, quitting, broken, told;
     uint64_t closed_ns, permille;
     uint64_t progress_ns; /* of loading; then the last packet, or change of `steps` */
-    uint64_t steps, ready_ns;
+    struct engine_watch seen;
+    struct engine_speed speed;
+    uint64_t packets, packet_ns; /* that came, and when the last did */
+    uint64_t oom_kills; /* of the system, when it was started; UINT64_MAX: unknown */
+    uint32_t vocab;
     uint64_t restarts;
     uint64_t faults[MAX_FAULTS]; /* when, newest last, those in the window */
     size_t n_faults;
     struct err why; /* it went; code ERR_NONE: nothing has */
     union link_packet in;
 };
+
+static const uint64_t MILLION = 1000000; /* ns in a ms */
 
 static void on_again(evutil_socket_t fd, short what, void *arg);
 
@@ -95,6 +103,7 @@ engine_status(const struct engine *g, struct link_status *out)
     out->decode_tokens = word(&s->decode_tokens);
     out->step_ns = word(&s->step_ns);
     out->kv_used = word(&s->kv_used);
+    out->packets = word(&s->packets);
     /* It may hold anything: keep what others show to people in range. */
     if (out->load_permille > 1000)
         out->load_permille = 1000;
@@ -206,9 +215,16 @@ on_ready(struct engine *g, size_t len, struct err *e)
         return -1;
     if (g->state != ENGINE_LOADING)
         return err_set(e, ERR_PROTOCOL, 0, "it says twice that it is ready");
-    if (r->vocab == 0 || r->vocab > 1u << 24 || r->max_seqs == 0 ||
-        r->max_seqs > g->o->max_sequences || r->max_positions == 0)
-        return err_set(e, ERR_PROTOCOL, 0, "its first packet makes no sense");
+    if (r->vocab != g->vocab)
+        return err_set(e, ERR_PROTOCOL, 0,
+                       "its vocabulary has %" PRIu32 " tokens, the model's %" PRIu32,
+                       r->vocab, g->vocab);
+    if (r->max_seqs == 0 || r->max_seqs > g->o->max_sequences || r->max_positions == 0 ||
+        r->max_step_tokens == 0 || r->max_step_tokens > MAX_STEP_TOKENS)
+        return err_set(e, ERR_PROTOCOL, 0,
+                       "its first packet makes no sense: %" PRIu32 " sequences, %" PRIu64
+                       " positions, %" PRIu32 " tokens a step",
+                       r->max_seqs, r->max_positions, r->max_step_tokens);
     if (g->has_info && memcmp(r->fingerprint, g->info.fingerprint, 32) != 0)
         return err_set(e, ERR_MODEL_MISMATCH, 0,
                        "the model's files have changed since fathomd started");
@@ -217,7 +233,7 @@ on_ready(struct engine *g, size_t len, struct err *e)
     g->info.detail[sizeof g->info.detail - 1] = '\0';
     g->has_info = true;
     g->state = ENGINE_SERVING;
-    g->ready_ns = clock_ns();
+    g->seen.beat_since = g->progress_ns = clock_ns();
     log_line(LOG_NOTICE, "engine-ready pid=%d backend=%s detail=\"%s\" sequences=%" PRIu32,
              g->child.pid, g->info.backend, g->info.detail, g->info.max_seqs);
     g->calls.ready(g->calls.arg);
@@ -246,6 +262,11 @@ read_one(struct engine *g)
 
     if (rc == 0)
         return false;
+    if (rc == 1) {
+        g->packets++;
+        g->packet_ns = clock_ns();
+        g->seen.missing_since = 0;
+    }
     if (rc == 1 && g->in.head.type == LINK_FATAL) {
         on_fatal(g, len);
     } else if (rc == 1 && g->in.head.type == LINK_READY) {
@@ -296,7 +317,7 @@ on_writable(evutil_socket_t fd, short what, void *arg)
 static size_t
 faults_in_window(struct engine *g, uint64_t now)
 {
-    const uint64_t window = g->o->restart_window * UINT64_C(1000000);
+    const uint64_t window = g->o->restart_window * MILLION;
     size_t old = 0;
 
     while (old < g->n_faults && now - g->faults[old] > window)
@@ -375,6 +396,21 @@ forget_child(struct engine *g)
     engine_child_done(&g->child);
 }
 
+/* Somebody's kill is nobody's fault. But the kernel's, when memory runs out, is a SIGKILL like
+ * any other: then some system's count of such kills has grown; where there is no count to be
+ * read, each SIGKILL may have been one. */
+static bool
+is_own_fault(const struct engine *g, const siginfo_t *si)
+{
+    if (g->killed || si->si_code == CLD_EXITED)
+        return true;
+    if (si->si_status == SIGKILL)
+        return g->oom_kills == UINT64_MAX ||
+               engine_oom_kills("/proc/vmstat", "/proc/self/cgroup", "/sys/fs/cgroup") !=
+                   g->oom_kills;
+    return si->si_status != SIGTERM && si->si_status != SIGINT && si->si_status != SIGHUP;
+}
+
 static void
 on_exit_seen(evutil_socket_t fd, short what, void *arg)
 {
@@ -389,9 +425,7 @@ on_exit_seen(evutil_socket_t fd, short what, void *arg)
         ;
     if (waitid(P_PIDFD, (id_t)fd, &si, WEXITED | WNOHANG) == -1 || si.si_pid == 0)
         return;
-    own_fault = g->killed || si.si_code == CLD_EXITED ||
-                (si.si_status != SIGKILL && si.si_status != SIGTERM &&
-                 si.si_status != SIGINT && si.si_status != SIGHUP);
+    own_fault = is_own_fault(g, &si);
     forever = judge(g, &si, &status);
     log_line(g->quitting ? LOG_INFO : LOG_ERROR, "engine-ended pid=%d why=\"%s\"",
              g->child.pid, g->quitting ? "asked to" : g->why.text);
@@ -411,13 +445,100 @@ on_exit_seen(evutil_socket_t fd, short what, void *arg)
     restart_later(g);
 }
 
-/* Loading must make progress, a step must end, and between steps the beat must go on. */
+static void
+watch_load(struct engine *g, const struct link_status *s, uint64_t now)
+{
+    struct err e;
+
+    if (s->load_permille != g->permille) {
+        g->permille = s->load_permille;
+        g->progress_ns = now;
+    }
+    if (now - g->progress_ns > g->o->load_timeout * MILLION) {
+        /* What a backend does with all weights at once is one step of it. */
+        err_set(&e, ERR_UNAVAILABLE, 0,
+                "loading stood at %" PRIu64 ".%" PRIu64 " %% for %" PRIu64
+                " ms (setting load-timeout: a large model may need more)",
+                s->load_permille / 10, s->load_permille % 10, g->o->load_timeout);
+        break_off(g, &e);
+    } else {
+        g->calls.progress(g->calls.arg);
+    }
+}
+
+static void
+watch_step(struct engine *g, const struct link_status *s, uint64_t now)
+{
+    const uint64_t most = g->has_info ? g->info.max_step_tokens : 1;
+    const uint64_t tokens = s->step_tokens < most ? s->step_tokens : most;
+    const uint64_t limit = engine_step_limit(&g->speed, g->o->step_timeout * MILLION,
+                                             g->o->step_timeout_token * MILLION, tokens);
+    struct err e;
+
+    if (now - g->seen.step_since <= limit)
+        return;
+    err_set(&e, ERR_UNAVAILABLE, 0,
+            "a step of %" PRIu64 " tokens took more than %" PRIu64
+            " ms (setting step-timeout)",
+            tokens, limit / MILLION);
+    break_off(g, &e);
+}
+
+/* Between steps: its loop turns, and with work to do there are steps. */
+static void
+watch_loop(struct engine *g, uint64_t now)
+{
+    const uint64_t limit = g->o->step_timeout * MILLION;
+    struct err e;
+
+    if (now - g->seen.beat_since > limit) {
+        err_set(&e, ERR_UNAVAILABLE, 0, "the engine's loop stands still");
+        break_off(g, &e);
+    } else if (now - g->progress_ns > limit) {
+        err_set(&e, ERR_UNAVAILABLE, 0, "the engine has work and does nothing");
+        break_off(g, &e);
+    }
+}
+
+/* It computes: then what it says must arrive, and it must have something to say in the end. */
+static void
+watch_talk(struct engine *g, const struct link_status *s, uint64_t owed, uint64_t now)
+{
+    const uint64_t limit = g->o->step_timeout * MILLION;
+    const uint64_t computed = s->prefill_tokens + s->decode_tokens;
+    struct err e;
+
+    if (g->seen.packets != g->packets || owed == 0) {
+        g->seen.packets = g->packets;
+        g->seen.computed = computed;
+    }
+    if (s->packets <= g->packets)
+        g->seen.missing_since = 0;
+    else if (g->seen.missing_since == 0)
+        g->seen.missing_since = now;
+    if (g->seen.missing_since != 0 && now - g->seen.missing_since > limit) {
+        err_set(&e, ERR_UNAVAILABLE, 0,
+                "the engine has sent %" PRIu64 " packets and %" PRIu64 " came", s->packets,
+                g->packets);
+        break_off(g, &e);
+    } else if (owed > 0 && computed - g->seen.computed > owed &&
+               now - g->packet_ns > limit) {
+        err_set(&e, ERR_UNAVAILABLE, 0,
+                "the engine has computed %" PRIu64 " tokens and says nothing",
+                computed - g->seen.computed);
+        break_off(g, &e);
+    }
+}
+
+/* Loading must make progress, a step must end, and between steps the beat must go on. All by
+ * our own clock, from when a change was seen: what the page says may be anything. */
 static void
 on_watch(evutil_socket_t fd, short what, void *arg)
 {
     struct engine *g = arg;
-    const uint64_t now = clock_ns(), million = 1000000;
+    const uint64_t now = clock_ns();
     struct link_status s;
+    uint64_t owed;
     struct err e;
 
     (void)fd;
@@ -426,50 +547,27 @@ on_watch(evutil_socket_t fd, short what, void *arg)
     if (g->killed)
         return;
     if (g->closed_ns != 0) {
-        if (now - g->closed_ns > CLOSED_MS * million) {
+        if (now - g->closed_ns > CLOSED_MS * MILLION) {
             err_set(&e, ERR_UNAVAILABLE, 0, "the engine closed its link and stays");
             break_off(g, &e);
         }
-    } else if (g->state == ENGINE_LOADING) {
-        if (s.load_permille != g->permille) {
-            g->permille = s.load_permille;
-            g->progress_ns = now;
-        }
-        if (now - g->progress_ns > g->o->load_timeout * million) {
-            err_set(&e, ERR_UNAVAILABLE, 0,
-                    "loading made no progress for %" PRIu64 " ms (setting load-timeout)",
-                    g->o->load_timeout);
-            break_off(g, &e);
-        } else {
-            g->calls.progress(g->calls.arg);
-        }
-    } else if (s.step_began_ns != 0) {
-        const uint64_t tokens = s.step_tokens < 1u << 20 ? s.step_tokens : 1u << 20;
-        const uint64_t limit = (g->o->step_timeout + g->o->step_timeout_token * tokens) *
-                               million;
-
-        if (now > s.step_began_ns && now - s.step_began_ns > limit) {
-            err_set(&e, ERR_UNAVAILABLE, 0,
-                    "a step of %" PRIu64 " tokens took more than %" PRIu64
-                    " ms (setting step-timeout)",
-                    s.step_tokens, limit / million);
-            break_off(g, &e);
-        }
-    } else {
-        const uint64_t limit = g->o->step_timeout * million;
-
-        if (s.steps != g->steps || !g->calls.expects(g->calls.arg)) {
-            g->steps = s.steps;
-            g->progress_ns = now;
-        }
-        if (now > s.beat_ns && now - s.beat_ns > limit && now - g->ready_ns > limit) {
-            err_set(&e, ERR_UNAVAILABLE, 0, "the engine's loop stands still");
-            break_off(g, &e);
-        } else if (now - g->progress_ns > limit) {
-            err_set(&e, ERR_UNAVAILABLE, 0, "the engine has work and says nothing");
-            break_off(g, &e);
-        }
+        return;
     }
+    if (g->state == ENGINE_LOADING) {
+        watch_load(g, &s, now);
+        return;
+    }
+    owed = g->calls.expects(g->calls.arg);
+    if (s.steps != g->speed.steps || owed == 0)
+        g->progress_ns = now;
+    engine_speed_learn(&g->speed, &s);
+    engine_watch_see(&g->seen, &s, now);
+    if (s.step_began_ns != 0)
+        watch_step(g, &s, now);
+    else
+        watch_loop(g, now);
+    if (!g->killed)
+        watch_talk(g, &s, owed, now);
 }
 
 int
@@ -478,12 +576,15 @@ engine_start(struct engine *g, struct err *e)
     const struct timeval often = ms(WATCH_MS);
 
     assert(g->child.pid == 0);
+    g->oom_kills = engine_oom_kills("/proc/vmstat", "/proc/self/cgroup", "/sys/fs/cgroup");
     if (engine_spawn(&g->child, g->o, e) == -1)
         return -1;
     g->state = ENGINE_LOADING;
     g->killed = g->broken = g->told = false;
-    g->closed_ns = g->permille = 0;
-    g->progress_ns = clock_ns();
+    g->closed_ns = g->permille = g->packets = 0;
+    g->progress_ns = g->packet_ns = clock_ns();
+    g->seen = (struct engine_watch){0};
+    engine_speed_restart(&g->speed);
     g->on_link = event_new(g->base, g->child.sock, EV_READ | EV_PERSIST, on_link, g);
     g->on_writable = event_new(g->base, g->child.sock, EV_WRITE, on_writable, g);
     g->on_exit = event_new(g->base, g->child.pidfd, EV_READ | EV_PERSIST, on_exit_seen, g);
@@ -519,7 +620,7 @@ on_again(evutil_socket_t fd, short what, void *arg)
 }
 
 struct engine *
-engine_new(struct event_base *base, const struct options *o,
+engine_new(struct event_base *base, const struct options *o, uint32_t vocab,
            const struct engine_calls *calls, struct err *e)
 {
     struct engine *g = calloc(1, sizeof *g);
@@ -530,6 +631,7 @@ engine_new(struct event_base *base, const struct options *o,
     }
     g->base = base;
     g->o = o;
+    g->vocab = vocab;
     g->calls = *calls;
     g->state = ENGINE_STOPPED;
     g->child = (struct engine_child){.pidfd = -1, .sock = -1};

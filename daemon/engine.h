@@ -30,8 +30,11 @@ struct engine_calls {
     void (*ready)(void *arg);
     /* A job's packet. -1: it is a lie, *e says which; the engine is killed. */
     int (*packet)(void *arg, const union link_packet *p, size_t len, struct err *e);
-    bool (*expects)(void *arg); /* are jobs under way? */
-    /* Sequences and jobs are gone. own_fault: it was not killed from outside. */
+    /* The most tokens that it may compute before it has something to say; 0: no job is under
+     * way. */
+    uint64_t (*expects)(void *arg);
+    /* Sequences and jobs are gone. own_fault: it was not killed from outside; what the system
+     * does to a process that needs too much memory counts as its own. */
     void (*lost)(void *arg, bool own_fault);
     /* The budget is used up, or it cannot ever run: then `status` is fathomd's exit status. */
     void (*failed)(void *arg, bool forever, int status);
@@ -41,7 +44,8 @@ struct engine_calls {
 
 struct engine;
 
-struct engine *engine_new(struct event_base *base, const struct options *o,
+/* vocab: the model's, as fathomd knows it. */
+struct engine *engine_new(struct event_base *base, const struct options *o, uint32_t vocab,
                           const struct engine_calls *calls, struct err *e);
 void engine_free(struct engine *g); /* kills it if it runs */
 int engine_start(struct engine *g, struct err *e);

@@ -251,6 +251,7 @@ load_model(struct daemon *d, struct err *e)
     d->server.tokenizer = d->tokenizer;
     d->server.bos = (uint32_t)c.bos_id;
     d->server.eos = (uint32_t)c.eos_id;
+    d->server.vocab = (uint32_t)c.vocab_size;
     return 0;
 }
 
@@ -297,6 +298,7 @@ start(struct daemon *d, struct err *e)
     struct server *sv = &d->server;
     const struct work_calls calls = {
         .arg = d, .changed = on_changed, .failed = on_failed, .stopped = on_stopped};
+    struct work_model model;
 
     sv->started_ns = clock_ns();
     if (load_model(d, e) == -1 || open_state(d, e) == -1 || name_instance(sv, e) == -1)
@@ -310,7 +312,8 @@ start(struct daemon *d, struct err *e)
     sv->text = text_new(sv->base, d->tokenizer, MAX_TOKENS_BYTES, e);
     if (sv->text == NULL)
         return -1;
-    sv->work = work_new(sv->base, &d->o, sv->text, sv->bos, sv->eos, &calls, e);
+    model = (struct work_model){.bos = sv->bos, .eos = sv->eos, .vocab = sv->vocab};
+    sv->work = work_new(sv->base, &d->o, sv->text, &model, &calls, e);
     if (sv->work == NULL || server_listen(sv, e) == -1)
         return -1;
     return engine_start(work_engine(sv->work), e);

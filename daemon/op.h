@@ -67,15 +67,16 @@ struct op {
     struct chat_opts chat;
     uint32_t *ids; /* owned; with TEXT and MESSAGES once tokenised */
     size_t n_ids;
-    float *scores; /* OP_SCORE: [n_ids] */
+    size_t most_ids; /* more than these are refused; 0: no limit of its own */
+    float *scores;   /* OP_SCORE: [n_ids] */
     size_t n_scores;
     struct text_job *text_job; /* under way */
     struct work *work;         /* for when it comes back */
 
     /* OP_SAMPLE */
     struct sample_params params;
-    bool to_end;             /* no max_tokens was asked for: to the end of the context */
-    bool paused, was_paused; /* its reader is slow: see work_pause() */
+    bool to_end; /* no max_tokens was asked for: to the end of the context */
+    bool paused; /* its reader is slow: see work_pause() */
 
     int fd; /* OP_LOGITS: the memfd to be filled, owned; -1 */
 
@@ -88,11 +89,22 @@ struct op {
     struct err err;    /* code ERR_NONE: fine */
     uint64_t queued_ns, began_ns, first_ns, end_ns;
 
-    /* Faults of the engine while it was running: see work.c. */
+    bool sized;       /* it fits the model: checked once, the model stays the same */
+    bool held;        /* another one is on trial */
+    bool was_stopped; /* its jobs were cancelled for paused or held, not to end it */
+
+    /* A fault of the engine while it was running: see work.c. The tokens of the step that
+     * failed are among [fault_from, fault_to). */
     bool suspect;
-    bool sized; /* it fits the model: checked once, the model stays the same */
-    uint64_t fault_len;
+    uint64_t fault_from, fault_to;
 };
+
+/* It has its turn and does nothing with it: its place in the engine may be another's. */
+static inline bool
+op_stands(const struct op *op)
+{
+    return op->paused || op->held;
+}
 
 struct op *op_new(enum op_kind kind, struct session *s, struct user *payer,
                   const struct op_calls *calls, void *owner, struct err *e);

@@ -2,6 +2,7 @@
 #ifndef DAEMON_QUOTA_H
 #define DAEMON_QUOTA_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct err;
@@ -31,7 +32,8 @@ struct quota {
 
 struct user {
     uint32_t uid, refs;
-    char name[USER_NAME_MAX + 1]; /* "" until it has been looked up */
+    char name[USER_NAME_MAX + 1]; /* "" until it has been looked up, or if there is none */
+    bool looked_up;
     struct quota *q;
     struct user *next;
     struct session *sessions; /* session.c's */

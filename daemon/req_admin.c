@@ -30,7 +30,6 @@ on_user(struct text_job *job)
         memcpy(u->name, job->out.p, job->out.len);
         u->name[job->out.len] = '\0';
     }
-    quota_drop(u);
     text_job_free(job);
 }
 
@@ -40,12 +39,15 @@ look_up(struct conn *c)
     struct err e;
     struct text_job *job;
 
-    if (c->user->name[0] != '\0')
+    if (c->user->looked_up)
         return;
     job = text_job_new(TEXT_USER, on_user, c->user, &e);
     if (job == NULL)
         return; /* then the user has no name but the number */
-    quota_hold(c->user);
+    /* Once, whatever comes of it: a directory that is slow or down is not asked again and
+     * again by a client that comes again and again. */
+    c->user->looked_up = true;
+    job->payer = quota_hold(c->user);
     job->number = c->cred.uid;
     text_post(c->server->text, job);
 }

@@ -42,6 +42,7 @@ struct sampling {
     struct buf kept;  /* struct weights of [next, end) */
     uint64_t paid;    /* for them */
     struct buf shown; /* quiet: the text */
+    uint32_t *tokens; /* quiet: for the result */
     struct wire_sample_result res;
     struct err err; /* over: how */
     uint64_t stop_at;
@@ -63,6 +64,7 @@ drop(struct request *r)
     stream_text_done(&d->text);
     buf_done(&d->kept);
     buf_done(&d->shown);
+    free(d->tokens);
     free(d);
     r->data = NULL;
 }
@@ -136,6 +138,7 @@ on_done(struct op *op)
     d->stop_at = op->reason == LINK_STOP_STRING ? op->stop_at : UINT64_MAX;
     d->context_full = op->context_full;
     d->params.max_tokens = op->params.max_tokens;
+    d->params.seed = op->params.seed; /* an op_id's first one */
     d->res.pos = op->end;
     d->res.n = op->end - op->begin;
     if (op->repeated)
@@ -192,15 +195,15 @@ find_stop(struct sampling *d, const struct server *sv, const struct session_log 
     free(one);
 }
 
+/* All that the result takes from the transcript, while the tokens are there for sure. */
 static void
-reply(struct request *r)
+conclude(struct request *r)
 {
     struct sampling *d = r->data;
     const struct server *sv = r->conn->server;
     const struct session_log *l = &r->session->log;
     struct wire_sample_result *res = &d->res;
     const uint32_t eos = sv->eos;
-    uint32_t *tokens = NULL;
 
     res->reason = wire_str(reason_name(d, l, eos));
     if (d->reason == LINK_STOP_STRING && !d->context_full) {
@@ -212,23 +215,22 @@ reply(struct request *r)
     }
     if (d->quiet && d->shown.len <= QUIET_BYTES &&
         res->n <= QUIET_BYTES / sizeof(uint32_t)) {
-        tokens = sample_tokens_le(l->tokens + d->begin, res->n);
+        d->tokens = sample_tokens_le(l->tokens + d->begin, res->n);
         wire_put(res, sample_result, text,
                  wire_strn((const char *)d->shown.p, d->shown.len));
-        if (tokens != NULL)
+        if (d->tokens != NULL)
             wire_put(res, sample_result, tokens,
-                     wire_bin(tokens, res->n * sizeof(uint32_t)));
+                     wire_bin(d->tokens, res->n * sizeof(uint32_t)));
     }
     sample_params_tell(&d->params, res);
-    /* The strings are in *d, which must live until they are encoded. */
-    r->data = NULL;
-    quota_give(r->conn->user, QUOTA_BYTES, d->paid);
-    request_reply(r, WIRE_MSG(sample_result), res);
-    free(tokens);
-    stream_text_done(&d->text);
-    buf_done(&d->kept);
-    buf_done(&d->shown);
-    free(d);
+}
+
+static void
+reply(struct request *r)
+{
+    const struct sampling *d = r->data;
+
+    request_reply(r, WIRE_MSG(sample_result), &d->res);
 }
 
 static void
@@ -254,24 +256,25 @@ static void
 parse(struct request *r)
 {
     struct sampling *d = r->data;
+    const size_t bytes = (d->end - d->begin) * sizeof(uint32_t);
     struct err e;
     struct text_job *job = text_job_new(TEXT_PARSE, on_parsed, r, &e);
 
-    if (job == NULL) {
-        request_fail_at(r, &e, d->end);
-        return;
-    }
-    buf_init(&job->ids, (d->end - d->begin) * sizeof(uint32_t) + 1);
-    if (buf_add(&job->ids, r->session->log.tokens + d->begin,
-                (d->end - d->begin) * sizeof(uint32_t), &e) == -1) {
-        text_job_free(job);
-        request_fail_at(r, &e, d->end);
-        return;
-    }
-    job->thinking = d->thinking;
     r->resume = NULL;
     r->credit = NULL;
-    request_post(r, job);
+    if (job != NULL) {
+        buf_init(&job->ids, bytes + 1);
+        job->thinking = d->thinking;
+        if (buf_add(&job->ids, r->session->log.tokens + d->begin, bytes, &e) == -1) {
+            text_job_free(job);
+            job = NULL;
+        }
+    }
+    /* The tokens are drawn and told: without a message the result is still a result. */
+    if (job == NULL || request_post(r, job, &e) == -1) {
+        wire_put(&d->res, sample_result, note, wire_str(e.text));
+        reply(r);
+    }
 }
 
 /* --- the stream --------------------------------------------------------------------------- */
@@ -361,7 +364,7 @@ send_batch(struct request *r, struct batch *b, struct err *e)
         -1)
         return false;
     forget_weights(r, b->n);
-    return conn_waiting(c) < CONN_STREAM_BYTES;
+    return true;
 }
 
 /* All that is there, as text for the result. */
@@ -386,10 +389,24 @@ stream(struct request *r, struct err *e)
 
     if (b.text.cap == 0)
         buf_init(&b.text, 1u << 20);
-    if (conn_waiting(r->conn) >= CONN_STREAM_BYTES)
-        return;
-    while (send_batch(r, &b, e))
+    while (conn_waiting(r->conn) < CONN_STREAM_BYTES && send_batch(r, &b, e))
         ;
+}
+
+static void
+end(struct request *r)
+{
+    struct sampling *d = r->data;
+
+    if (d->err.code != ERR_NONE) {
+        request_fail_at(r, &d->err, d->end);
+        return;
+    }
+    conclude(r);
+    if (d->parse)
+        parse(r);
+    else
+        reply(r);
 }
 
 /* Sends what can be sent, and ends the request if that was all. */
@@ -399,16 +416,17 @@ pump(struct request *r)
     struct sampling *d = r->data;
     struct conn *c = r->conn;
     struct err e = {0};
+    uint64_t low;
 
     if (r->text_job != NULL || !d->begun)
         return;
     /* What a rollback took away cannot be read any more. */
-    if (d->rollbacks != r->session->log.rollbacks && d->next < d->end &&
-        d->end > r->session->log.len) {
+    low = session_log_low(&r->session->log, d->rollbacks);
+    if (d->end > low) {
         err_set(&e, ERR_CONFLICT, 0,
                 "the session was rolled back to %" PRIu64
                 " while this stream was at %" PRIu64,
-                r->session->log.len, d->next);
+                low, d->next);
     } else if (d->quiet) {
         if (collect(r, &e) == -1 && e.code == ERR_QUOTA)
             d->shown.len = QUIET_BYTES + 1; /* too long to be told in the result */
@@ -431,15 +449,12 @@ pump(struct request *r)
     if (r->op != NULL && d->pauses)
         work_pause(c->server->work, r->op, d->credit == 0);
     if (d->over && d->next == d->end) {
-        if (d->err.code != ERR_NONE)
-            request_fail_at(r, &d->err, d->end);
-        else if (d->parse)
-            parse(r);
-        else
-            reply(r);
+        end(r);
         return;
     }
     conn_kick(c);
+    if (d->credit > 0 && d->next < d->end)
+        conn_again(c);
 }
 
 static void
@@ -456,9 +471,12 @@ static void
 on_leave(struct request *r)
 {
     const struct sampling *d = r->data;
+    struct op *op = r->op;
 
-    if (r->op != NULL && d != NULL && d->detach)
-        request_of(r->op);
+    if (op == NULL || d == NULL || !d->detach)
+        return;
+    request_of(op);
+    work_pause(r->conn->server->work, op, false); /* nobody would give it credit again */
 }
 
 /* --- the beginning ------------------------------------------------------------------------ */

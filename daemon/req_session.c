@@ -123,7 +123,8 @@ with_group(struct request *r, struct made *m, bool has_group, struct wire_str gr
     }
     job->in = name;
     job->n_in = group.len;
-    request_post(r, job);
+    if (request_post(r, job, &e) == -1)
+        request_fail(r, &e);
 }
 
 void
@@ -519,7 +520,7 @@ run_rollback(struct op *op, struct err *e)
         work_rollback(r->conn->server->work, s, pos, e) == -1)
         return -1;
     d->dropped = was - pos;
-    d->replay = pos - work_at_hand(r->conn->server->work, s);
+    d->replay = work_replay(r->conn->server->work, s);
     return 0;
 }
 
@@ -569,7 +570,7 @@ run_fork(struct op *op, struct err *e)
     to->gid = r->conn->cred.gid;
     work_fork(sv->work, s, to, pos);
     d->pos = pos;
-    d->replay = pos - work_at_hand(sv->work, to);
+    d->replay = work_replay(sv->work, to);
     log_line(LOG_INFO, "session-fork from=%s to=%s uid=%" PRIu32, s->name, to->name,
              to->user->uid);
     return 0;

@@ -26,7 +26,7 @@ enum {
     PAGE_TOKENS = 32768,
     TOKENIZE_MOST = 261120, /* what fits into a frame */
     TRANSCRIPT_BYTES = 1000000,
-    SCORE_MOST = 131072,
+    SCORE_MOST = 130000, /* ids and scores, which fit into a frame */
 };
 
 /* --- transcript --------------------------------------------------------------------------- */
@@ -93,7 +93,8 @@ show_text(struct request *r, const struct wire_transcript_result *res)
         request_fail(r, &e);
         return;
     }
-    request_post(r, job);
+    if (request_post(r, job, &e) == -1)
+        request_fail(r, &e);
 }
 
 void
@@ -183,7 +184,8 @@ req_tokenize(struct request *r, const void *body)
     job->n_in = q->text.len;
     job->flags = q->control ? TOKENIZE_CONTROL : 0;
     job->bulk = q->text.len > TEXT_BULK_BYTES;
-    request_post(r, job);
+    if (request_post(r, job, &e) == -1)
+        request_fail(r, &e);
 }
 
 /* --- score -------------------------------------------------------------------------------- */
@@ -200,11 +202,6 @@ on_scored(struct op *op)
         return;
     if (op->err.code != ERR_NONE) {
         request_fail_at(r, &op->err, op->session->log.len);
-        return;
-    }
-    if (op->n_ids > SCORE_MOST) {
-        err_set(&e, ERR_QUOTA, 0, "%zu tokens to score, at most %d", op->n_ids, SCORE_MOST);
-        request_fail(r, &e);
         return;
     }
     tokens = sample_tokens_le(op->ids, op->n_ids);
@@ -276,6 +273,7 @@ req_score(struct request *r, const void *body)
                     r, &e);
     if (op != NULL) {
         op->work = w;
+        op->most_ids = SCORE_MOST;
         op->control = q->control ? TOKENIZE_CONTROL : 0;
         op->input = OP_TEXT;
         rc = wire_has(q, score, tokens) ? input_tokens(op, q->tokens, &e)

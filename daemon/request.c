@@ -108,9 +108,8 @@ static void
 send_error(struct request *r, const struct wire_error *body)
 {
     struct conn *c = r->conn;
-    const uint32_t id = r->id;
     struct err e;
-    const int sent = wire_fail(&c->out, id, body, &e);
+    const int sent = wire_fail(&c->out, r->id, body, &e);
 
     request_free(r);
     if (sent == -1)
@@ -170,11 +169,16 @@ request_of(struct op *op)
     return r;
 }
 
-void
-request_post(struct request *r, struct text_job *job)
+int
+request_post(struct request *r, struct text_job *job, struct err *e)
 {
+    if (text_job_pay(job, r->conn->user, e) == -1) {
+        text_job_free(job);
+        return -1;
+    }
     r->text_job = job;
     text_post(r->conn->server->text, job);
+    return 0;
 }
 
 struct request *

@@ -66,8 +66,8 @@ int request_submit(struct request *r, struct op *op);
 struct request *request_of(struct op *op);
 
 /* Waits for a text job, whose done() gets the request by request_of_job(): NULL if the
- * client has left. */
-void request_post(struct request *r, struct text_job *job);
+ * client has left. -1: the user has no quota for it, and the job is freed. */
+int request_post(struct request *r, struct text_job *job, struct err *e);
 struct request *request_of_job(struct text_job *job);
 
 /* Copies a wire string into room; false if it does not fit. */

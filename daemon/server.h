@@ -26,7 +26,7 @@ struct server {
     struct work *work;
     struct text *text;
     const struct tokenizer *tokenizer;
-    uint32_t bos, eos;
+    uint32_t bos, eos, vocab;
     char model[129]; /* its name: the last part of its path */
     char instance[33];
     uint64_t started_ns;

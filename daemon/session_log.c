@@ -71,8 +71,11 @@ session_log_truncate(struct session_log *l, uint64_t pos, struct err *e)
         return err_set(e, ERR_INVALID, 0, "position %" PRIu64 " is past the end, %" PRIu64,
                        pos, l->len);
     quota_give(l->owner, QUOTA_TOKENS, l->len - pos);
-    l->rollbacks += pos < l->len;
+    if (pos < l->len)
+        l->cuts[l->rollbacks++ % CUTS_KEPT] = pos;
     l->len = pos;
+    for (size_t i = 0; l->ops != NULL && i < OP_IDS_KEPT; i++)
+        l->ops[i].undone |= l->ops[i].end > pos;
     for (size_t i = 0; i < l->n_checkpoints; i++) {
         if (l->checkpoints[i].pos <= pos)
             l->checkpoints[kept++] = l->checkpoints[i];
@@ -80,6 +83,20 @@ session_log_truncate(struct session_log *l, uint64_t pos, struct err *e)
     l->n_checkpoints = kept;
     l->turn_open = false;
     return 0;
+}
+
+uint64_t
+session_log_low(const struct session_log *l, uint64_t rollbacks)
+{
+    uint64_t low = l->len;
+
+    if (l->rollbacks - rollbacks > CUTS_KEPT)
+        return 0;
+    for (; rollbacks < l->rollbacks; rollbacks++) {
+        if (l->cuts[rollbacks % CUTS_KEPT] < low)
+            low = l->cuts[rollbacks % CUTS_KEPT];
+    }
+    return low;
 }
 
 int
@@ -94,7 +111,7 @@ session_log_copy(struct session_log *l, const struct session_log *from, uint64_t
             return err_set(e, ERR_QUOTA, errno, "no memory for checkpoints");
         memcpy(l->checkpoints, from->checkpoints,
                from->n_checkpoints * sizeof *l->checkpoints);
-        l->n_checkpoints = from->n_checkpoints;
+        l->n_checkpoints = l->checkpoint_room = from->n_checkpoints;
     }
     l->turns = from->turns;
     l->turn_open = from->turn_open;
@@ -144,9 +161,7 @@ make_room(struct session_log *l, struct err *e)
                            l->n_checkpoints);
         drop(l, i);
     }
-    /* Powers of two: grown when full at one. */
-    if (l->n_checkpoints == 0 || (l->n_checkpoints >= FIRST_CHECKPOINTS &&
-                                  (l->n_checkpoints & (l->n_checkpoints - 1)) == 0)) {
+    if (l->n_checkpoints == l->checkpoint_room) {
         const size_t room = l->n_checkpoints < FIRST_CHECKPOINTS ? FIRST_CHECKPOINTS
                                                                  : 2 * l->n_checkpoints;
 
@@ -154,6 +169,7 @@ make_room(struct session_log *l, struct err *e)
         if (p == NULL)
             return err_set(e, ERR_QUOTA, errno, "no memory for checkpoints");
         l->checkpoints = p;
+        l->checkpoint_room = room;
     }
     return 0;
 }

@@ -13,6 +13,7 @@ enum {
     SESSION_NAME_MAX = 64,
     OP_ID_BYTES = 16,
     OP_IDS_KEPT = 256,
+    CUTS_KEPT = 16,
 };
 
 /*
@@ -32,9 +33,11 @@ struct op_record {
     uint8_t id[OP_ID_BYTES];
     uint8_t kind;    /* enum op_kind */
     uint8_t code;    /* enum err_code: it failed, but not without changing something */
+    bool undone;     /* a rollback took what it did */
     uint32_t reason; /* of a sample, enum link_reason */
     uint64_t begin, end;
     uint64_t stop_at;
+    uint64_t seed; /* of a sample */
 };
 
 struct session_log {
@@ -42,12 +45,13 @@ struct session_log {
     uint32_t *tokens;   /* [len] */
     uint64_t len, room;
     struct checkpoint *checkpoints; /* in the order in which they were made */
-    size_t n_checkpoints, max_checkpoints;
-    uint64_t turns;        /* finished, since the session began */
-    uint64_t rollbacks;    /* how often it became shorter */
-    bool turn_open;        /* messages are waiting for an answer, or it was cut short */
-    struct op_record *ops; /* ring of OP_IDS_KEPT, made with the first */
-    uint64_t n_ops;        /* recorded so far */
+    size_t n_checkpoints, checkpoint_room, max_checkpoints;
+    uint64_t turns;           /* finished, since the session began */
+    uint64_t rollbacks;       /* how often it became shorter */
+    uint64_t cuts[CUTS_KEPT]; /* to which lengths, the last ones: [rollbacks % CUTS_KEPT] */
+    bool turn_open;           /* messages are waiting for an answer, or it was cut short */
+    struct op_record *ops;    /* ring of OP_IDS_KEPT, made with the first */
+    uint64_t n_ops;           /* recorded so far */
 };
 
 void session_log_init(struct session_log *l, struct user *owner, size_t max_checkpoints);
@@ -58,6 +62,10 @@ int session_log_append(struct session_log *l, const uint32_t *ids, size_t n, str
 
 /* Forgets tokens from pos on, and checkpoints behind it. ERR_INVALID if pos > len. */
 int session_log_truncate(struct session_log *l, uint64_t pos, struct err *e);
+
+/* The shortest that it has been since `rollbacks` was this; 0 if that is too long ago to know.
+ * What lay behind it then may be other tokens now. */
+uint64_t session_log_low(const struct session_log *l, uint64_t rollbacks);
 
 /* The first pos tokens of another, and its checkpoints up to there; l is empty. */
 int session_log_copy(struct session_log *l, const struct session_log *from, uint64_t pos,

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "daemon/engine.h"
+#include "daemon/op.h"
 #include "daemon/session.h"
 #include "daemon/slots.h"
 #include "model/sampler.h"
@@ -69,6 +70,7 @@ slots_take(struct slots *ss, struct session *s, enum slot_use use)
 static void
 set_free(struct slots *ss, struct slot *sl)
 {
+    ss->n_closing--;
     *sl = (struct slot){.use = SLOT_FREE, .number = sl->number};
     ss->n_free++;
 }
@@ -81,7 +83,7 @@ slots_room(const struct slots *ss, uint32_t n)
 
 /* Job numbers grow, and their low bits are the place in the table: an old one never fits. */
 static struct job *
-new_job(struct slots *ss, enum link_type type, struct slot *sl)
+new_job(struct slots *ss, enum link_type type, struct slot *sl, struct err *e)
 {
     for (uint32_t i = 0; i < LINK_MAX_JOBS; i++) {
         struct job *j = &ss->jobs[i];
@@ -97,6 +99,7 @@ new_job(struct slots *ss, enum link_type type, struct slot *sl)
         sl->feeds += type == LINK_FEED;
         return j;
     }
+    err_set(e, ERR_BUSY, 0, "%d jobs are under way in the engine", LINK_MAX_JOBS);
     return NULL;
 }
 
@@ -113,6 +116,11 @@ static int
 send_job(struct slots *ss, struct job *j, const struct iovec *iov, int n_iov, int fd,
          struct err *e)
 {
+    if (j == NULL) { /* new_job() said why */
+        if (fd != -1)
+            close(fd);
+        return -1;
+    }
     if (engine_send(ss->engine, j->type, j->slot->number, j->number, iov, n_iov, fd, e) ==
         0)
         return 0;
@@ -125,8 +133,8 @@ slots_open(struct slots *ss, struct slot *sl, uint32_t owner, struct err *e)
 {
     struct link_open body = {.owner = owner};
 
-    return send_job(ss, new_job(ss, LINK_OPEN, sl), &(struct iovec){&body, sizeof body}, 1,
-                    -1, e);
+    return send_job(ss, new_job(ss, LINK_OPEN, sl, e), &(struct iovec){&body, sizeof body},
+                    1, -1, e);
 }
 
 int
@@ -134,9 +142,10 @@ slots_fork(struct slots *ss, struct slot *sl, const struct slot *from, uint32_t 
            struct err *e)
 {
     struct link_fork body = {.from = from->number, .owner = owner};
-    struct job *j = new_job(ss, LINK_FORK, sl);
+    struct job *j = new_job(ss, LINK_FORK, sl, e);
 
-    j->to = from->sent;
+    if (j != NULL)
+        j->to = from->sent;
     if (send_job(ss, j, &(struct iovec){&body, sizeof body}, 1, -1, e) == -1)
         return -1;
     sl->sent = from->sent;
@@ -147,9 +156,10 @@ int
 slots_rewind(struct slots *ss, struct slot *sl, uint64_t len, struct err *e)
 {
     struct link_rewind body = {.len = len};
-    struct job *j = new_job(ss, LINK_REWIND, sl);
+    struct job *j = new_job(ss, LINK_REWIND, sl, e);
 
-    j->to = len;
+    if (j != NULL)
+        j->to = len;
     if (send_job(ss, j, &(struct iovec){&body, sizeof body}, 1, -1, e) == -1)
         return -1;
     sl->sent = len;
@@ -162,8 +172,10 @@ slots_feed(struct slots *ss, struct slot *sl, const uint32_t *ids, uint32_t n, b
 {
     struct link_feed body = {.pos = sl->sent, .n = n, .score = scores};
     const struct iovec iov[] = {{&body, sizeof body}, {(uint32_t *)ids, n * sizeof *ids}};
-    struct job *j = new_job(ss, LINK_FEED, sl);
+    struct job *j = new_job(ss, LINK_FEED, sl, e);
 
+    if (j == NULL)
+        return -1;
     j->from = j->scored = sl->sent;
     j->to = sl->sent + n;
     j->scores = scores;
@@ -181,8 +193,10 @@ slots_sample(struct slots *ss, struct slot *sl, uint64_t n_drawn,
         .pos = sl->sent, .n_drawn = (uint32_t)n_drawn, .params_bytes = sizeof *params};
     const struct iovec iov[] = {{&body, sizeof body},
                                 {(struct sample_params *)params, sizeof *params}};
-    struct job *j = new_job(ss, LINK_SAMPLE, sl);
+    struct job *j = new_job(ss, LINK_SAMPLE, sl, e);
 
+    if (j == NULL)
+        return -1;
     j->from = sl->sent;
     j->to = sl->sent + params->max_tokens - n_drawn;
     return send_job(ss, j, iov, 2, -1, e);
@@ -195,7 +209,7 @@ slots_logits(struct slots *ss, struct slot *sl, int fd, struct err *e)
 
     if (copy == -1)
         return err_set(e, ERR_QUOTA, errno, "no descriptor left for the logits");
-    return send_job(ss, new_job(ss, LINK_LOGITS, sl), NULL, 0, copy, e);
+    return send_job(ss, new_job(ss, LINK_LOGITS, sl, e), NULL, 0, copy, e);
 }
 
 void
@@ -213,20 +227,35 @@ slots_cancel(struct slots *ss, struct slot *sl)
     }
 }
 
-void
-slots_close(struct slots *ss, struct slot *sl)
+/* Without room in the table, or memory, it is tried again when a job has ended. */
+static void
+send_close(struct slots *ss, struct slot *sl)
 {
     struct err e;
 
+    sl->close_sent = send_job(ss, new_job(ss, LINK_CLOSE, sl, &e), NULL, 0, -1, &e) == 0;
+}
+
+void
+slots_close(struct slots *ss, struct slot *sl)
+{
     ss->n_snapshots -= sl->use == SLOT_SNAPSHOT;
+    ss->n_closing++;
     sl->use = SLOT_CLOSING;
     if (sl->session != NULL && sl->session->slot == sl)
         sl->session->slot = NULL;
     sl->session = NULL;
     slots_cancel(ss, sl);
-    /* Without room the slot closes with the end of its last job; see slots_read(). */
-    if (slots_room(ss, 1))
-        send_job(ss, new_job(ss, LINK_CLOSE, sl), NULL, 0, -1, &e);
+    send_close(ss, sl);
+}
+
+static void
+close_others(struct slots *ss)
+{
+    for (uint32_t i = 0; i < ss->n && ss->n_closing > 0 && slots_room(ss, 1); i++) {
+        if (ss->all[i].use == SLOT_CLOSING && !ss->all[i].close_sent)
+            send_close(ss, &ss->all[i]);
+    }
 }
 
 static bool
@@ -235,7 +264,8 @@ idle(const struct slot *sl)
     if (sl->jobs > 0)
         return false;
     return sl->use == SLOT_SNAPSHOT ||
-           (sl->use == SLOT_SESSION && sl->session->ops == NULL);
+           (sl->use == SLOT_SESSION &&
+            (sl->session->ops == NULL || op_stands(sl->session->ops)));
 }
 
 bool
@@ -243,6 +273,8 @@ slots_evict(struct slots *ss)
 {
     struct slot *best = NULL;
 
+    if (ss->n_closing > 0)
+        return true; /* one at a time, or all that wait would each take one */
     for (uint32_t i = 0; i < ss->n; i++) {
         struct slot *sl = &ss->all[i];
 
@@ -325,7 +357,7 @@ read_fed(struct job *j, const union link_packet *p, size_t len, struct slots_new
         return lie(e, j, "it took tokens that it was not given");
     if (j->scores && j->scored < b->pos)
         return lie(e, j, "it took tokens without their scores");
-    j->slot->len = out->pos = b->pos;
+    j->slot->len = j->slot->computed = out->pos = b->pos;
     return 0;
 }
 
@@ -371,7 +403,7 @@ read_tokens(struct job *j, const union link_packet *p, size_t len, uint32_t voca
         }
     }
     j->slot->len += b->n;
-    j->slot->sent = j->slot->len;
+    j->slot->sent = j->slot->computed = j->slot->len;
     out->pos = b->pos;
     out->n = b->n;
     out->tokens = c;
@@ -404,7 +436,7 @@ read_end(struct slots *ss, struct job *j, const union link_packet *p, size_t len
 
     if (b == NULL)
         return -1;
-    if (b->reason > LINK_FAILED || b->pos != expected_len(j, b) ||
+    if (b->reason > LINK_FAILED || b->pos != expected_len(j, b) || b->computed > b->pos ||
         (j->type == LINK_FEED && b->reason != LINK_FAILED && sl->len != j->to))
         return lie(e, j, "it ended at a position where it cannot be");
     if (j->type == LINK_SAMPLE
@@ -423,16 +455,14 @@ read_end(struct slots *ss, struct job *j, const union link_packet *p, size_t len
         sl->len = b->pos;
         sl->open |= j->type == LINK_OPEN || j->type == LINK_FORK;
     }
+    sl->computed = b->computed;
     out->pos = b->pos;
     out->end = b;
     out->job_type = j->type;
     end_job(ss, j);
-    if (sl->use == SLOT_CLOSING && sl->jobs == 0) {
-        if (out->job_type == LINK_CLOSE || !sl->open)
-            set_free(ss, sl);
-        else /* there was no room for the job when it was to be closed */
-            return send_job(ss, new_job(ss, LINK_CLOSE, sl), NULL, 0, -1, e);
-    }
+    if (sl->use == SLOT_CLOSING && sl->jobs == 0 && out->job_type == LINK_CLOSE)
+        set_free(ss, sl);
+    close_others(ss);
     return 0;
 }
 

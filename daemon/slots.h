@@ -30,7 +30,10 @@ struct slot {
     bool cancelled;          /* its jobs were told to stop */
     uint64_t len;            /* tokens that it has, as the engine told */
     uint64_t sent;           /* and will have once the jobs under way are done */
+    uint64_t computed; /* of these the caches hold the rows; behind it they are computed
+                          again before anything else */
     uint64_t snapshot_pos;
+    bool close_sent;      /* SLOT_CLOSING: else there was no room for the job yet */
     uint32_t jobs, feeds; /* under way; of them FEEDs */
     uint64_t used;        /* stamp, for the least recently used */
     struct err err;       /* of the first job that failed since the slot was last at rest */
@@ -48,7 +51,7 @@ struct job {
 struct slots {
     struct engine *engine;
     struct slot *all;
-    uint32_t n, n_free, n_snapshots;
+    uint32_t n, n_free, n_snapshots, n_closing;
     struct job jobs[LINK_MAX_JOBS];
     uint32_t n_jobs, next_number;
     uint64_t stamp, evictions;
@@ -57,10 +60,17 @@ struct slots {
 int slots_init(struct slots *ss, uint32_t n, struct err *e); /* n: LINK_READY's max_seqs */
 void slots_done(struct slots *ss);
 
+/* The row of the last token is always to be computed; of others, after a far rewind. */
+static inline bool
+slot_lacks_rows(const struct slot *sl)
+{
+    return sl->len > 0 && sl->computed < sl->len - 1;
+}
+
 /* A free slot for the session; NULL if there is none. Nothing is sent yet. */
 struct slot *slots_take(struct slots *ss, struct session *s, enum slot_use use);
 
-/* Sends one job. -1 only without memory. The room for it was asked for with slots_room(). */
+/* Sends one job. -1: no memory, or no room in the table (ask with slots_room() before). */
 bool slots_room(const struct slots *ss, uint32_t n);
 int slots_open(struct slots *ss, struct slot *sl, uint32_t owner, struct err *e);
 int slots_fork(struct slots *ss, struct slot *sl, const struct slot *from, uint32_t owner,
@@ -74,7 +84,8 @@ int slots_logits(struct slots *ss, struct slot *sl, int fd, struct err *e);
 void slots_cancel(struct slots *ss, struct slot *sl); /* all its FEEDs, SAMPLEs, LOGITS */
 void slots_close(struct slots *ss, struct slot *sl);  /* free once the engine says so */
 
-/* Closes the least recently used snapshot, or else session with nothing to do. False: none. */
+/* Closes the least recently used snapshot, or else session with nothing to do now. True: a slot
+ * will be free soon (also if one is being closed already); false: none. */
 bool slots_evict(struct slots *ss);
 
 /* A snapshot of this session with the most tokens, at most max; NULL. */

@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "base/num.h"
+#include "daemon/quota.h"
 #include "daemon/text.h"
 #include "model/tokenizer.h"
 
@@ -51,11 +52,27 @@ text_job_new(enum text_kind kind, void (*done)(struct text_job *), void *arg, st
     return job;
 }
 
+int
+text_job_pay(struct text_job *job, struct user *payer, struct err *e)
+{
+    const uint64_t n = sizeof *job + (1 + BYTES_AN_ID) * (job->n_in + job->ids.len);
+
+    if (quota_take(payer, QUOTA_BYTES, n, e) == -1)
+        return -1;
+    job->payer = quota_hold(payer);
+    job->paid = n;
+    return 0;
+}
+
 void
 text_job_free(struct text_job *job)
 {
     if (job == NULL)
         return;
+    if (job->payer != NULL) {
+        quota_give(job->payer, QUOTA_BYTES, job->paid);
+        quota_drop(job->payer);
+    }
     if (job->mapped != NULL)
         munmap(job->mapped, job->n_in);
     else

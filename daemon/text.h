@@ -48,6 +48,9 @@ struct text_job {
     struct buf ids, out; /* u32s, bytes */
     char note[128];
     struct err err; /* code ERR_NONE: fine */
+
+    struct user *payer; /* of QUOTA_BYTES, held, until the job is freed; NULL */
+    uint64_t paid;
 };
 
 struct text;
@@ -60,6 +63,10 @@ void text_free(struct text *x); /* waits for the jobs under way; drops those tha
 struct text_job *text_job_new(enum text_kind kind, void (*done)(struct text_job *),
                               void *arg, struct err *e);
 void text_job_free(struct text_job *job);
+
+/* Charges what the job keeps and may make to a user. It counts until the job is freed, also
+ * when nobody waits for it any more: so no client can make jobs pile up. */
+int text_job_pay(struct text_job *job, struct user *payer, struct err *e);
 void text_post(struct text *x, struct text_job *job);
 
 #endif /* DAEMON_TEXT_H */

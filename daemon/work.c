@@ -2,16 +2,17 @@
 /*
  * How operations are carried out.
  *
- * Each session has a queue; its first operation is under way, the others wait. work_pump() looks at
- * one session and does the next thing that can be done now, and it is called whenever something
+ * Each session has a queue; its first operation is under way, the others wait. work_pump() looks
+ * at one session and does the next thing that can be done now, and it is called whenever something
  * has changed: it keeps no plan, so that after a fault of the engine the same code goes on from
  * what is true then. The truth is the transcript: a slot that lacks tokens of it is fed, and
  * whether they are new or were there before makes no difference. Tokens that are appended join
  * the transcript when the engine says that it has them; drawn ones when they arrive.
  *
- * A fault while a session's jobs were running makes its operation a suspect. Suspects run one
- * at a time until they are past the place where it happened; the engine failing again before
- * that breaks the session, so that one poisoned request cannot take all others down for ever.
+ * A fault while a session's jobs were running makes its operation a suspect. Suspects go first,
+ * and each alone: the jobs of all others are called back, until it is past all tokens that may
+ * have been in the step that failed. The engine failing there again breaks the session, so that
+ * one poisoned request cannot take all others down for ever, and takes no innocent one along.
  */
 #include "config.h"
 
@@ -137,7 +138,8 @@ record(struct op *op)
                           .code = (uint8_t)op->err.code,
                           .begin = op->begin,
                           .end = s->log.len,
-                          .stop_at = op->stop_at};
+                          .stop_at = op->stop_at,
+                          .seed = op->params.seed};
     struct err e;
 
     /* What changed nothing may be tried again as if it had never been. */
@@ -192,8 +194,7 @@ finish(struct work *w, struct session *s)
         s->ops_tail = &s->ops;
     s->n_ops--;
     s->used_ms = clock_wall_ms();
-    if (w->trial == s)
-        w->trial = NULL;
+    work_end_trial(w, s);
     work_wake(w); /* it may be evicted for another one now */
     if (s->state != SESSION_GONE && s->state != SESSION_BROKEN)
         work_trim(w, s);
@@ -233,8 +234,8 @@ work_engine(const struct work *w)
 }
 
 struct work *
-work_new(struct event_base *base, const struct options *o, struct text *text, uint32_t bos,
-         uint32_t eos, const struct work_calls *calls, struct err *e)
+work_new(struct event_base *base, const struct options *o, struct text *text,
+         const struct work_model *model, const struct work_calls *calls, struct err *e)
 {
     struct work *w = calloc(1, sizeof *w);
     struct engine_calls engine_calls;
@@ -245,14 +246,13 @@ work_new(struct event_base *base, const struct options *o, struct text *text, ui
     }
     w->o = o;
     w->text = text;
-    w->bos = bos;
-    w->eos = eos;
+    w->model = *model;
     w->calls = *calls;
     w->waiting_tail = &w->waiting;
     w->over_tail = &w->over;
     engine_calls = work_engine_calls(w);
     w->on_fresh = event_new(base, -1, 0, on_fresh, w);
-    w->engine = engine_new(base, o, &engine_calls, e);
+    w->engine = engine_new(base, o, model->vocab, &engine_calls, e);
     if (w->engine == NULL || w->on_fresh == NULL) {
         if (w->engine != NULL)
             err_set(e, ERR_QUOTA, errno, "no memory for the sessions' work");
@@ -335,7 +335,7 @@ work_pause(struct work *w, struct op *op, bool pause)
     if (op->paused == pause || op->stage == OP_OVER)
         return;
     op->paused = pause;
-    op->was_paused |= pause;
+    op->was_stopped |= pause;
     work_wait(w, op->session);
     work_wake(w);
 }
@@ -429,7 +429,10 @@ work_rollback(struct work *w, struct session *s, uint64_t pos, struct err *e)
     if (s->slot != NULL && s->slot->sent > pos) {
         const struct slot *snap = slots_snapshot(&w->slots, s, pos);
 
-        if (pos == 0 || (snap != NULL && snap->snapshot_pos == pos))
+        /* Too far back for the caches: then any snapshot is better than none. */
+        if (pos == 0 ||
+            (snap != NULL && (snap->snapshot_pos == pos ||
+                              s->slot->sent - pos > engine_info(w->engine)->max_rewind)))
             slots_close(&w->slots, s->slot);
     }
     if (s->state == SESSION_BROKEN)
@@ -486,18 +489,28 @@ work_snapshot(struct work *w, struct session *s)
 uint64_t
 work_kv_len(const struct session *s)
 {
-    return s->slot != NULL ? s->slot->len : 0;
+    const struct slot *sl = s->slot;
+
+    if (sl == NULL)
+        return 0;
+    if (slot_lacks_rows(sl))
+        return sl->computed;
+    return sl->len < s->log.len ? sl->len : s->log.len;
 }
 
 uint64_t
-work_at_hand(const struct work *w, const struct session *s)
+work_replay(const struct work *w, const struct session *s)
 {
-    const struct slot *snap;
+    const uint64_t len = s->log.len;
+    const struct slot *sl = s->slot != NULL ? s->slot : slots_snapshot(&w->slots, s, len);
 
-    if (s->slot != NULL)
-        return s->slot->sent < s->log.len ? s->slot->sent : s->log.len;
-    snap = slots_snapshot(&w->slots, s, s->log.len);
-    return snap != NULL ? snap->snapshot_pos : 0;
+    if (sl == NULL)
+        return len;
+    if (sl->sent > len && sl->sent - len > engine_info(w->engine)->max_rewind)
+        return len; /* too far back for the caches */
+    if (sl->jobs == 0 && slot_lacks_rows(sl))
+        return len - sl->computed;
+    return sl->sent < len ? len - sl->sent : 0;
 }
 
 void

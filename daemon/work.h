@@ -27,6 +27,10 @@ struct work_calls {
     void (*stopped)(void *arg);
 };
 
+struct work_model {
+    uint32_t bos, eos, vocab;
+};
+
 struct work_counts {
     uint64_t queued, running, busy; /* operations now; sessions with any */
     uint64_t appended, drawn;       /* tokens, since the start */
@@ -34,7 +38,7 @@ struct work_counts {
 };
 
 struct work *work_new(struct event_base *base, const struct options *o, struct text *text,
-                      uint32_t bos, uint32_t eos, const struct work_calls *calls,
+                      const struct work_model *model, const struct work_calls *calls,
                       struct err *e);
 void work_free(struct work *w);
 struct engine *work_engine(const struct work *w);
@@ -66,11 +70,11 @@ void work_snapshot(struct work *w, struct session *s); /* of the end, if there i
 /* Caches of this session in the engine, as far as one can tell from here. */
 uint64_t work_kv_len(const struct session *s);
 
+/* How many tokens the engine will have to compute again when the session goes on. */
+uint64_t work_replay(const struct work *w, const struct session *s);
+
 /* The end: all operations and sessions are freed, whatever they wait for. */
 void work_end(struct work *w, struct quota *q);
-
-/* How many of its tokens the engine has or can copy: the rest would be computed again. */
-uint64_t work_at_hand(const struct work *w, const struct session *s);
 
 /* Ends all operations with `why`; calls->stopped() when the engine is gone, too. */
 void work_stop(struct work *w, const struct quota *q, const struct err *why);

@@ -79,11 +79,60 @@ feed(struct work *w, struct op *op, uint64_t total, struct err *e)
 static enum session_state
 state_of(const struct op *op)
 {
-    if (op->kind == OP_SAMPLE || op->kind == OP_LOGITS)
-        return op->session->slot->sent < op->session->log.len ? SESSION_REPLAYING
-                                                              : SESSION_SAMPLING;
-    return op->session->slot->len < op->session->log.len ? SESSION_REPLAYING
-                                                         : SESSION_FEEDING;
+    const struct slot *sl = op->session->slot;
+
+    if (sl->len < op->session->log.len || slot_lacks_rows(sl))
+        return SESSION_REPLAYING;
+    return op->kind == OP_SAMPLE || op->kind == OP_LOGITS ? SESSION_SAMPLING
+                                                          : SESSION_FEEDING;
+}
+
+/* Tells the slot's jobs to stop, once. */
+static void
+call_back(struct work *w, struct slot *sl)
+{
+    if (sl == NULL || sl->jobs == 0 || sl->cancelled)
+        return;
+    sl->cancelled = true;
+    slots_cancel(&w->slots, sl);
+}
+
+/* All others leave the engine, so that what happens now is this session's doing. */
+static void
+begin_trial(struct work *w, struct session *s)
+{
+    w->trial = s;
+    for (uint32_t i = 0; i < w->slots.n; i++) {
+        struct slot *sl = &w->slots.all[i];
+        struct op *op = sl->use == SLOT_SESSION ? sl->session->ops : NULL;
+
+        if (sl->session == s || op == NULL || op->stage != OP_IN_ENGINE || sl->jobs == 0)
+            continue;
+        op->held = op->was_stopped = true;
+        call_back(w, sl);
+    }
+}
+
+void
+work_end_trial(struct work *w, const struct session *s)
+{
+    if (w->trial != s)
+        return;
+    w->trial = NULL;
+    work_wake(w);
+}
+
+/* May it run now? A suspect alone, others when no suspect is on trial. */
+static bool
+may_run(struct work *w, struct op *op)
+{
+    struct session *s = op->session;
+    const uint32_t own = s->slot != NULL ? s->slot->jobs : 0;
+
+    if (op->suspect && w->trial == NULL)
+        begin_trial(w, s);
+    op->held = w->trial != NULL && w->trial != s;
+    return !op->held && (w->trial != s || w->slots.n_jobs == own);
 }
 
 /* Sends what can be sent for the operation under way. 1: it is complete, 0: it goes on. */
@@ -97,8 +146,8 @@ drive(struct work *w, struct op *op, struct err *e)
         *e = w->why_failed;
         return -1;
     }
-    if (engine_state(w->engine) != ENGINE_SERVING ||
-        (op->suspect && w->trial != NULL && w->trial != s)) {
+    if (engine_state(w->engine) != ENGINE_SERVING || !may_run(w, op)) {
+        session_move(s, SESSION_QUEUED, "not yet");
         work_wait(w, s);
         return 0;
     }
@@ -117,8 +166,6 @@ drive(struct work *w, struct op *op, struct err *e)
         work_wait(w, s);
         return 0;
     }
-    if (op->suspect)
-        w->trial = s;
     total = op->kind == OP_APPEND || op->kind == OP_SCORE ? op->begin + op->n_ids
                                                           : s->log.len;
     if (s->slot->sent < total) {
@@ -150,7 +197,7 @@ recover(struct work *w, struct op *op)
         slots_close(&w->slots, sl);
     if (op->err.code != ERR_NONE)
         return false;
-    if (why.code == ERR_CANCELLED && op->was_paused)
+    if (why.code == ERR_CANCELLED && op->was_stopped)
         return false;
     if (why.code == ERR_QUOTA && slots_evict(&w->slots)) {
         session_move(s, SESSION_QUEUED, "the engine is short of room");
@@ -179,23 +226,19 @@ work_advance(struct work *w, struct op *op)
         recover(w, op))
         return false;
     if (s->slot == NULL || s->slot->jobs == 0)
-        op->was_paused = op->paused;
+        op->was_stopped = op_stands(op);
     if (op->stage == OP_OVER)
         return s->slot == NULL || s->slot->jobs == 0;
     if (op->err.code != ERR_NONE) {
         if (s->slot == NULL || s->slot->jobs == 0)
             return true;
-        if (!s->slot->cancelled) {
-            s->slot->cancelled = true;
-            slots_cancel(&w->slots, s->slot);
-        }
+        call_back(w, s->slot);
         return false;
     }
     if (op->paused) {
-        if (s->slot != NULL && s->slot->jobs > 0 && !s->slot->cancelled) {
-            s->slot->cancelled = true;
-            slots_cancel(&w->slots, s->slot);
-        }
+        call_back(w, s->slot);
+        if (s->slot == NULL || s->slot->jobs == 0)
+            work_end_trial(w, s); /* its reader may take long: others need not wait */
         session_move(s, SESSION_QUEUED, "its reader is slow");
         return false;
     }
@@ -211,13 +254,10 @@ work_advance(struct work *w, struct op *op)
 static void
 clear_suspect(struct work *w, struct op *op, const struct slot *sl)
 {
-    if (!op->suspect || sl->len <= op->fault_len)
+    if (!op->suspect || sl->len < op->fault_to)
         return;
     op->suspect = false;
-    if (w->trial == op->session) {
-        w->trial = NULL;
-        work_wake(w);
-    }
+    work_end_trial(w, op->session);
 }
 
 static void
@@ -286,6 +326,19 @@ on_end(struct op *op, const struct slots_news *news)
     }
 }
 
+/* A job has ended while no operation needed it. If it failed, the tokens are fed later. */
+static void
+at_rest(struct work *w, struct slot *sl)
+{
+    struct session *s = sl->session;
+
+    if (sl->jobs > 0 || sl->err.code == ERR_NONE)
+        return;
+    slots_close(&w->slots, sl);
+    if (s->state == SESSION_WARM)
+        session_move(s, SESSION_COLD, "the engine had no room for it");
+}
+
 static int
 on_packet(void *arg, const union link_packet *p, size_t len, struct err *e)
 {
@@ -303,7 +356,8 @@ on_packet(void *arg, const union link_packet *p, size_t len, struct err *e)
         return 0;
     op = s->ops;
     if (op == NULL || op->stage != OP_IN_ENGINE) {
-        /* A rewind of an operation that is over. */
+        /* A rewind of an operation that is over, or a fork at rest. */
+        at_rest(w, news.slot);
         return 0;
     }
     switch (news.type) {
@@ -313,6 +367,8 @@ on_packet(void *arg, const union link_packet *p, size_t len, struct err *e)
     default: on_end(op, &news);
     }
     clear_suspect(w, op, news.slot);
+    if (s->state == SESSION_REPLAYING)
+        session_move(s, state_of(op), "it is further");
     if (news.slot->jobs == 0)
         news.slot->cancelled = false;
     if (news.type == LINK_END || op->err.code != ERR_NONE)
@@ -336,27 +392,34 @@ on_ready(void *arg)
     work_wake(w);
 }
 
-/* The fault happened while this session's jobs were running. */
+/*
+ * The fault happened while this session's jobs were running: in a step with some of the tokens
+ * behind those that it had done, how many of them depends on the clock.
+ */
 static void
 suspect(struct work *w, struct session *s, const struct slot *sl)
 {
     struct op *op = s->ops;
+    const uint64_t most = sl->len + engine_info(w->engine)->max_step_tokens;
+    const uint64_t from = sl->len, sent = sl->sent > from ? sl->sent : from + 1;
+    const uint64_t to = sent < most ? sent : most;
     struct err e;
 
-    if (op->suspect && w->trial == s && sl->len <= op->fault_len) {
+    if (op->suspect && w->trial == s && from < op->fault_to && to > op->fault_from) {
         err_set(&e, ERR_DAMAGED, 0,
                 "the engine failed twice at position %" PRIu64
                 " of this session; roll it back or delete it",
-                sl->len);
+                from);
         log_line(LOG_ERROR, "session-broken name=%s uid=%" PRIu32 " pos=%" PRIu64, s->name,
-                 s->user->uid, sl->len);
+                 s->user->uid, from);
         w->counts.broken++;
         op_fail(op, &e);
         session_move(s, SESSION_BROKEN, "two faults");
         return;
     }
     op->suspect = true;
-    op->fault_len = sl->len;
+    op->fault_from = from;
+    op->fault_to = to;
 }
 
 static void
@@ -372,7 +435,8 @@ on_lost(void *arg, bool own_fault)
         if (s == NULL || sl->use != SLOT_SESSION)
             continue;
         s->slot = NULL;
-        if (s->ops != NULL && s->ops->stage == OP_IN_ENGINE && sl->jobs > 0 && own_fault)
+        if (s->ops != NULL && s->ops->stage == OP_IN_ENGINE && sl->jobs > 0 && own_fault &&
+            s->state != SESSION_GONE)
             suspect(w, s, sl);
         if (s->state == SESSION_WARM)
             session_move(s, SESSION_COLD, "the engine is gone");
@@ -410,12 +474,19 @@ on_failed(void *arg, bool forever, int status)
     w->calls.failed(w->calls.arg, forever, status);
 }
 
-static bool
+/* Each job may first need all rows of its sequence again; a guess of the engine that proves
+ * wrong costs tokens, too. */
+static uint64_t
 expects(void *arg)
 {
     const struct work *w = arg;
+    uint64_t sum = 0;
 
-    return w->slots.n_jobs > 0;
+    for (uint32_t i = 0; i < w->slots.n; i++) {
+        if (w->slots.all[i].jobs > 0)
+            sum += 2 * (w->slots.all[i].sent + engine_info(w->engine)->max_step_tokens);
+    }
+    return sum;
 }
 
 static void

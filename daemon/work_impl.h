@@ -21,7 +21,7 @@ struct work {
     struct engine *engine;
     struct work_calls calls;
     struct slots slots;
-    uint32_t bos, eos;
+    struct work_model model;
     struct session *waiting, **waiting_tail; /* for the engine, a slot or room for jobs */
     struct op *over, **over_tail;            /* cancelled while they waited behind others */
     struct event *on_fresh;
@@ -50,6 +50,9 @@ int work_check(const struct work *w, struct op *op, struct err *e);
 
 /* Goes on with an operation in the engine: false if it goes on, true if it is over. */
 bool work_advance(struct work *w, struct op *op);
+
+/* If this session was the suspect on trial, others may run again. */
+void work_end_trial(struct work *w, const struct session *s);
 
 /* The engine's calls; w is their arg. */
 struct engine_calls work_engine_calls(struct work *w);

@@ -23,10 +23,11 @@ put_in_front(const struct work *w, struct op *op, struct buf *ids, struct err *e
     const bool at_start = l->len == 0;
 
     if (op->input == OP_MESSAGES) {
-        if (!at_start && l->turns > 0 && !l->turn_open && l->tokens[l->len - 1] != w->eos)
-            return buf_add(ids, &w->eos, sizeof w->eos, e);
+        if (!at_start && l->turns > 0 && !l->turn_open &&
+            l->tokens[l->len - 1] != w->model.eos)
+            return buf_add(ids, &w->model.eos, sizeof w->model.eos, e);
     } else if (op->bos == 1 || (op->bos == -1 && at_start && op->input == OP_TEXT)) {
-        return buf_add(ids, &w->bos, sizeof w->bos, e);
+        return buf_add(ids, &w->model.bos, sizeof w->model.bos, e);
     }
     return 0;
 }
@@ -97,7 +98,7 @@ start_tokens(const struct work *w, struct op *op, struct err *e)
     p = malloc((op->n_ids + 1) * sizeof *p);
     if (p == NULL)
         return err_set(e, ERR_QUOTA, errno, "no memory for %zu tokens", op->n_ids);
-    p[0] = w->bos;
+    p[0] = w->model.bos;
     memcpy(p + 1, op->ids, op->n_ids * sizeof *p);
     free(op->ids);
     op->ids = p;
@@ -123,8 +124,14 @@ work_start(struct work *w, struct op *op, struct err *e)
         op->end = r->end;
         op->reason = (enum link_reason)r->reason;
         op->stop_at = r->stop_at;
+        op->params.seed = r->seed;
         op->n_drawn = r->end - r->begin;
         op->stage = OP_OVER;
+        if (r->undone)
+            return err_set(e, ERR_CONFLICT, 0,
+                           "the first request of this op_id ended at position %" PRIu64
+                           ", and was rolled back since",
+                           r->end);
         if (r->code != ERR_NONE)
             return err_set(e, (enum err_code)r->code, 0,
                            "the first request of this op_id ended at position %" PRIu64
@@ -168,6 +175,9 @@ work_check(const struct work *w, struct op *op, struct err *e)
                            "token %zu is %" PRIu32 "; the vocabulary has %" PRIu32, i,
                            op->ids[i], info->vocab);
     }
+    if (op->most_ids != 0 && op->n_ids > op->most_ids)
+        return err_set(e, ERR_QUOTA, 0, "%zu tokens to score, at most %zu", op->n_ids,
+                       op->most_ids);
     if (op->n_ids > max || op->begin > max - op->n_ids)
         return err_set(e, ERR_CONTEXT_FULL, 0,
                        "%zu tokens at position %" PRIu64

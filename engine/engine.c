@@ -73,8 +73,10 @@ engine_tell(struct engine *en, uint16_t type, const struct job *j, const void *b
     if (en->exit != ENGINE_GOES_ON)
         return -1;
     if (out_push(&en->out, type, j == NULL ? 0 : j->seq, j == NULL ? 0 : j->number, iov,
-                 more_len > 0 ? 2 : 1, &e) == 0)
+                 more_len > 0 ? 2 : 1, &e) == 0) {
+        put_status(&en->status->packets, en->out.pushed);
         return 0;
+    }
     if (e.code == ERR_UNAVAILABLE)
         en->exit = LINK_EXIT_OK;
     else
@@ -89,6 +91,7 @@ tell_ready(struct engine *en)
     struct link_ready r = {.vocab = in->vocab,
                            .max_seqs = in->max_seqs,
                            .max_step_tokens = in->max_step_tokens,
+                           .max_rewind = in->max_rewind,
                            .pid = (uint32_t)getpid(),
                            .max_positions = in->max_positions,
                            .weight_bytes = in->weight_bytes,

@@ -73,11 +73,14 @@ out_push(struct out *o, uint16_t type, uint32_t seq, uint32_t job, const struct 
 {
     struct link_head h = {.type = type, .seq = seq, .job = job};
 
-    if (o->first == NULL && link_send(o->sock, &h, iov, n_iov, -1, e) == 0)
-        return 0;
-    if (o->first == NULL && e->code != ERR_BUSY)
-        return -1;
-    return keep(o, &h, iov, n_iov, e);
+    if (o->first != NULL || link_send(o->sock, &h, iov, n_iov, -1, e) == -1) {
+        if (o->first == NULL && e->code != ERR_BUSY)
+            return -1;
+        if (keep(o, &h, iov, n_iov, e) == -1)
+            return -1;
+    }
+    o->pushed++;
+    return 0;
 }
 
 int

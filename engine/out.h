@@ -24,7 +24,8 @@ struct out_packet;
 struct out {
     int sock;
     struct out_packet *first, **last;
-    size_t bytes; /* waiting */
+    size_t bytes;    /* waiting */
+    uint64_t pushed; /* packets, since the start */
 };
 
 void out_init(struct out *o, int sock);

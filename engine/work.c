@@ -25,8 +25,12 @@ end(struct engine *en, const struct job *j, enum link_reason reason, uint64_t st
 {
     struct link_end le = {.reason = reason, .stop_at = stop_at};
 
-    if (j->seq < en->seqs.max)
-        le.pos = en->seqs.all[j->seq].len;
+    if (j->seq < en->seqs.max) {
+        const struct seq *s = &en->seqs.all[j->seq];
+
+        le.pos = s->len;
+        le.computed = s->computed < s->len ? s->computed : s->len;
+    }
     if (reason == LINK_FAILED)
         le.err = j->err;
     engine_tell(en, LINK_END, j, &le, sizeof le, NULL, 0);

@@ -49,7 +49,7 @@
  * need not be repeated as such.
  */
 enum {
-    LINK_VERSION = 2,
+    LINK_VERSION = 3,
     LINK_MAX_PACKET = 65536,
     LINK_MAX_JOBS = 512,
     LINK_MAX_FEED = 8192, /* tokens in one FEED */
@@ -132,6 +132,10 @@ struct link_sample {
 struct link_ready {
     uint32_t vocab, max_seqs, max_step_tokens;
     uint32_t pid;
+    uint32_t
+        max_rewind; /* tokens; a REWIND further back makes the engine compute again from
+                            the start */
+    uint32_t zero;
     uint64_t max_positions, weight_bytes, page_bytes, seq_fixed_bytes, kv_limit;
     uint8_t fingerprint[32];
     char backend[32], detail[96];
@@ -154,11 +158,13 @@ struct link_tokens {
 enum link_reason { LINK_DONE, LINK_LIMIT, LINK_STOP_TOKEN, LINK_STOP_STRING, LINK_FAILED };
 
 struct link_end {
-    uint64_t pos;     /* the sequence's length; 0 if it is not open (any more) */
-    uint64_t stop_at; /* LINK_STOP_STRING: raw bytes drawn, from the first of the n_drawn
+    uint64_t pos;      /* the sequence's length; 0 if it is not open (any more) */
+    uint64_t computed; /* of these tokens the caches hold the rows; the next job that needs
+                          them computes the others, without a word, before anything else */
+    uint64_t stop_at;  /* LINK_STOP_STRING: raw bytes drawn, from the first of the n_drawn
                          tokens on, in front of the stop string */
-    uint32_t reason;  /* enum link_reason */
-    struct err err;   /* LINK_FAILED */
+    uint32_t reason;   /* enum link_reason */
+    struct err err;    /* LINK_FAILED */
 };
 
 /*
@@ -173,6 +179,7 @@ struct link_status {
     uint64_t load_permille; /* 1000 before LINK_READY is sent */
     uint64_t steps, prefill_tokens, decode_tokens, step_ns; /* since the start */
     uint64_t kv_used;
+    uint64_t packets; /* that were sent, or wait to be: what does not arrive is missed */
 };
 
 /* Room for any packet, aligned for any struct above. */

@@ -26,8 +26,11 @@
  *   short@K        ... a packet with a good head and no body (LINK_TOKENS)
  *   twice@K        the first LINK_END after step K is sent twice
  *   silent@K       nothing is sent any more after step K; steps and beat go on
+ *   lie-vocab      LINK_READY has one token too many; lie-seqs: 1000000 sequences; lie-step:
+ *                  steps of no tokens
  *   exit@start     exits with 1 at once                noready   never gets ready; beats
  *   refuse@start   LINK_FATAL model-mismatch, exit 65  load=2s   takes that long to load
+ *   poison=N       every step that has token N in it ends in abort()
  *   slow=5ms       every step takes that long more
  *   once:/PATH     only if PATH does not exist; it is made when the wrong is done. So a
  *                  restarted one behaves: "crash@40,once:/tmp/x". slow= and load= stay.
@@ -74,6 +77,9 @@ enum wrong {
     SHORT,
     TWICE,
     SILENT,
+    LIE_VOCAB,
+    LIE_SEQS,
+    LIE_STEP,
     EXIT_START,
     NOREADY,
     REFUSE_START,
@@ -92,6 +98,7 @@ static struct {
     enum wrong wrong;
     uint64_t step; /* at which */
     uint64_t slow_ms, load_ms;
+    uint64_t poison; /* a token; 0: none */
     const char *once;
     uint64_t steps; /* so far */
     bool told;      /* the lie has been told */
@@ -142,10 +149,19 @@ read_plan(char *words)
             plan.wrong = REFUSE_START;
         else if (strcmp(w, "noready") == 0)
             plan.wrong = NOREADY;
+        else if (strcmp(w, "lie-vocab") == 0)
+            plan.wrong = LIE_VOCAB;
+        else if (strcmp(w, "lie-seqs") == 0)
+            plan.wrong = LIE_SEQS;
+        else if (strcmp(w, "lie-step") == 0)
+            plan.wrong = LIE_STEP;
         else if (strncmp(w, "once:", 5) == 0)
             plan.once = w + 5;
         else if (strncmp(w, "slow=", 5) == 0) {
             if (num_duration_ms(w + 5, 0, 60000, &plan.slow_ms, &e) == -1)
+                die_of_usage(e.text);
+        } else if (strncmp(w, "poison=", 7) == 0) {
+            if (num_u64(w + 7, 1, UINT32_MAX, &plan.poison, &e) == -1)
                 die_of_usage(e.text);
         } else if (strncmp(w, "load=", 5) == 0) {
             if (num_duration_ms(w + 5, 0, 600000, &plan.load_ms, &e) == -1)
@@ -186,14 +202,27 @@ step_goes_wrong(struct err *e)
         sleep_ms(1000);
 }
 
+static bool
+holds_poison(const struct step *s)
+{
+    for (uint32_t i = 0; i < s->n_seqs; i++) {
+        for (uint32_t k = 0; k < s->seqs[i].n_tokens; k++) {
+            if (s->seqs[i].tokens[k] == plan.poison)
+                return true;
+        }
+    }
+    return false;
+}
+
 static int
 before_step(void *arg, uint64_t number, const struct step *s, struct err *e)
 {
     (void)arg;
-    (void)s;
     plan.steps = number;
     if (plan.slow_ms > 0)
         sleep_ms(plan.slow_ms);
+    if (plan.poison != 0 && holds_poison(s))
+        abort();
     if (number == plan.step && plan.wrong >= CRASH && plan.wrong <= QUOTA)
         return step_goes_wrong(e);
     return 0;
@@ -210,6 +239,8 @@ int __wrap_link_send(int sock, struct link_head *h, const struct iovec *iov, int
 static bool
 lie_fits(const struct link_head *h)
 {
+    if (!plan.told && plan.wrong >= LIE_VOCAB && plan.wrong <= LIE_STEP)
+        return h->type == LINK_READY;
     if (plan.told || plan.wrong < LIE_POS || plan.wrong > TWICE || plan.steps < plan.step)
         return false;
     switch (plan.wrong) {
@@ -226,6 +257,8 @@ lie_fits(const struct link_head *h)
 static void
 tell_lie(struct link_head *h, uint8_t *body)
 {
+    struct link_ready *ready = (struct link_ready *)(void *)body;
+
     switch (plan.wrong) {
     case LIE_POS: {
         /* pos is the first word of both structs. */
@@ -245,6 +278,9 @@ tell_lie(struct link_head *h, uint8_t *body)
     }
     case LIE_JOB: h->job += 1000000; break;
     case LIE_SEQ: h->seq += 1000000; break;
+    case LIE_VOCAB: ready->vocab++; break;
+    case LIE_SEQS: ready->max_seqs = 1000000; break;
+    case LIE_STEP: ready->max_step_tokens = 0; break;
     default: break;
     }
 }
@@ -253,7 +289,7 @@ static int
 send_lie(int sock, const struct link_head *h, const struct iovec *iov, int n_iov,
          struct err *e)
 {
-    static uint8_t body[LINK_MAX_PACKET];
+    static _Alignas(max_align_t) uint8_t body[LINK_MAX_PACKET];
     struct link_head lie = *h;
     struct iovec one = {body, 0};
 

@@ -14,6 +14,7 @@
  *
  *   cancel-after N   the next request is cancelled after N items of its stream
  *   quit-after N     the connection is dropped after N items of the next request
+ *   burst N          the next N requests are sent at once, their answers come as they come
  *   credit N         sent after each item of the next requests
  *   raw HEX          bytes straight to the socket; then what the daemon says until it closes or is silent
  *   crowd N          opens N more connections and counts those that are told to go
@@ -50,6 +51,7 @@ enum {
     WAIT_MS = 120000,
     RAW_MS = 1500,
     KEPT = 64,
+    BURST = 64,
     FILE_MAX = 1 << 28
 };
 
@@ -60,8 +62,9 @@ static struct {
     uint32_t next_id;
     struct sockaddr_un address;
     int patience; /* milliseconds */
-    long cancel_after, quit_after, credit;
-    char *kept[KEPT]; /* what values point to */
+    long cancel_after, quit_after, credit, burst;
+    const struct wire_method *asked[BURST]; /* by id */
+    char *kept[KEPT];                       /* what values point to */
     int n_kept;
 } t;
 
@@ -385,6 +388,18 @@ show_items(struct wire_in *in, const struct wire_message *m)
     send_out();
 }
 
+static bool
+show_answer(struct wire_in *in, const struct wire_method *method)
+{
+    if (in->failed) {
+        show_error(in, "error");
+    } else {
+        printf("ok ");
+        show_body(in, method->result);
+    }
+    return true;
+}
+
 /* Until the answer to `id`. */
 static void
 listen_for(uint32_t id, const struct wire_method *method)
@@ -405,13 +420,7 @@ listen_for(uint32_t id, const struct wire_method *method)
         } else if (in.shape == WIRE_STREAM && in.id == id) {
             show_items(&in, method->item);
         } else if (in.shape == WIRE_RESPONSE && in.id == id) {
-            over = true;
-            if (in.failed) {
-                show_error(&in, "error");
-            } else {
-                printf("ok ");
-                show_body(&in, method->result);
-            }
+            over = show_answer(&in, method);
         }
         wire_close(&in);
     }
@@ -449,6 +458,42 @@ request(char *line)
 
     send_out();
     listen_for(id, m);
+}
+
+/* The answers of all n requests up to this one. */
+static void
+burst(char *line)
+{
+    const uint32_t id = ++t.next_id;
+    static uint32_t first;
+
+    if (first == 0)
+        first = id;
+    if (id - first >= BURST)
+        die("a burst of too many");
+    t.asked[id - first] = queue_request(line, id);
+    if (--t.burst > 0)
+        return;
+    send_out();
+    for (uint32_t left = id - first + 1; left > 0;) {
+        const uint8_t *p;
+        size_t len;
+        struct wire_in in;
+        struct err e;
+
+        receive(&p, &len);
+        if (wire_open(&in, &t.in, p, len, &e) == -1)
+            die(e.text);
+        if (in.id < first || in.id > id || in.shape == WIRE_NOTIFY)
+            die("an answer to nothing");
+        if (in.shape == WIRE_STREAM)
+            show_items(&in, t.asked[in.id - first]->item);
+        else
+            left -= show_answer(&in, t.asked[in.id - first]);
+        wire_close(&in);
+    }
+    first = 0;
+    fflush(stdout);
 }
 
 static void
@@ -552,6 +597,10 @@ run_line(char *line)
         flood(line + 6);
     else if (strncmp(line, "raw ", 4) == 0)
         raw(line + 4);
+    else if (strncmp(line, "burst ", 6) == 0)
+        t.burst = n;
+    else if (line[0] != '\0' && t.burst > 0)
+        burst(line);
     else if (line[0] != '\0')
         request(line);
     while (t.n_kept > 0)
