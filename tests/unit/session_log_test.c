@@ -204,6 +204,60 @@ quota_counts(void **state)
     quota_give(f->u, QUOTA_BYTES, 10);
 }
 
+/* A copy that came with as many as it has room for gets more. */
+static void
+copies_are_marked(void **state)
+{
+    struct fixture *f = *state;
+    struct session_log from;
+    char label[16];
+    struct err e;
+
+    session_log_init(&from, f->u, 100);
+    f->l.max_checkpoints = 100;
+    assert_int_equal(session_log_append(&from, ids, 20, &e), 0);
+    for (int i = 0; i < 9; i++) {
+        snprintf(label, sizeof label, "from-%d", i);
+        assert_int_equal(session_log_mark(&from, label, false, &e), 0);
+    }
+    assert_int_equal(session_log_copy(&f->l, &from, 20, &e), 0);
+    session_log_done(&from);
+    for (int i = 0; i < 20; i++) {
+        snprintf(label, sizeof label, "own-%d", i);
+        assert_int_equal(session_log_mark(&f->l, label, false, &e), 0);
+    }
+    assert_int_equal(f->l.n_checkpoints, 29);
+    assert_non_null(session_log_find(&f->l, "from-8"));
+    assert_non_null(session_log_find(&f->l, "own-19"));
+}
+
+static void
+what_a_rollback_took(void **state)
+{
+    struct fixture *f = *state;
+    const struct op_record a = {.id = "a", .begin = 0, .end = 10},
+                           b = {.id = "b", .begin = 10, .end = 50};
+    struct err e;
+
+    assert_int_equal(session_log_append(&f->l, ids, 50, &e), 0);
+    assert_int_equal(session_log_record(&f->l, &a, &e), 0);
+    assert_int_equal(session_log_record(&f->l, &b, &e), 0);
+    assert_int_equal(session_log_low(&f->l, 0), 50);
+    assert_int_equal(session_log_truncate(&f->l, 50, &e), 0);
+    assert_int_equal(f->l.rollbacks, 0);
+    assert_int_equal(session_log_truncate(&f->l, 30, &e), 0);
+    assert_int_equal(session_log_append(&f->l, ids, 100, &e), 0);
+    assert_int_equal(session_log_low(&f->l, 0), 30);
+    assert_int_equal(session_log_low(&f->l, 1), 130);
+    assert_false(session_log_recall(&f->l, a.id)->undone);
+    assert_true(session_log_recall(&f->l, b.id)->undone);
+    for (uint64_t i = 0; i < CUTS_KEPT; i++) {
+        assert_int_equal(session_log_truncate(&f->l, 120 - i, &e), 0);
+        assert_int_equal(session_log_low(&f->l, 1), 120 - i);
+    }
+    assert_int_equal(session_log_low(&f->l, 0), 0); /* too long ago: who knows */
+}
+
 int
 main(void)
 {
@@ -215,6 +269,8 @@ main(void)
         cmocka_unit_test_setup_teardown(copies, setup, teardown),
         cmocka_unit_test_setup_teardown(results, setup, teardown),
         cmocka_unit_test_setup_teardown(quota_counts, setup, teardown),
+        cmocka_unit_test_setup_teardown(copies_are_marked, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_a_rollback_took, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
