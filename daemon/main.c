@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -40,6 +41,7 @@ enum {
     STATUS_EVERY_MS = 2000,
     FLUSH_MS = 500, /* for readers to take their last frames */
     MAX_TOKENS_BYTES = 1 << 30,
+    SPARE_FILES = 64, /* descriptors besides those of connections */
 };
 
 struct daemon {
@@ -267,6 +269,23 @@ name_instance(struct server *sv, struct err *e)
     return 0;
 }
 
+/* Each connection is a descriptor, each engine needs a few to start: all that we may have. */
+static void
+raise_limits(const struct options *o)
+{
+    struct rlimit r;
+
+    if (getrlimit(RLIMIT_NOFILE, &r) == -1)
+        return;
+    r.rlim_cur = r.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &r);
+    if (r.rlim_max < o->max_connections + SPARE_FILES)
+        log_line(LOG_WARNING,
+                 "few-descriptors limit=%" PRIu64 " fix=\"raise LimitNOFILE or lower "
+                 "max-connections, %" PRIu64 "\"",
+                 (uint64_t)r.rlim_max, o->max_connections);
+}
+
 static int
 make_events(struct daemon *d, struct err *e)
 {
@@ -301,6 +320,7 @@ start(struct daemon *d, struct err *e)
     struct work_model model;
 
     sv->started_ns = clock_ns();
+    raise_limits(&d->o);
     if (load_model(d, e) == -1 || open_state(d, e) == -1 || name_instance(sv, e) == -1)
         return -1;
     sv->base = event_base_new();

@@ -162,6 +162,21 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
 done
 is "$now" $((was + 40)) "a detached sample goes on when its slow reader has left"
 
+# Text is charged until it has been worked on, also when nobody waits for it any more.
+stop
+start --max-queued-input-per-user 4M
+yes word | head -c 250000 >"$dir/words"
+(
+    echo "burst 20"
+    for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        echo "tokenize text=@$dir/words"
+    done
+    echo "tokenize text=one%20more"
+) | talk | cut -c 1-40 >"$dir/all"
+grep -aq '^error quota' "$dir/all" && grep -aq '^ok' "$dir/all"
+ok "texts to tokenize count against the quota of their user"
+has "$(tail -1 "$dir/all")" '^ok' "and no longer than they take"
+
 # Rewound further than the caches remember: the result says what has to be computed again.
 begin far
 got=$(talk <<END

@@ -22,8 +22,14 @@ script() { # NUMBER
         print "append name=" me " tokens=" tokens(40)
         print "checkpoint name=" me " label=c0"
         for (i = 1; i <= ops; i++) {
-            k = r(12)
-            if (k < 3) print "append name=" me " tokens=" tokens(1 + r(300))
+            k = r(13)
+            if (k == 12) { # what is asked again is not done again
+                line = (r(2) ? "append tokens=" tokens(1 + r(99)) : \
+                    "sample temperature=1 seed=5 ignore_eos=1 quiet=1 n=" 1 + r(9)) \
+                    " name=" me sprintf(" op_id=%05d.%010d", seed, i)
+                print line
+                print line
+            } else if (k < 3) print "append name=" me " tokens=" tokens(1 + r(300))
             else if (k < 4) print "append name=" me " text=some%20words%20" r(1000)
             else if (k < 7) print "sample name=" me " n=" 1 + r(30) " seed=" r(1000) \
                 " temperature=" (r(2) ? 0 : 1.3) " repetition=1.1 ignore_eos=1 quiet=1"
@@ -81,4 +87,28 @@ for i in 1 2 3 4 5 6; do
     cmp -s "$dir/calm/$i" "$dir/wild/$i" || diff -a "$dir/calm/$i" "$dir/wild/$i" |
         head -4 | cut -c 1-300 | sed 's/^/# /'
 done
+
+# Clients that leave in the middle of whatever it is: nothing is left of them.
+FAKE_ENGINE=kill@200,slow=2ms start --max-sequences 4 --feed-tokens 100 \
+    --restart-limit 1000 --restart-window 100ms
+for i in 1 2 3 4 5 6; do
+    (
+        for wait in 0.05 0.1 0.15 0.2 0.3; do
+            sed "s/name=s$i/name=s$i-$wait/g; s/to=s$i/to=s$i-$wait/g" "$dir/script.$i" |
+                awk -v n="$i" 'NR % 7 == n { print "quit-after " n; print; exit }
+                    NR % 5 == 4 { print "cancel-after 2" } { print }' |
+                timeout -s KILL "$wait" "$top_builddir/tests/talk" "$sock" >/dev/null 2>&1
+            sed "s/name=s$i/name=s$i-$wait/g; 1d; 30q" "$dir/script.$i" |
+                grep -v '^transcript\|^fork\|[.]f' | { echo "burst 25"; cat; } |
+                timeout -s KILL "$wait" "$top_builddir/tests/talk" "$sock" >/dev/null 2>&1
+            echo "delete name=s$i-$wait" | talk >/dev/null
+        done
+    ) 2>/dev/null &
+    jobs="$jobs $!"
+done
+for job in $jobs; do wait "$job"; done
+got=$(printf 'sleep 300\nstatus\n' | talk)
+has "$got" ' connections=1 .*queued=0 running=0' "clients leave in the middle: nothing runs on"
+stop
+is "$status" 0 "and the daemon is well"
 plan
