@@ -177,6 +177,23 @@ grep -aq '^error quota' "$dir/all" && grep -aq '^ok' "$dir/all"
 ok "texts to tokenize count against the quota of their user"
 has "$(tail -1 "$dir/all")" '^ok' "and no longer than they take"
 
+# Paused for its reader, a session gives its place in the engine to others, and comes back.
+stop
+start --max-sequences 1
+begin one
+begin two
+talk >"$dir/paused" <<END &
+credit 0
+sample name=one n=8 temperature=0 on_stall=pause credit=2
+END
+paused=$!
+sleep 0.3
+has "$(echo "sample name=two n=3 temperature=0 quiet=1" | timeout 20 "$top_builddir/tests/talk" "$sock" | tail -1)" \
+    '^ok pos=425' "a reader that is slow keeps no place in the engine"
+kill "$paused" 2>/dev/null
+wait "$paused" 2>/dev/null
+has "$(echo "stat name=one" | talk)" ' pos=42[4-9] ' "what it had drawn is there"
+
 # Rewound further than the caches remember: the result says what has to be computed again.
 begin far
 got=$(talk <<END
