@@ -15,10 +15,16 @@ extern "C" {
  * innermost loops of the plain paths; the fast paths have their own and are compared with
  * these, over all inputs where that is possible.
  */
+#ifdef __CUDACC__
+#    define FP_INLINE static __host__ __device__ inline
+#else
+#    define FP_INLINE static inline
+#endif
+
 extern const float fp_e4m3_table[256]; /* 1-4-3, bias 7, no infinities, NaN 0x7f and 0xff */
 extern const float fp_e2m1_table[16];  /* bit 3 is the sign */
 
-static inline uint32_t
+FP_INLINE uint32_t
 f32_bits(float f)
 {
     uint32_t u;
@@ -27,7 +33,7 @@ f32_bits(float f)
     return u;
 }
 
-static inline float
+FP_INLINE float
 f32_from_bits(uint32_t u)
 {
     float f;
@@ -36,14 +42,14 @@ f32_from_bits(uint32_t u)
     return f;
 }
 
-static inline float
+FP_INLINE float
 bf16_to_f32(uint16_t b)
 {
     return f32_from_bits((uint32_t)b << 16);
 }
 
 /* NaN stays NaN: the carry of the rounding must not run into the sign. */
-static inline uint16_t
+FP_INLINE uint16_t
 f32_to_bf16(float f)
 {
     const uint32_t u = f32_bits(f);
@@ -54,7 +60,7 @@ f32_to_bf16(float f)
 }
 
 /* To bf16 and back: the rounding that a bf16 tensor in the middle of a formula stands for. */
-static inline float
+FP_INLINE float
 bf16_round(float f)
 {
     return bf16_to_f32(f32_to_bf16(f));
@@ -67,7 +73,7 @@ e4m3_to_f32(uint8_t b)
 }
 
 /* Beyond 448 saturates; callers clamp before, as the reference does. */
-static inline uint8_t
+FP_INLINE uint8_t
 f32_to_e4m3(float f)
 {
     uint32_t u = f32_bits(f);
@@ -85,14 +91,14 @@ f32_to_e4m3(float f)
 }
 
 /* 2^(b - 127); 255 is NaN, 0 is 2^-127, which is subnormal in f32. */
-static inline float
+FP_INLINE float
 e8m0_to_f32(uint8_t b)
 {
     return f32_from_bits(b == 0 ? 0x00400000 : b == 255 ? 0x7fc00000 : (uint32_t)b << 23);
 }
 
 /* The smallest power of two that is at least t (t > 0, finite), as an E8M0 byte. */
-static inline uint8_t
+FP_INLINE uint8_t
 f32_to_e8m0_up(float t)
 {
     const uint32_t u = f32_bits(t);
@@ -107,7 +113,7 @@ e2m1_to_f32(uint8_t code)
 }
 
 /* Ties go to the even code: 0.25 0.75 1.25 1.75 2.5 3.5 5 become 0 1 1 2 2 4 4. */
-static inline uint8_t
+FP_INLINE uint8_t
 f32_to_e2m1(float f)
 {
     const uint8_t sign = (uint8_t)(f32_bits(f) >> 28 & 8);

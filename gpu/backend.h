@@ -85,8 +85,13 @@ struct backend_ops {
 };
 
 extern const struct backend_ops backend_cpu;
+extern const struct backend_ops backend_cuda; /* if HAVE_CUDA */
 
-/* By name; NULL and ERR_NOT_FOUND with the list of those built in. "auto" is the first that runs. */
+/* Is there a device that the CUDA backend can use? Only if HAVE_CUDA. */
+bool backend_cuda_present(void);
+
+/* By name; NULL and ERR_NOT_FOUND with the list of those built in. "auto" is cuda where there is
+ * a device that it can use, else cpu. */
 const struct backend_ops *backend_find(const char *name, struct err *e);
 
 #endif /* GPU_BACKEND_H */

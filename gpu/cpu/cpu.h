@@ -4,6 +4,7 @@
 
 #include "gpu/backend.h"
 #include "gpu/cpu/ops.h"
+#include "gpu/cpu/rope.h"
 #include "model/kvsize.h"
 
 /*
@@ -227,10 +228,6 @@ page_row(const struct seq *q, const struct compressor *c, uint64_t j)
 
     return q->pages[j / per_page]->rows + c->page_at + (j % per_page) * c->row;
 }
-
-/* rope.c */
-void rope_frequencies(const struct model_config *c, bool compressed, float *freq);
-void rope_table(const float *freq, int pairs, const uint64_t *pos, int n, float *cs);
 
 /* The layers. `x` bf16 [n][hc][d] is changed in place. */
 void layer_forward(struct backend *b, const struct layer *l, const struct rows *r,

@@ -7,8 +7,8 @@
 
 #include <math.h>
 
-#include "gpu/cpu/cpu.h"
 #include "gpu/cpu/pool.h"
+#include "gpu/cpu/rope.h"
 
 /* The pair, as a real number, that turns `turns` times within the original context. */
 static double

@@ -5,6 +5,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct err;
+struct cuda_rank;
+
 enum {
     KV_GROUP = 64,        /* elements of a key row that share an FP8 scale */
     ATTENTION_CHUNK = 64, /* keys to unpack at a time; has no part in the result */
@@ -40,6 +47,12 @@ struct attention_args {
     enum kv_fmt fmt;
 };
 
+/* a [n] lies on the device; like: what the jobs share, n_keys the most of any. score: f32 at
+ * least attention_scratch(like) elements a job. Rows of keys aligned to 8 bytes. */
+int attention_cuda(struct cuda_rank *rk, const struct attention_args *a, int n,
+                   const struct attention_args *like, float *score, struct err *e);
+size_t attention_scratch(const struct attention_args *like);
+
 /*
  * Index scores of one query position over all compressed rows that it can see (spec 7.4):
  *   d_hj = bf16(q_h . k_j);  score_j = bf16(sum_h bf16(max(d_hj, 0) * w_h)), h ascending, f32
@@ -54,5 +67,14 @@ struct index_score_args {
     float *score; /* f32 [n_rows], each a bf16 value */
     int n_rows, block_rows, n_heads, dim;
 };
+
+/* a [n] lies on the device; like: what the jobs share, n_rows the most of any. Rows begin
+ * block_at bytes into each block. */
+int index_scores_cuda(struct cuda_rank *rk, const struct index_score_args *a, int n,
+                      const struct index_score_args *like, size_t block_at, struct err *e);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* GPU_OPS_ATTENTION_H */

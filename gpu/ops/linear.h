@@ -4,6 +4,13 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct err;
+struct cuda_rank;
+
 enum matrix_kind {
     MATRIX_BF16, /* w: bf16 [out][in] */
     MATRIX_F32,  /* w: f32 [out][in] */
@@ -43,5 +50,13 @@ struct linear_args {
     int x_stride, y_stride;
     int y_f32; /* 1: y is f32, else bf16 */
 };
+
+/* Pointers inside are the device's; the args and the matrix they name are the host's. Inputs
+ * in multiples of 32, matrices and rows of x aligned to 16 bytes. */
+int linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n, struct err *e);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* GPU_OPS_LINEAR_H */

@@ -4,6 +4,13 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct err;
+struct cuda_rank;
+
 /*
  * Hyper-connections (spec 4): hc streams a token. The mixing matrix comes out of `linear` with
  * an F32 matrix on the flattened streams; then
@@ -26,6 +33,8 @@ struct hc_pre_args {
     float norm_eps, hc_eps;
 };
 
+int hc_pre_cuda(struct cuda_rank *rk, const struct hc_pre_args *a, struct err *e);
+
 /* out[j] = bf16(post_j f + sum_i comb[i][j] x[i]), i ascending; out may be x. */
 struct hc_post_args {
     const uint16_t *x;        /* bf16 [rows][hc][dim] */
@@ -34,5 +43,11 @@ struct hc_post_args {
     uint16_t *out;            /* bf16 [rows][hc][dim] */
     int rows, hc, dim;
 };
+
+int hc_post_cuda(struct cuda_rank *rk, const struct hc_post_args *a, struct err *e);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* GPU_OPS_MHC_H */

@@ -4,6 +4,13 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct err;
+struct cuda_rank;
+
 /*
  * Between an expert's matrices (spec 8): u = clamp(up, +-limit), g = min(gate, limit),
  * a = bf16(w_r * (silu(g) * u)), silu(g) = g / (1 + exp(-g)), f32 inside. a may be gate.
@@ -15,5 +22,11 @@ struct swiglu_args {
     int rows, dim;
     float limit;
 };
+
+int swiglu_cuda(struct cuda_rank *rk, const struct swiglu_args *a, struct err *e);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* GPU_OPS_MOE_H */

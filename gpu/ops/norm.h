@@ -33,6 +33,8 @@ struct head_norm_args {
     float eps;
 };
 
+int head_norm_cuda(struct cuda_rank *rk, const struct head_norm_args *a, struct err *e);
+
 /*
  * Rotation of pairs (2i, 2i+1) among the last rope_dim of each head (spec 3.5), f32 inside, in
  * place: (a, b) -> (a cos - b sin, a sin + b cos); inverse: sin changes its sign.
@@ -43,6 +45,8 @@ struct rope_args {
     int rows, heads, dim, rope_dim;
     int inverse;
 };
+
+int rope_cuda(struct cuda_rank *rk, const struct rope_args *a, struct err *e);
 
 #ifdef __cplusplus
 }

@@ -4,6 +4,13 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct err;
+struct cuda_rank;
+
 /*
  * FP8 activation quantisation and back (spec 3.2, 3.3 rev B): per row and group of `group`
  * elements, s = 2^ceil(log2(max(|x|, 1e-4) * fp32(1/448))), y = rne_e4m3(clamp(x/s, +-448)) * s.
@@ -15,6 +22,8 @@ struct act_quant_args {
     int rows, dim, stride;
     int group; /* 128 in front of an FP8 or FP4 linear */
 };
+
+int act_quant_cuda(struct cuda_rank *rk, const struct act_quant_args *a, struct err *e);
 
 /*
  * What the indexer does to its queries and keys (spec 3.6, 3.3, 7): h = bf16(H x / sqrt(dim))
@@ -28,5 +37,11 @@ struct index_quant_args {
     uint8_t *y;        /* [rows][dim/2 + dim/32] */
     int rows, dim;     /* dim: a power of two, at least 32, at most 1024 */
 };
+
+int index_quant_cuda(struct cuda_rank *rk, const struct index_quant_args *a, struct err *e);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* GPU_OPS_QUANT_H */

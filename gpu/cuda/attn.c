@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The attention sublayer (spec 5), for all rows of a step at once: projections, keys of the
+ * window, compressed entries, the indexer's choice, attention, projection back.
+ *
+ * Window rows of the step itself are in scratch and older ones in the sequence's ring; the ring
+ * gets the step's rows only when all queries have looked. Key lists and scores are as long as
+ * the context, so they are made for as many rows at a time as the scratch holds.
+ */
+#include "config.h"
+
+#include <math.h>
+
+#include "base/err.h"
+#include "gpu/cuda/cuda.h"
+#include "gpu/index.h"
+
+static int
+rotate(struct backend *b, uint16_t *x, const float *cs, int rows, int heads, int dim,
+       int inverse, struct err *e)
+{
+    return rope_cuda(&b->rk,
+                     &(struct rope_args){.x = x,
+                                         .cs = cs,
+                                         .rows = rows,
+                                         .heads = heads,
+                                         .dim = dim,
+                                         .rope_dim = b->c.rope_dim,
+                                         .inverse = inverse},
+                     e);
+}
+
+static const float *
+angles(const struct cuda_layer *l, const struct cuda_rows *r)
+{
+    return r->cs[l->ratio != 0];
+}
+
+/* wkv or wgate of a compressor into its half of raw f32 [rows][2][width]. */
+static struct linear_args
+raw_job(const struct cuda_compressor *k, const struct matrix *w, const uint16_t *x,
+        float *raw, int rows)
+{
+    struct linear_args a = linear_job(w, x, raw + (w == &k->wgate ? k->width : 0), rows);
+
+    a.y_stride = 2 * k->width;
+    a.y_f32 = 1;
+    return a;
+}
+
+/* From x: qr, kv, and the raw inputs of the compressors and the indexer. */
+static int
+project_in(struct backend *b, const struct cuda_layer *l, int n, const uint16_t *x,
+           struct err *e)
+{
+    struct cuda_scratch *s = &b->s;
+    struct linear_args *a = b->jobs;
+    int jobs = 0;
+
+    if (quantise(b, x, s->yq, n, b->c.hidden, e) == -1)
+        return -1;
+    a[jobs++] = linear_job(&l->wq_a, input_for(&l->wq_a, x, s->yq), s->qr, n);
+    a[jobs++] = linear_job(&l->wkv, input_for(&l->wkv, x, s->yq), s->kv, n);
+    if (l->ratio != 0) {
+        a[jobs++] = raw_job(&l->comp, &l->comp.wkv, x, s->raw, n);
+        a[jobs++] = raw_job(&l->comp, &l->comp.wgate, x, s->raw, n);
+    }
+    if (l->indexed) {
+        a[jobs++] = raw_job(&l->index_comp, &l->index_comp.wkv, x, s->iraw, n);
+        a[jobs++] = raw_job(&l->index_comp, &l->index_comp.wgate, x, s->iraw, n);
+        a[jobs++] = linear_job(&l->index_weights, x, s->iw, n);
+    }
+    return linear_cuda(&b->rk, a, jobs, e);
+}
+
+/* From qr: the queries of attention and indexer, normed and rotated. */
+static int
+project_queries(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+                struct err *e)
+{
+    const struct model_config *c = &b->c;
+    struct cuda_scratch *s = &b->s;
+    struct linear_args *a = b->jobs;
+    uint16_t *quantised = s->z; /* free until the way back, and at least as wide */
+    const struct head_norm_args heads = {
+        .q = s->q, .rows = r->n * c->n_heads, .dim = c->head_dim, .eps = c->rms_eps};
+    int jobs = 0;
+
+    if (norm_rows(b, s->qr, l->q_norm, s->qr, r->n, c->q_lora_rank, e) == -1 ||
+        quantise(b, s->qr, quantised, r->n, c->q_lora_rank, e) == -1)
+        return -1;
+    a[jobs++] = linear_job(&l->wq_b, input_for(&l->wq_b, s->qr, quantised), s->q, r->n);
+    if (l->indexed)
+        a[jobs++] = linear_job(&l->index_wq_b, input_for(&l->index_wq_b, s->qr, quantised),
+                               s->iq, r->n);
+    if (linear_cuda(&b->rk, a, jobs, e) == -1 || head_norm_cuda(&b->rk, &heads, e) == -1)
+        return -1;
+    return rotate(b, s->q, angles(l, r), r->n, c->n_heads, c->head_dim, 0, e);
+}
+
+/* The window's keys of the step's rows, packed; s->kv is wkv x. */
+int
+cuda_keys(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+          struct err *e)
+{
+    const struct model_config *c = &b->c;
+    struct cuda_scratch *s = &b->s;
+    const struct kv_pack_args pack = {.x = s->kv,
+                                      .rows = s->rows,
+                                      .row_bytes = b->row,
+                                      .n = r->n,
+                                      .dim = c->head_dim,
+                                      .rope_dim = c->rope_dim,
+                                      .fmt = b->fmt};
+
+    if (norm_rows(b, s->kv, l->kv_norm, s->kv, r->n, c->head_dim, e) == -1 ||
+        rotate(b, s->kv, angles(l, r), r->n, 1, c->head_dim, 0, e) == -1)
+        return -1;
+    return kv_pack_cuda(&b->rk, &pack, e);
+}
+
+/* The step's window rows into the rings. */
+int
+cuda_keys_store(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+                struct err *e)
+{
+    return ring_store_cuda(&b->rk,
+                           &(struct ring_args){.src = b->s.rows,
+                                               .rows = r->rows,
+                                               .spans = r->spans,
+                                               .ring_at = l->ring_at,
+                                               .bytes = b->row,
+                                               .slots = b->ring_slots,
+                                               .n = r->n},
+                           e);
+}
+
+/* raw f32 [n][2][width]: wkv x and wgate x of the step's rows; changed. */
+int
+cuda_compress(struct backend *b, const struct cuda_compressor *k, const struct cuda_rows *r,
+              int ratio_id, float *raw, bool index, struct err *e)
+{
+    struct cuda_scratch *s = &b->s;
+    const int n = r->entry[ratio_id].n;
+    const struct dev_entry *entries = r->entry[ratio_id].entries;
+    const struct compress_args pool = {.raw = raw,
+                                       .ape = k->ape,
+                                       .rows = r->rows,
+                                       .spans = r->spans,
+                                       .entries = entries,
+                                       .out = s->entry,
+                                       .ring_at = k->ring_at,
+                                       .n_rows = r->n,
+                                       .n_entries = n,
+                                       .ratio = k->ratio,
+                                       .dim = k->dim,
+                                       .overlap = k->overlap,
+                                       .slots = k->slots};
+    const struct index_quant_args iq = {
+        .x = s->entry, .y = s->entry_p, .rows = n, .dim = k->dim};
+    const struct kv_pack_args pack = {.x = s->entry,
+                                      .rows = s->entry_p,
+                                      .row_bytes = k->row,
+                                      .n = n,
+                                      .dim = k->dim,
+                                      .rope_dim = b->c.rope_dim,
+                                      .fmt = b->fmt};
+    const struct entry_args out = {.src = s->entry_p,
+                                   .entries = entries,
+                                   .spans = r->spans,
+                                   .page_at = k->page_at,
+                                   .row_bytes = k->row,
+                                   .n = n,
+                                   .per_page = KV_PAGE_TOKENS / k->ratio};
+    const struct ring_args keep = {.src = raw,
+                                   .rows = r->rows,
+                                   .spans = r->spans,
+                                   .ring_at = k->ring_at,
+                                   .bytes = (size_t)2 * k->width * sizeof *raw,
+                                   .slots = k->slots,
+                                   .n = r->n};
+
+    if (add_position_cuda(&b->rk, &pool, e) == -1 || pool_cuda(&b->rk, &pool, e) == -1 ||
+        norm_rows(b, s->entry, k->norm, s->entry, n, k->dim, e) == -1 ||
+        rotate(b, s->entry, r->entry[ratio_id].cs, n, 1, k->dim, 0, e) == -1)
+        return -1;
+    if (index ? index_quant_cuda(&b->rk, &iq, e) == -1
+              : kv_pack_cuda(&b->rk, &pack, e) == -1)
+        return -1;
+    if (entry_store_cuda(&b->rk, &out, e) == -1)
+        return -1;
+    return ring_store_cuda(&b->rk, &keep, e);
+}
+
+/* The indexer's queries and weights, ready for scoring. */
+static int
+index_queries(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+              struct err *e)
+{
+    const struct model_config *c = &b->c;
+    struct cuda_scratch *s = &b->s;
+    const int n = r->n * c->index_n_heads;
+    const float scale = (float)(1.0 / sqrt(c->index_head_dim) / sqrt(c->index_n_heads));
+    const struct index_quant_args quant = {
+        .x = s->iq, .y = s->iqp, .rows = n, .dim = c->index_head_dim};
+
+    if (rotate(b, s->iq, angles(l, r), r->n, c->index_n_heads, c->index_head_dim, 0, e) ==
+            -1 ||
+        index_quant_cuda(&b->rk, &quant, e) == -1)
+        return -1;
+    return scale_cuda(&b->rk, s->iw, (size_t)n, scale, e);
+}
+
+/* picked [n][topk] of all rows that see more entries than they may pick. */
+static int
+pick(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+     struct err *e)
+{
+    const struct model_config *c = &b->c;
+    const struct cuda_compressor *k = &l->index_comp;
+    struct cuda_scratch *s = &b->s;
+    const int most = (int)(r->longest / (uint64_t)k->ratio);
+    const int chunk = most > 0 ? (int)(s->iscore_bytes / sizeof(float) / (size_t)most) : 1;
+
+    if (most <= c->index_topk)
+        return 0;
+    for (int i = 0; i < r->n; i += chunk) {
+        const int n = r->n - i < chunk ? r->n - i : chunk;
+        const struct index_score_args like = {.q = s->iqp,
+                                              .w = s->iw,
+                                              .score = s->iscore,
+                                              .n_rows = most,
+                                              .block_rows = KV_PAGE_TOKENS / k->ratio,
+                                              .n_heads = c->index_n_heads,
+                                              .dim = c->index_head_dim};
+        const struct index_jobs_args jobs = {.rows = r->rows,
+                                             .spans = r->spans,
+                                             .jobs = s->index,
+                                             .like = like,
+                                             .q_bytes = c->index_n_heads * b->index_row,
+                                             .row0 = i,
+                                             .n = n,
+                                             .max_rows = most,
+                                             .ratio = k->ratio,
+                                             .topk = c->index_topk};
+
+        if (index_jobs_cuda(&b->rk, &jobs, e) == -1 ||
+            index_scores_cuda(&b->rk, s->index, n, &like, k->page_at, e) == -1 ||
+            topk_cuda(&b->rk, s->index, n, c->index_topk,
+                      s->picked + (size_t)i * c->index_topk, e) == -1)
+            return -1;
+    }
+    return 0;
+}
+
+/* The longest key list of the step in this layer. */
+static int
+most_keys(const struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r)
+{
+    const uint64_t window = (uint64_t)b->c.window, topk = (uint64_t)b->c.index_topk;
+    uint64_t n = r->longest < window ? r->longest : window;
+    uint64_t entries = l->ratio > 0 ? r->longest / (uint64_t)l->ratio : 0;
+
+    if (l->indexed && entries > topk)
+        entries = topk;
+    return (int)(n + entries);
+}
+
+static int
+attend(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+       struct err *e)
+{
+    const struct model_config *c = &b->c;
+    struct cuda_scratch *s = &b->s;
+    const struct attention_args like = {.q = s->q,
+                                        .sink = l->sink,
+                                        .o = s->o,
+                                        .n_keys = most_keys(b, l, r),
+                                        .n_heads = c->n_heads,
+                                        .dim = c->head_dim,
+                                        .rope_dim = c->rope_dim,
+                                        .fmt = b->fmt};
+    const size_t list = (size_t)like.n_keys * sizeof(void *);
+    const size_t row = list + attention_scratch(&like) * sizeof(float);
+    const int chunk = (int)((s->score_bytes - CUDA_ALIGN) / row);
+
+    for (int i = 0; i < r->n; i += chunk) {
+        const int n = r->n - i < chunk ? r->n - i : chunk;
+        const size_t lists = ((size_t)n * list + CUDA_ALIGN - 1) / CUDA_ALIGN * CUDA_ALIGN;
+        const struct keys_args keys = {.rows = r->rows,
+                                       .spans = r->spans,
+                                       .step_rows = s->rows,
+                                       .picked = l->indexed ? s->picked : NULL,
+                                       .keys = (const uint8_t **)(void *)s->score,
+                                       .jobs = s->att,
+                                       .like = like,
+                                       .row_bytes = b->row,
+                                       .ring_at = l->ring_at,
+                                       .page_at = l->comp.page_at,
+                                       .row0 = i,
+                                       .n = n,
+                                       .max_keys = like.n_keys,
+                                       .window = c->window,
+                                       .ring_slots = b->ring_slots,
+                                       .ratio = l->ratio,
+                                       .topk = c->index_topk};
+
+        if (list_keys_cuda(&b->rk, &keys, e) == -1 ||
+            attention_cuda(&b->rk, s->att, n, &like, s->score + lists / sizeof *s->score,
+                           e) == -1)
+            return -1;
+    }
+    return 0;
+}
+
+/* f = wo_b (wo_a o), o rotated back first: values were rotated as keys (spec 5.7, 5.8). */
+static int
+project_out(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+            uint16_t *f, struct err *e)
+{
+    const struct model_config *c = &b->c;
+    struct cuda_scratch *s = &b->s;
+    const int z = c->o_groups * c->o_lora_rank, n = r->n;
+    const struct linear_args back = linear_job(&l->wo_b, s->z, f, n);
+
+    if (rotate(b, s->o, angles(l, r), n, c->n_heads, c->head_dim, 1, e) == -1)
+        return -1;
+    for (int g = 0; g < c->o_groups; g++) {
+        const struct matrix *w = &l->wo_a[g];
+
+        b->jobs[g] = linear_job(w, s->o + (size_t)g * w->in, s->z + (size_t)g * w->out, n);
+        b->jobs[g].x_stride = c->n_heads * c->head_dim;
+        b->jobs[g].y_stride = z;
+    }
+    if (linear_cuda(&b->rk, b->jobs, c->o_groups, e) == -1)
+        return -1;
+    if (is_quantised(&l->wo_b) && quantise(b, s->z, s->z, n, z, e) == -1)
+        return -1;
+    return linear_cuda(&b->rk, &back, 1, e);
+}
+
+int
+cuda_attention(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+               const uint16_t *x, uint16_t *f, struct err *e)
+{
+    if (project_in(b, l, r->n, x, e) == -1 || project_queries(b, l, r, e) == -1 ||
+        cuda_keys(b, l, r, e) == -1)
+        return -1;
+    if (l->indexed &&
+        (index_queries(b, l, r, e) == -1 ||
+         cuda_compress(b, &l->index_comp, r, l->ratio_id, b->s.iraw, true, e) == -1))
+        return -1;
+    if (l->ratio != 0 &&
+        cuda_compress(b, &l->comp, r, l->ratio_id, b->s.raw, false, e) == -1)
+        return -1;
+    if ((l->indexed && pick(b, l, r, e) == -1) || attend(b, l, r, e) == -1 ||
+        cuda_keys_store(b, l, r, e) == -1)
+        return -1;
+    return project_out(b, l, r, f, e);
+}

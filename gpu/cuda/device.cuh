@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef GPU_CUDA_DEVICE_CUH
+#define GPU_CUDA_DEVICE_CUH
+
+/*
+ * What several kernels share. Sums over threads go along a fixed tree, so that the same input
+ * gives the same bits; products are fused only where the source says fma (the build passes
+ * -fmad=false), so that formulas round where their C twins round.
+ */
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+#include <math_constants.h>
+
+#include "base/fp.h"
+#include "gpu/cuda/rank.h"
+
+enum { WARP = 32 };
+
+static __device__ __forceinline__ double
+warp_sum(double v)
+{
+    for (int d = WARP / 2; d > 0; d /= 2)
+        v += __shfl_xor_sync(~0u, v, d);
+    return v;
+}
+
+static __device__ __forceinline__ float
+warp_sum(float v)
+{
+    for (int d = WARP / 2; d > 0; d /= 2)
+        v += __shfl_xor_sync(~0u, v, d);
+    return v;
+}
+
+static __device__ __forceinline__ float
+warp_max(float v)
+{
+    for (int d = WARP / 2; d > 0; d /= 2)
+        v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
+    return v;
+}
+
+/* The same value back in every thread. blockDim.x: whole warps, at most 1024. */
+static __device__ __forceinline__ double
+block_sum(double v)
+{
+    __shared__ double part[WARP];
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+
+    v = warp_sum(v);
+    __syncthreads(); /* part may still be read from the call before */
+    if (lane == 0)
+        part[warp] = v;
+    __syncthreads();
+    return warp_sum(lane < (int)blockDim.x / WARP ? part[lane] : 0.0);
+}
+
+/* exp of f32 rounded once, as a good libm does it: the C twins' bits, nearly always. */
+static __device__ __forceinline__ float
+exp_f32(float x)
+{
+    return (float)exp((double)x);
+}
+
+static __device__ __forceinline__ float
+e4m3_value(uint8_t b)
+{
+    return __half2float(__half(__nv_cvt_fp8_to_halfraw(b, __NV_E4M3)));
+}
+
+/* Both elements of a pair are exact in f16. */
+static __device__ __forceinline__ float2
+e4m3_pair(uint16_t b)
+{
+    return __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(b, __NV_E4M3)));
+}
+
+/* Low and high nibble of each of two bytes, by their place in an f16: exponent and mantissa
+ * of e2m1 fall on the lowest exponent bits of f16, 2^14 too small. */
+static __device__ __forceinline__ void
+e2m1_quad(uint32_t b, float *v)
+{
+    const uint32_t lo = (b & 0x7) << 9 | (b & 0x8) << 12 | (b & 0x70) << 21 |
+                        (b & 0x80) << 24;
+    const uint32_t hi = (b >> 8 & 0x7) << 9 | (b >> 8 & 0x8) << 12 | (b >> 8 & 0x70) << 21 |
+                        (b >> 8 & 0x80) << 24;
+    const __half2 up = __float2half2_rn(16384.0f);
+    __half2 h;
+    float2 f;
+
+    memcpy(&h, &lo, sizeof h);
+    f = __half22float2(__hmul2(h, up));
+    v[0] = f.x;
+    v[1] = f.y;
+    memcpy(&h, &hi, sizeof h);
+    f = __half22float2(__hmul2(h, up));
+    v[2] = f.x;
+    v[3] = f.y;
+}
+
+static __device__ __forceinline__ void
+bf16_pair(uint32_t u, float *v)
+{
+    v[0] = __uint_as_float(u << 16);
+    v[1] = __uint_as_float(u & 0xffff0000);
+}
+
+static inline int
+ceil_div(int a, int b)
+{
+    return (a + b - 1) / b;
+}
+
+static inline bool
+is_aligned(const void *p, size_t n)
+{
+    return (size_t)p % n == 0;
+}
+
+/* Once for each kernel that wants more than 48 KB: the attribute sticks. */
+#define SHARED_TRY(kernel, bytes, e)                                                 \
+    CU_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, \
+                                (int)(bytes)),                                       \
+           e)
+
+#endif /* GPU_CUDA_DEVICE_CUH */
