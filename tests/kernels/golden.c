@@ -12,6 +12,10 @@
 #include "base/err.h"
 #include "tests/test.h"
 
+enum { CACHE_BYTES = 256 << 20 }; /* more than any test here needs */
+
+const struct backend_ops *golden_ops = &backend_cpu;
+
 static int
 by_value(const void *a, const void *b)
 {
@@ -196,9 +200,10 @@ golden_rows(const struct golden *g, const char *name, int *rows)
 struct backend *
 golden_backend(const struct golden *g, const char *isa, uint32_t max_seqs)
 {
-    const struct backend_opts o = {.isa = isa, .max_seqs = max_seqs, .mtp = true};
+    const struct backend_opts o = {
+        .isa = isa, .max_seqs = max_seqs, .mtp = true, .kv_bytes = CACHE_BYTES};
     struct err e = {0};
-    struct backend *b = backend_cpu.open(&g->c, g->w, &o, &e);
+    struct backend *b = golden_ops->open(&g->c, g->w, &o, &e);
 
     if (b == NULL)
         fail_msg("%s: %s", g->name, e.text);
@@ -218,6 +223,6 @@ run_tokens(struct backend *b, uint32_t seq, const uint32_t *tokens, int n, int n
     const struct step s = {.n_seqs = 1, .seqs = &share};
     struct err e = {0};
 
-    if (backend_cpu.step(b, &s, &e) == -1)
+    if (golden_ops->step(b, &s, &e) == -1)
         fail_msg("step: %s", e.text);
 }

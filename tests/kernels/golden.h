@@ -45,7 +45,10 @@ void golden_close(struct golden *g);
 /* f32 rows of a tensor; NULL if it is not there. */
 const float *golden_rows(const struct golden *g, const char *name, int *rows);
 
-/* A backend on the golden model, with the draft block; asserts that it opens. */
+/* The backend under test; the CPU's unless a test says otherwise. */
+extern const struct backend_ops *golden_ops;
+
+/* One on the golden model, with the draft block; asserts that it opens. */
 struct backend *golden_backend(const struct golden *g, const char *isa, uint32_t max_seqs);
 
 /* Runs tokens from..to of sequence 0 in one step; logits of all of them, or of the last. */

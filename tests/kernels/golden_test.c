@@ -25,7 +25,7 @@ set_up(void **state)
         return -1;
     f->isa = s->isa;
     if (r == 0)
-        f->b = golden_backend(&f->g, s->isa, 1);
+        f->b = f->cpu = golden_backend(&f->g, s->isa, 1);
     *state = f;
     return 0;
 }

@@ -18,7 +18,7 @@ fails(enum mutant m)
     bool layers, prefill;
 
     assert_int_equal(golden_open(&f.g, "flash-tiny"), 0);
-    f.b = golden_backend(&f.g, f.isa, 1);
+    f.b = f.cpu = golden_backend(&f.g, f.isa, 1);
     cpu_mutant = m;
     layers = layers_pass(&f);
     prefill = prefill_and_draft_pass(&f);

@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Matrix products on the device against sums in double precision, and the promise that a row's
+ * bits depend on nothing but the row: alone, among others, in the experts' kernel.
+ *
+ * Tolerance: f32 sums in parts, |y - exact| <= (40 + in/32) 2^-24 sum|x w|; a bf16 result adds
+ * half of its last place.
+ */
+#include "config.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/fp.h"
+#include "gpu/cuda/kernels.h"
+#include "tests/kernels/cuda_test.h"
+#include "tests/test.h"
+
+struct shape {
+    enum matrix_kind kind;
+    int out, in;
+};
+
+struct weight {
+    struct matrix m; /* host */
+    struct matrix d; /* the same on the device */
+};
+
+static const struct shape shapes[] = {
+    {MATRIX_BF16, 1, 32},     {MATRIX_BF16, 64, 384},   {MATRIX_BF16, 77, 160},
+    {MATRIX_BF16, 130, 1024}, {MATRIX_BF16, 64, 4096},  {MATRIX_F32, 24, 1536},
+    {MATRIX_F32, 4, 512},     {MATRIX_F32, 33, 32},     {MATRIX_FP8, 1, 32},
+    {MATRIX_FP8, 128, 128},   {MATRIX_FP8, 300, 416},   {MATRIX_FP8, 17, 1056},
+    {MATRIX_FP8, 64, 4096},   {MATRIX_FP8, 2100, 1024}, {MATRIX_FP4, 1, 32},
+    {MATRIX_FP4, 128, 384},   {MATRIX_FP4, 50, 96},     {MATRIX_FP4, 209, 160},
+    {MATRIX_FP4, 64, 4096},   {MATRIX_F32, 24, 16384},
+};
+
+enum { N_SHAPES = sizeof shapes / sizeof shapes[0], MAX_ROWS = 35 };
+
+static size_t
+matrix_bytes(const struct matrix *m)
+{
+    const size_t n = (size_t)m->out * m->in;
+
+    return m->kind == MATRIX_BF16  ? n * 2
+           : m->kind == MATRIX_F32 ? n * 4
+           : m->kind == MATRIX_FP8 ? n
+                                   : n / 2;
+}
+
+static size_t
+scale_bytes(const struct matrix *m)
+{
+    return m->kind == MATRIX_FP4
+               ? (size_t)m->out * m->in / 32
+               : ((size_t)m->out + 127) / 128 * (((size_t)m->in + 127) / 128);
+}
+
+static void
+weight_send(struct weight *w)
+{
+    w->d = w->m;
+    w->d.w = dev(w->m.w, matrix_bytes(&w->m));
+    w->d.scale = w->m.scale != NULL ? dev(w->m.scale, scale_bytes(&w->m)) : NULL;
+}
+
+static void
+weight_make(struct weight *w, const struct shape *s)
+{
+    struct matrix m = {.kind = s->kind, .out = s->out, .in = s->in};
+    uint8_t *codes = malloc(matrix_bytes(&m)), *scale = malloc(scale_bytes(&m));
+
+    for (size_t i = 0; i < scale_bytes(&m); i++)
+        scale[i] = (uint8_t)(120 + rnd() % 12);
+    for (size_t i = 0; i < matrix_bytes(&m); i++) {
+        codes[i] = (uint8_t)rnd();
+        if (s->kind == MATRIX_FP8 && (codes[i] & 0x7f) == 0x7f)
+            codes[i] ^= 1;
+    }
+    for (size_t i = 0; i < (size_t)s->out * s->in; i++) {
+        if (s->kind == MATRIX_BF16)
+            ((uint16_t *)(void *)codes)[i] = f32_to_bf16(rnd_float(1.3f));
+        if (s->kind == MATRIX_F32)
+            ((float *)(void *)codes)[i] = rnd_float(1.3f);
+    }
+    m.w = codes;
+    m.scale = s->kind >= MATRIX_FP8 ? scale : NULL;
+    if (m.scale == NULL)
+        free(scale);
+    *w = (struct weight){.m = m};
+    weight_send(w);
+}
+
+static void
+weight_free(struct weight *w)
+{
+    free((void *)(uintptr_t)w->m.w);
+    free((void *)(uintptr_t)w->m.scale);
+}
+
+static double
+element(const struct matrix *m, int o, int k)
+{
+    const size_t at = (size_t)o * m->in + k;
+    const uint8_t *b = m->w;
+
+    switch (m->kind) {
+    case MATRIX_BF16: return (double)bf16_to_f32(((const uint16_t *)m->w)[at]);
+    case MATRIX_F32: return (double)((const float *)m->w)[at];
+    case MATRIX_FP8:
+        return (double)e4m3_to_f32(b[at]) *
+               (double)e8m0_to_f32(m->scale[o / 128 * ((m->in + 127) / 128) + k / 128]);
+    case MATRIX_FP4:
+        return (double)e2m1_to_f32((uint8_t)(b[at / 2] >> 4 * (k % 2))) *
+               (double)e8m0_to_f32(m->scale[at / 32]);
+    }
+    return 0.0;
+}
+
+/* Elements of y [rows][stride] further from the exact sums than the tolerance. */
+static int
+count_wrong(const struct matrix *m, const uint16_t *x, int rows, int x_stride,
+            const uint8_t *y, int y_stride, int f32)
+{
+    int wrong = 0;
+
+    for (int r = 0; r < rows; r++) {
+        for (int o = 0; o < m->out; o++) {
+            const size_t at = (size_t)r * y_stride + o;
+            const double v =
+                f32 ? (double)((const float *)(const void *)y)[at]
+                    : (double)bf16_to_f32(((const uint16_t *)(const void *)y)[at]);
+            double exact = 0.0, size = 0.0, tolerance;
+
+            for (int k = 0; k < m->in; k++) {
+                const double p = element(m, o, k) *
+                                 (double)bf16_to_f32(x[(size_t)r * x_stride + k]);
+
+                exact += p;
+                size += fabs(p);
+            }
+            tolerance = (40 + m->in / 32) * 0x1p-24 * size;
+            if (!f32)
+                tolerance += fabs(exact) * 0x1p-8;
+            wrong += !(fabs(v - exact) <= tolerance);
+        }
+    }
+    return wrong;
+}
+
+static void
+test_linear_values(void **state)
+{
+    struct err e = {0};
+
+    (void)state;
+    for (int s = 0; s < N_SHAPES; s++) {
+        const int out = shapes[s].out, in = shapes[s].in, pad = 5;
+        const int rows = out * in > 1000000 ? 2 : 1 + s % 13, stride = in + 8;
+        uint16_t *x = rnd_bf16((size_t)rows * stride, 1.3f);
+        struct weight w;
+
+        weight_make(&w, &shapes[s]);
+        for (int f32 = 0; f32 < 2; f32++) {
+            const size_t size = f32 ? 4 : 2, line = (size_t)(out + pad) * size;
+            const struct linear_args a = {.w = &w.d,
+                                          .x = dev(x, (size_t)rows * stride * 2),
+                                          .y = dev_poison((size_t)rows * line),
+                                          .rows = rows,
+                                          .x_stride = stride,
+                                          .y_stride = out + pad,
+                                          .y_f32 = f32};
+            uint8_t *y;
+
+            done(linear_cuda(&rk, &a, 1, &e), &e);
+            y = fetch(a.y, (size_t)rows * line);
+            assert_int_equal(count_wrong(&w.m, x, rows, stride, y, out + pad, f32), 0);
+            for (int r = 0; r < rows; r++) /* nothing behind a row's outputs is touched */
+                for (size_t i = (size_t)out * size; i < line; i++)
+                    assert_int_equal(y[(size_t)r * line + i], 0xa5);
+            free(y);
+        }
+        free(x);
+        weight_free(&w);
+        tear_down(NULL);
+    }
+}
+
+/* The tolerance must notice one weight with the wrong sign. */
+static void
+test_linear_notices(void **state)
+{
+    static const struct shape small[] = {{MATRIX_BF16, 20, 32},
+                                         {MATRIX_F32, 20, 32},
+                                         {MATRIX_FP8, 20, 32},
+                                         {MATRIX_FP4, 20, 32}};
+    struct err e = {0};
+
+    (void)state;
+    for (int s = 0; s < 4; s++) {
+        const size_t unit = s == 0 ? 2 : s == 1 ? 4 : 1;
+        uint16_t *x = rnd_bf16(32, 1.0f);
+        struct weight w;
+        uint8_t *top, *y;
+        struct linear_args a = {
+            .w = &w.d, .rows = 1, .x_stride = 32, .y_stride = 20, .y_f32 = 1};
+
+        weight_make(&w, &small[s]);
+        x[s == 3 ? 7 : 3] = 0x3f80;
+        top = (uint8_t *)(uintptr_t)w.m.w + matrix_bytes(&w.m) / 20 * 7 + 3 * unit + unit -
+              1;
+        *top = (uint8_t)(s == 3 ? 0x60 : 0x42);
+        weight_send(&w);
+        a.x = dev(x, 64);
+        a.y = dev_poison(80);
+        done(linear_cuda(&rk, &a, 1, &e), &e);
+        y = fetch(a.y, 80);
+        assert_int_equal(count_wrong(&w.m, x, 1, 32, y, 20, 1), 0);
+        *top ^= 0x80;
+        assert_int_equal(count_wrong(&w.m, x, 1, 32, y, 20, 1), 1);
+        free(x);
+        free(y);
+        weight_free(&w);
+    }
+}
+
+/* All rows at once, in two jobs, and alone: the same bits. */
+static void
+test_linear_bits(void **state)
+{
+    struct err e = {0};
+
+    (void)state;
+    for (int s = 0; s < N_SHAPES; s++) {
+        const int out = shapes[s].out, in = shapes[s].in, rows = MAX_ROWS;
+        const size_t bytes = (size_t)rows * out * 4;
+        uint16_t *x = rnd_bf16((size_t)rows * in, 1.3f), *at;
+        struct linear_args a[2];
+        uint8_t *whole, *parts, *alone;
+        struct weight w;
+
+        weight_make(&w, &shapes[s]);
+        at = dev(x, (size_t)rows * in * 2);
+        a[0] = (struct linear_args){.w = &w.d,
+                                    .x = at,
+                                    .y = dev_poison(bytes),
+                                    .rows = rows,
+                                    .x_stride = in,
+                                    .y_stride = out,
+                                    .y_f32 = 1};
+        done(linear_cuda(&rk, a, 1, &e), &e);
+        whole = fetch(a[0].y, bytes);
+        a[0].y = dev_poison(bytes);
+        a[0].rows = 11;
+        a[1] = a[0];
+        a[1].x = at + (size_t)11 * in;
+        a[1].y = (float *)a[0].y + (size_t)11 * out;
+        a[1].rows = rows - 11;
+        done(linear_cuda(&rk, a, 2, &e), &e);
+        parts = fetch(a[0].y, bytes);
+        a[0].y = dev_poison(bytes);
+        a[0].rows = 1;
+        for (int r = 0; r < rows; r++) {
+            a[1] = a[0];
+            a[1].x = at + (size_t)r * in;
+            a[1].y = (float *)a[0].y + (size_t)r * out;
+            done(linear_cuda(&rk, a + 1, 1, &e), &e);
+        }
+        alone = fetch(a[0].y, bytes);
+        assert_memory_equal(whole, parts, bytes);
+        assert_memory_equal(whole, alone, bytes);
+        free(whole);
+        free(parts);
+        free(alone);
+        free(x);
+        weight_free(&w);
+        tear_down(NULL);
+    }
+}
+
+/* NaN and infinity stay in the row and the output that they belong to. */
+static void
+test_linear_not_finite(void **state)
+{
+    static const struct shape s = {MATRIX_FP8, 40, 256}, s4 = {MATRIX_FP4, 40, 256};
+    struct err e = {0};
+    uint16_t *x = rnd_bf16(9 * 256, 1.0f);
+    struct weight w, w4;
+    uint8_t *codes, *scale;
+    float *y, *y4;
+
+    (void)state;
+    weight_make(&w, &s);
+    weight_make(&w4, &s4);
+    codes = (uint8_t *)(uintptr_t)w.m.w;
+    scale = (uint8_t *)(uintptr_t)w4.m.scale;
+    codes[17 * 256 + 200] = 0xff;    /* NaN */
+    memset(codes + 5 * 256, 1, 256); /* subnormal codes */
+    codes[3 * 256 + 9] = 0x38;
+    scale[21 * 8 + 3] = 255; /* NaN */
+    scale[22 * 8 + 3] = 0;   /* 2^-127: subnormal in f32 */
+    x[2 * 256 + 9] = 0x7f80; /* inf */
+    x[4 * 256 + 9] = 0x7fc0; /* NaN */
+    weight_send(&w);
+    weight_send(&w4);
+
+    struct linear_args a[2] = {{.w = &w.d, .rows = 9, .x_stride = 256, .y_stride = 40}};
+
+    a[0].y_f32 = 1;
+    a[0].x = dev(x, 9 * 256 * 2);
+    a[1] = a[0];
+    a[1].w = &w4.d;
+    a[0].y = dev_poison(9 * 40 * 4);
+    a[1].y = dev_poison(9 * 40 * 4);
+    done(linear_cuda(&rk, a, 2, &e), &e);
+    y = fetch(a[0].y, 9 * 40 * 4);
+    y4 = fetch(a[1].y, 9 * 40 * 4);
+    for (int r = 0; r < 9; r++) {
+        for (int o = 0; o < 40; o++) {
+            if (r != 2)
+                assert_int_equal(isnan(y[r * 40 + o]) != 0, r == 4 || o == 17);
+            if (r != 2 && r != 4)
+                assert_int_equal(isnan(y4[r * 40 + o]) != 0, o == 21);
+        }
+    }
+    assert_true(isinf(y[2 * 40 + 3]));
+    free(x);
+    free(y);
+    free(y4);
+    weight_free(&w);
+    weight_free(&w4);
+}
+
+/* Experts' matrices on gathered rows have the bits of linear on each row alone. */
+static void
+test_experts(void **state)
+{
+    static const struct shape kinds[] = {
+        {MATRIX_FP4, 96, 128}, {MATRIX_BF16, 40, 1024}, {MATRIX_FP8, 130, 256}};
+
+    enum { EXPERTS = 6, ROWS = 40, PLACES = 60 };
+
+    static const int first[EXPERTS + 1] = {0, 1, 1, 10, 27, 27, 60};
+    static const int active[EXPERTS + 1] = {4, 0, 2, 3, 5};
+    struct err e = {0};
+
+    (void)state;
+    for (int s = 0; s < 3; s++) {
+        const int in = kinds[s].in, out = kinds[s].out;
+        const size_t bytes = (size_t)PLACES * out * 2;
+        uint16_t *x = rnd_bf16((size_t)ROWS * in, 1.0f), *got[2], *want;
+        struct weight w[2][EXPERTS];
+        struct matrix list[2][EXPERTS];
+        struct expert_args a;
+        int source[PLACES];
+
+        for (int i = 0; i < PLACES; i++)
+            source[i] = (int)(rnd() % ROWS);
+        for (int m = 0; m < 2; m++)
+            for (int i = 0; i < EXPERTS; i++) {
+                weight_make(&w[m][i], &kinds[s]);
+                list[m][i] = w[m][i].d;
+            }
+        a = (struct expert_args){
+            .shape = list[0][0],
+            .w = {dev(list[0], sizeof list[0]), dev(list[1], sizeof list[1])},
+            .first = dev(first, sizeof first),
+            .source = dev(source, sizeof source),
+            .active = dev(active, sizeof active),
+            .x = dev(x, (size_t)ROWS * in * 2),
+            .y = {dev_poison(bytes), dev_poison(bytes)},
+            .n_mats = 2,
+            .max_active = EXPERTS};
+        done(expert_linear_cuda(&rk, &a, &e), &e);
+        got[0] = fetch(a.y[0], bytes);
+        got[1] = fetch(a.y[1], bytes);
+        for (int m = 0; m < 2; m++) {
+            uint16_t *y = dev_poison(bytes);
+
+            for (int i = 0; i < EXPERTS; i++)
+                for (int p = first[i]; p < first[i + 1]; p++)
+                    done(
+                        linear_cuda(&rk,
+                                    &(struct linear_args){.w = &list[m][i],
+                                                          .x = a.x + (size_t)source[p] * in,
+                                                          .y = y + (size_t)p * out,
+                                                          .rows = 1,
+                                                          .x_stride = in,
+                                                          .y_stride = out},
+                                    1, &e),
+                        &e);
+            want = fetch(y, bytes);
+            assert_memory_equal(got[m], want, bytes);
+            free(want);
+            free(got[m]);
+            for (int i = 0; i < EXPERTS; i++)
+                weight_free(&w[m][i]);
+        }
+        free(x);
+        tear_down(NULL);
+    }
+}
+
+#define TEST(fn) cmocka_unit_test_teardown(fn, tear_down)
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_linear_values),     TEST(test_linear_notices), TEST(test_linear_bits),
+        TEST(test_linear_not_finite), TEST(test_experts),
+    };
+    struct err e = {0};
+    int failed;
+
+    if (rank_open(&rk, &e) == -1) {
+        printf("1..0 # SKIP %s\n", e.text);
+        return 0;
+    }
+    failed = cmocka_run_group_tests_name("cuda_linear", tests, NULL, NULL);
+    rank_close(&rk);
+    return failed;
+}
