@@ -311,9 +311,9 @@ rope_rows(const void *arg, int r0, int end)
                 const __m512 im = _mm512_castsi512_ps(
                     _mm512_and_si512(v, _mm512_set1_epi32((int)0xffff0000)));
                 const __m512i a0 = _mm512_cvtepu16_epi32(
-                    narrow(_mm512_sub_ps(_mm512_mul_ps(re, c), _mm512_mul_ps(im, s))));
+                    narrow(_mm512_fmsub_ps(re, c, _mm512_mul_ps(im, s))));
                 const __m512i a1 = _mm512_cvtepu16_epi32(
-                    narrow(_mm512_add_ps(_mm512_mul_ps(re, s), _mm512_mul_ps(im, c))));
+                    narrow(_mm512_fmadd_ps(re, s, _mm512_mul_ps(im, c))));
 
                 _mm512_storeu_si512(x, _mm512_or_si512(a0, _mm512_slli_epi32(a1, 16)));
             }
@@ -370,8 +370,9 @@ sigmoids(const float *m, float scale, const float *base, float *out, int n)
 {
     const __mmask16 k = (__mmask16)((1u << n) - 1);
     const __m512 one = _mm512_set1_ps(1.0f);
-    const __m512 x = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(k, m), _mm512_set1_ps(scale),
-                                     _mm512_maskz_loadu_ps(k, base));
+    const __m512 x =
+        _mm512_add_ps(_mm512_mul_ps(_mm512_maskz_loadu_ps(k, m), _mm512_set1_ps(scale)),
+                      _mm512_maskz_loadu_ps(k, base));
 
     _mm512_mask_storeu_ps(
         out, k,
@@ -416,6 +417,8 @@ sinkhorn4(__m512 c, int iters, float hc_eps)
     return c;
 }
 
+/* In the hyper-connections products are rounded before they are added, as the reference's
+ * operations do one after the other; a fused form is as good but lands elsewhere. */
 enum { HC = 4 };
 
 static void
@@ -440,17 +443,17 @@ hc_pre_row(const struct hc_pre_args *a, int r)
         for (int i = 0; i < HC; i++)
             post[i] *= 2.0f;
         _mm512_storeu_ps(a->comb + (size_t)r * HC * HC,
-                         sinkhorn4(_mm512_fmadd_ps(_mm512_loadu_ps(m + 2 * HC),
-                                                   _mm512_set1_ps(a->scale[2]),
-                                                   _mm512_loadu_ps(a->base + 2 * HC)),
+                         sinkhorn4(_mm512_add_ps(_mm512_mul_ps(_mm512_loadu_ps(m + 2 * HC),
+                                                               _mm512_set1_ps(a->scale[2])),
+                                                 _mm512_loadu_ps(a->base + 2 * HC)),
                                    a->iters, a->hc_eps));
     }
     for (int i = 0; i < dim; i += 16) {
         __m512 sum = _mm512_setzero_ps();
 
         for (int j = 0; j < HC; j++)
-            sum = _mm512_fmadd_ps(_mm512_set1_ps(pre[j]),
-                                  load_bf16(x + (size_t)j * dim + i), sum);
+            sum = _mm512_add_ps(sum, _mm512_mul_ps(_mm512_set1_ps(pre[j]),
+                                                   load_bf16(x + (size_t)j * dim + i)));
         store_bf16(a->y + (size_t)r * dim + i, sum);
     }
 }
@@ -495,9 +498,10 @@ hc_post_rows(const void *arg, int r0, int end)
                 __m512 sum = _mm512_mul_ps(_mm512_set1_ps(comb[j]), old[0]);
 
                 for (int s = 1; s < HC; s++)
-                    sum = _mm512_fmadd_ps(_mm512_set1_ps(comb[s * HC + j]), old[s], sum);
+                    sum = _mm512_add_ps(
+                        sum, _mm512_mul_ps(_mm512_set1_ps(comb[s * HC + j]), old[s]));
                 store_bf16(out + (size_t)j * dim + i,
-                           _mm512_fmadd_ps(_mm512_set1_ps(post[j]), fi, sum));
+                           _mm512_add_ps(_mm512_mul_ps(_mm512_set1_ps(post[j]), fi), sum));
             }
         }
     }

@@ -69,8 +69,8 @@ reference_rope(const struct rope_args *a)
                 const float re = bf16_to_f32(x[i]), im = bf16_to_f32(x[i + 1]);
                 const float c = cs[i], s = a->inverse ? -cs[i + 1] : cs[i + 1];
 
-                x[i] = f32_to_bf16(re * c - im * s);
-                x[i + 1] = f32_to_bf16(re * s + im * c);
+                x[i] = f32_to_bf16(fmaf(re, c, -(im * s)));
+                x[i + 1] = f32_to_bf16(fmaf(re, s, im * c));
             }
         }
     }

@@ -37,7 +37,8 @@ int head_norm_cuda(struct cuda_rank *rk, const struct head_norm_args *a, struct 
 
 /*
  * Rotation of pairs (2i, 2i+1) among the last rope_dim of each head (spec 3.5), f32 inside, in
- * place: (a, b) -> (a cos - b sin, a sin + b cos); inverse: sin changes its sign.
+ * place: (a, b) -> (a cos - b sin, a sin + b cos); inverse: sin changes its sign. The first
+ * product of each sum is fused into it, as compilers for GPUs do.
  */
 struct rope_args {
     uint16_t *x;     /* bf16 [rows][heads][dim] */
