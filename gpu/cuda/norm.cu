@@ -127,8 +127,8 @@ rope_kernel(struct rope_args a)
         const float c = cs[i % pairs * 2];
         const float s = a.inverse ? -cs[i % pairs * 2 + 1] : cs[i % pairs * 2 + 1];
 
-        p[0] = f32_to_bf16(re * c - im * s);
-        p[1] = f32_to_bf16(re * s + im * c);
+        p[0] = f32_to_bf16(fmaf(re, c, -(im * s)));
+        p[1] = f32_to_bf16(fmaf(re, s, im * c));
     }
 }
 
