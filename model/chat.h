@@ -11,7 +11,7 @@ struct err;
 struct tokenizer;
 
 /*
- * The chat encoding of DeepSeek-V4 (spec/model.md 12), both directions. Messages are JSON in
+ * The chat encoding of DeepSeek-V4 (docs/MODEL.md 12), both directions. Messages are JSON in
  * OpenAI's shape (role, content, reasoning_content, tool_calls, tool_call_id, tools, task,
  * wo_eos ...). No state, no locks: any thread.
  */

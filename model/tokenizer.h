@@ -10,7 +10,7 @@ struct err;
 struct buf;
 
 /*
- * Byte-level BPE as tokenizer.json describes it (spec/model.md 11): cut at added tokens, three
+ * Byte-level BPE as tokenizer.json describes it (docs/MODEL.md 11): cut at added tokens, three
  * Split stages, byte alphabet, merges by rank. Immutable once loaded: any number of threads may
  * encode and decode with one tokenizer at the same time.
  */
