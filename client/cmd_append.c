@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "client/client.h"
 
 enum {
@@ -95,9 +96,10 @@ cmd_append(struct client *c)
     struct bar bar;
     const struct fathom_watch w = {
         .struct_size = sizeof w, .arg = &bar, .progress = on_progress};
-    uint64_t appended = 0;
+    uint64_t appended = 0, began;
     struct input in;
-    char n[32], pos[32];
+    char n[32], pos[32], rate[32];
+    double seconds;
 
     FATHOM_APPEND_INIT(&a);
     a.name = c->values.args[0];
@@ -110,6 +112,7 @@ cmd_append(struct client *c)
         a.if_pos = (int64_t)arg_u64(c, "if-pos", INT64_MAX, 0);
     input_read(c, path, &in);
     client_open(c);
+    began = clock_ns();
     bar_begin(&bar, c);
     if (arg_given(c, "tokens")) {
         r = append_tokens(c, &a, &w, &in, &appended);
@@ -128,6 +131,7 @@ cmd_append(struct client *c)
     input_done(&in);
     if (r == NULL)
         client_fail(c);
+    seconds = (double)(clock_ns() - began) / 1e9;
     if (appended == 0)
         appended = r->n;
     if (c->json) {
@@ -137,7 +141,9 @@ cmd_append(struct client *c)
         json_u64("pos", r->pos);
         json_end();
     }
-    note(c, "appended %s tokens; %s is at position %s", fmt_count(n, sizeof n, appended),
-         a.name, fmt_count(pos, sizeof pos, r->pos));
+    note(c, "appended %s tokens in %.2f s (%s tokens/s); %s is at position %s",
+         fmt_count(n, sizeof n, appended), seconds,
+         fmt_count(rate, sizeof rate, (uint64_t)((double)appended / seconds)), a.name,
+         fmt_count(pos, sizeof pos, r->pos));
     return client_end(c);
 }

@@ -63,10 +63,16 @@ for question in "What is the access code for North Gate?" "Who owns Desmond's bo
     "$fathom" ask --temp 0 manual "$question"
 done
 say
-say "\$ fathom show manual"
+say "\$ fathom show manual; fathom status"
 "$fathom" show manual
-say
 "$fathom" status
+
+# A copy draws 200 tokens, to see how fast that is; the session itself stays as it is.
+"$fathom" fork -q manual speed
+"$fathom" sample speed -n 200 --temp 0 --ignore-eos --json | tail -n 1 |
+    sed -n 's/.*"n":\([0-9]*\).*"first_us":\([0-9]*\),"total_us":\([0-9]*\).*/\1 \2 \3/p' |
+    awk '{ printf "drawing      %d tokens/s behind this document\n", ($1 - 1) / ($3 - $2) * 1e6 }'
+"$fathom" rm -q speed
 
 if [ $keep = yes ]; then
     say

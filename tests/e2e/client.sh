@@ -59,7 +59,7 @@ printf 'It was a dark night.\n' >"$dir/text"
 run append a "$dir/text"
 [ $rc -eq 0 ] && [ -z "$out" ]
 ok "append from a file"
-has "$err" "appended [0-9]* tokens; a is at position" "and says what changed"
+has "$err" "appended [0-9]* tokens in [0-9.]* s ([0-9,]* tokens/s); a is at position" "and says what changed"
 printf 'caf\303\251 \377\376\n\000end' >"$dir/bytes"
 fathom append -q a <"$dir/bytes"
 fathom append -q a - <"$dir/text"
