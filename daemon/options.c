@@ -9,6 +9,7 @@
 #include <getopt.h>
 #include <ini.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -270,6 +271,36 @@ options_read_file(struct options *o, const char *path, struct err *e)
     return r.failed ? err_prefix(e, "%s:%d", path, r.line) : 0;
 }
 
+/* A fathomd that runs where it was built takes the engine that was built with it, installed or
+ * not: an older one that happens to be installed would not fit. */
+static int
+use_built_engine(struct options *o, struct err *e)
+{
+    static const char engine[] = "/engine/fathom-engine";
+    char path[PATH_MAX + sizeof engine];
+    const ssize_t n = readlink("/proc/self/exe", path, PATH_MAX);
+    char *end;
+
+    if (n <= 0 || n == PATH_MAX)
+        return 0;
+    path[n] = '\0';
+    for (int i = 0; i < 2; i++) { /* off with the program's name and its folder's */
+        end = strrchr(path, '/');
+        if (end == NULL)
+            return 0;
+        *end = '\0';
+    }
+    memcpy(end, engine, sizeof engine);
+    if (access(path, X_OK) == -1)
+        return 0;
+    end = strdup(path);
+    if (end == NULL)
+        return err_set(e, ERR_QUOTA, errno, "no memory for settings");
+    free(o->engine);
+    o->engine = end;
+    return 0;
+}
+
 static int
 set_defaults(struct options *o, struct err *e)
 {
@@ -280,7 +311,7 @@ set_defaults(struct options *o, struct err *e)
         if (set_option(o, i, table[i].def, OPTION_DEFAULT, e) == -1)
             return -1;
     }
-    return 0;
+    return use_built_engine(o, e);
 }
 
 static int

@@ -57,4 +57,16 @@ wait $killer
 [ "$(grep -c 'engine-ended.*signal 9' "$dir/log")" -ge 1 ]
 ok "and it was killed"
 stop
+
+# As a newcomer starts it, without --engine.
+rm -f "$dir/log"
+"$top_builddir/daemon/fathomd" --model "$srcdir/models/fathom-mini" --state "$dir/state" --socket "$sock" \
+    2>"$dir/log" &
+daemon=$!
+await "listening on"
+has "$(sed -n 's/.*engine-started pid=[0-9]* program=//p' "$dir/log")" '/engine/fathom-engine$' \
+    "where it was built, fathomd takes the engine that was built with it"
+stop
+mkdir -p "$dir/else/where" && cp "$top_builddir/daemon/fathomd" "$dir/else/where/"
+has "$("$dir/else/where/fathomd" --dump-config)" '^engine = .*libexec/fathom-engine$' "elsewhere, the installed one"
 plan
