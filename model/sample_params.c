@@ -51,15 +51,15 @@ check_bias(const struct sample_params *p, uint32_t vocab, struct err *e)
         const float b = p->bias[i].bias;
 
         if (id >= vocab)
-            return err_set(e, ERR_INVALID, 0, "logit bias %u: token %u of %u", i, id,
-                           vocab);
+            return err_set(e, ERR_INVALID, 0,
+                           "logit bias or ban: token %u; the vocabulary has %u", id, vocab);
         if (!(b == -INFINITY || (b >= -100 && b <= 100)))
             return err_set(e, ERR_INVALID, 0,
-                           "logit bias %u: token %u by %g, must be -100 to 100 or a ban", i,
-                           id, (double)b);
+                           "logit bias of token %u: %g, must be -100 to 100 or a ban", id,
+                           (double)b);
         for (uint32_t j = 0; j < i; j++) {
             if (p->bias[j].id == id)
-                return err_set(e, ERR_INVALID, 0, "logit bias %u: token %u comes twice", i,
+                return err_set(e, ERR_INVALID, 0, "logit bias or ban: token %u comes twice",
                                id);
         }
     }

@@ -611,9 +611,10 @@ test_params_that_are_refused(void **state)
     REFUSED(p.n_top = 21, "n_top");
     REFUSED(p.min_tokens = 257, "min_tokens");
     REFUSED(p.n_bias = SAMPLER_MAX_BIAS + 1, "logit bias");
-    REFUSED((p.n_bias = 1, p.bias[0].id = 10), "logit bias 0");
-    REFUSED((p.n_bias = 1, p.bias[0].bias = NAN), "logit bias 0");
-    REFUSED((p.n_bias = 1, p.bias[0].bias = INFINITY), "logit bias 0");
+    REFUSED((p.n_bias = 1, p.bias[0].id = 10),
+            "logit bias or ban: token 10; the vocabulary has 10");
+    REFUSED((p.n_bias = 1, p.bias[0].bias = NAN), "logit bias of token");
+    REFUSED((p.n_bias = 1, p.bias[0].bias = INFINITY), "logit bias of token");
     REFUSED(p.n_bias = 2, "comes twice");
     REFUSED(p.n_stop_tokens = 17, "stop tokens");
     REFUSED((p.n_stop_tokens = 1, p.stop_tokens[0] = 10), "stop token 0");
