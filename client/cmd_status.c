@@ -63,12 +63,15 @@ print_status(void *arg, const struct fathom_status *s)
     printf("%s\n", s->sentence);
     printf("daemon       %s, pid %llu, up %llu s\n", s->server, (unsigned long long)s->pid,
            (unsigned long long)s->uptime_ms / 1000);
-    if (s->model[0] != '\0')
+    if (s->max_positions > 0) /* else the engine is loading: its size is not known yet */
         printf("model        %s, %s of weights, context %s\n", s->model,
                fmt_bytes(a, sizeof a, (double)s->weight_bytes),
                fmt_count(b, sizeof b, s->max_positions));
-    printf("engine       %s, pid %llu, %llu restarts\n", s->backend,
-           (unsigned long long)s->engine_pid, (unsigned long long)s->engine_restarts);
+    else if (s->model[0] != '\0')
+        printf("model        %s\n", s->model);
+    printf("engine       %s%spid %llu, %llu restarts\n", s->backend,
+           s->backend[0] != '\0' ? ", " : "", (unsigned long long)s->engine_pid,
+           (unsigned long long)s->engine_restarts);
     printf("sessions     %llu (%llu busy), %s tokens\n", (unsigned long long)s->sessions,
            (unsigned long long)s->sessions_busy, fmt_count(a, sizeof a, s->tokens));
     printf("caches       %s of %s\n", fmt_bytes(a, sizeof a, (double)s->kv_bytes),

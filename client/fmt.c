@@ -98,9 +98,11 @@ bar_show(struct bar *b, uint64_t pos, uint64_t total)
     cells[CELLS] = '\0';
     rate = now > b->began_ns ? (double)(pos - b->from) * 1e9 / (double)(now - b->began_ns)
                              : 0;
-    fprintf(stderr, "\r\033[K[%s] %s of %s tokens, %.0f/s", cells,
+    fprintf(stderr, "\r\033[K[%s] %s of %s tokens", cells,
             fmt_count(done, sizeof done, pos - b->from),
-            fmt_count(all, sizeof all, total - b->from), rate);
+            fmt_count(all, sizeof all, total - b->from));
+    if (rate > 0)
+        fprintf(stderr, ", %.0f/s", rate);
     if (rate > 0 && pos < total)
         fprintf(stderr, ", %.0f s left", (double)(total - pos) / rate);
     fflush(stderr);

@@ -198,6 +198,8 @@ os.environ["TERM"] = "xterm"
 sys.exit(os.WEXITSTATUS(pty.spawn([sys.argv[1], "append", "s", sys.argv[2]])))' "$bin" "$dir/text.long" \
         </dev/null >"$dir/out" 2>&1
     has "$(cat "$dir/out")" "of [0-9,]* tokens" "a progress line on a terminal"
+    [ "$(tr '\r' '\n' <"$dir/out" | sed -n 's/.* tokens, \([0-9]*\)\/s.*/\1/p' | sort -n | head -1)" -gt 0 ]
+    ok "that never says 0/s"
     fathom append s "$dir/text.long" 2>"$dir/err"
     is "$(grep -c 'of .* tokens,' "$dir/err")" 0 "and none in a file"
 else
