@@ -66,14 +66,14 @@ sampling_init(struct sampling *s, const struct client *c, const char *name)
     s->a.name = name;
     s->a.n = arg_u64(c, "max-tokens", UINT32_MAX, 0);
     s->a.min_tokens = arg_u64(c, "min-tokens", UINT32_MAX, 0);
-    s->a.temperature = arg_f64(c, "temp", 0, 1000, (double)NAN);
+    s->a.temperature = arg_f64(c, "temp", 0, 100, (double)NAN);
     s->a.top_k = arg_u64(c, "top-k", UINT32_MAX, 0);
     s->a.top_p = arg_f64(c, "top-p", 0, 1, (double)NAN);
     s->a.min_p = arg_f64(c, "min-p", 0, 1, (double)NAN);
-    s->a.repetition = arg_f64(c, "repetition", 0, 1000, (double)NAN);
-    s->a.presence = arg_f64(c, "presence", -1000, 1000, (double)NAN);
-    s->a.frequency = arg_f64(c, "frequency", -1000, 1000, (double)NAN);
-    s->a.penalty_window = arg_u64(c, "penalty-window", UINT32_MAX, 0);
+    s->a.repetition = arg_f64(c, "repetition", 0, 100, (double)NAN);
+    s->a.presence = arg_f64(c, "presence", -2, 2, (double)NAN);
+    s->a.frequency = arg_f64(c, "frequency", -2, 2, (double)NAN);
+    s->a.penalty_window = arg_u64(c, "penalty-window", 65536, 0);
     s->a.has_seed = arg_given(c, "seed");
     s->a.seed = arg_u64(c, "seed", UINT64_MAX, 0);
     s->a.ignore_eos = arg_given(c, "ignore-eos");
@@ -109,6 +109,7 @@ sampling_json(const struct fathom_result *r)
     json_f64("presence", r->presence);
     json_f64("frequency", r->frequency);
     json_u64("penalty_window", r->penalty_window);
+    json_u64("max_tokens", r->max_tokens);
     json_u64("queue_us", r->queue_us);
     json_u64("first_us", r->first_us);
     json_u64("total_us", r->total_us);

@@ -17,7 +17,7 @@ run() { # ...: $out, $err and $rc of fathom
 
 # Without a daemon.
 for args in "" "frob" "ls --nope" "append" "sample" "sample x --temp hot" "sample x --bias 3" \
-    "sample x -n" "fork a b --at c --pos 3" "rollback a" "chmod 8 a" "new a b" "ls --wait soon"; do
+    "sample x -n" "sample x --temp 101" "sample x --presence 3" "fork a b --at c --pos 3" "rollback a" "chmod 8 a" "new a b" "ls --wait soon"; do
     # shellcheck disable=SC2086
     run $args
     [ $rc -eq 64 ] && [ -z "$out" ] && [ -n "$err" ]
@@ -43,6 +43,8 @@ i=0
 while ! fathom status -q >/dev/null && [ $i -lt 100 ]; do i=$((i + 1)); sleep 0.1; done
 run status
 is "$rc" 0 "status: 0 when it serves"
+
+has "$(fathom status)" "^model .*fathom-mini, .*context 65,536" "status: the model and its context"
 
 # Life of a session.
 run new a
@@ -174,6 +176,11 @@ is $? 74 "stdout closed: 74"
 printf 'x' | fathom append s --json >"$dir/out" 2>"$dir/err"
 is "$(cat "$dir/err")" "" "--json: nothing on stderr"
 
+# What is in force is told, the daemon's defaults among it.
+has "$(fathom sample s -n 3 --json --temp 0.5 --min-p 0.1 --presence -1 --ban 7 --seed 9 | tail -1)" \
+    '"seed":9,"temperature":0.5,"top_k":0,"top_p":1,"min_p":0.1.*"presence":-1.*"penalty_window":256,"max_tokens":3,' \
+    "sample --json: the parameters in force"
+
 # Every line of --json is JSON.
 if "${PYTHON3:-python3}" -c 1 2>/dev/null; then
     printf 'a\377b "q" \\ \001' | fathom append -q s
@@ -205,5 +212,15 @@ sys.exit(os.WEXITSTATUS(pty.spawn([sys.argv[1], "append", "s", sys.argv[2]])))' 
 else
     skip "--json is JSON" "no python3"
 fi
+stop
+
+# While it loads.
+FAKE_ENGINE=load=5s launch
+run status
+i=0
+while [ -z "$out" ] && [ $i -lt 100 ]; do i=$((i + 1)); sleep 0.05; run status; done
+is "$rc" 69 "status while it loads: 69"
+has "$out" "^loading fathom-mini" "and says so"
+has "$out" "^model *fathom-mini\$" "and no size that is not known yet"
 stop
 plan

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # fathomd with the real engine and the model of this repository: the engine is killed while it
 # reads and while it draws, and everything comes out as if it had not been.
-# shellcheck disable=SC1091,SC2154
+# shellcheck disable=SC1091,SC2154,SC2034
 . "${srcdir:-.}/tests/e2e/daemon.subr"
 engine=$top_builddir/engine/fathom-engine
 if [ ! -x "$engine" ]; then
