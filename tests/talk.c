@@ -385,6 +385,7 @@ show_items(struct wire_in *in, const struct wire_message *m)
         if (t.credit > 0)
             wire_credit(&t.out, in->id, (uint32_t)t.credit, &e);
     }
+    fflush(stdout); /* a script may wait for it */
     send_out();
 }
 
@@ -507,11 +508,13 @@ raw(const char *hex)
         if (send(t.fd, &byte, 1, MSG_NOSIGNAL) != 1)
             break;
     }
-    t.patience = RAW_MS;
-    for (;;) {
+    /* hello's answer and one more may take their time; then it has said all, if not closed. */
+    for (int n = 0;; n++) {
         struct wire_in in;
         struct err e;
 
+        if (n == 2)
+            t.patience = RAW_MS;
         receive(&p, &len);
         if (wire_open(&in, &t.in, p, len, &e) == -1)
             die(e.text);
@@ -539,12 +542,16 @@ static void
 crowd(long n)
 {
     int *fds = calloc((size_t)n, sizeof *fds);
+    struct pollfd last = {.events = POLLIN};
     long in = 0, out = 0;
     char byte;
 
     for (long i = 0; fds != NULL && i < n; i++)
         fds[i] = dial_one();
-    nanosleep(&(struct timespec){1, 0}, NULL);
+    /* They are accepted in order: when the last one has been told, all have. */
+    last.fd = fds != NULL && n > 0 ? fds[n - 1] : -1;
+    if (poll(&last, 1, WAIT_MS) != 1)
+        die("the last of the crowd was let in");
     for (long i = 0; fds != NULL && i < n; i++) {
         if (recv(fds[i], &byte, 1, MSG_DONTWAIT) == 1)
             out++;

@@ -7,7 +7,7 @@
 export FATHOM_SOCKET="$sock"
 unset XDG_RUNTIME_DIR
 bin=$top_builddir/client/fathom
-fathom() { timeout 60 "$bin" "$@"; }
+fathom() { timeout 300 "$bin" "$@"; }
 run() { # ...: $out, $err and $rc of fathom
     fathom "$@" >"$dir/out" 2>"$dir/err" </dev/null
     rc=$?
@@ -35,12 +35,12 @@ has "$out" "^fathom [0-9]" "--version"
 ( sleep 1; exec "$top_builddir/daemon/fathomd" --engine "$top_builddir/tests/fake_engine" \
     --model "$srcdir/models/fathom-mini" --state "$dir/state" --socket "$sock" 2>"$dir/log" ) &
 daemon=$!
-run status --wait 30s
+run status --wait 120s
 [ $rc -eq 0 ] || [ $rc -eq 69 ] # it may still be loading
 ok "--wait waits for the socket"
 await "listening on" # the daemon is up
-i=0
-while ! fathom status -q >/dev/null && [ $i -lt 100 ]; do i=$((i + 1)); sleep 0.1; done
+patient
+until fathom status -q >/dev/null || tired; do :; done
 run status
 is "$rc" 0 "status: 0 when it serves"
 
@@ -141,13 +141,13 @@ has "$(fathom show chat)" "checkpoint *turn-1" "and a checkpoint behind each"
 
 # Signals and pipes.
 stop
-FAKE_ENGINE=slow=20ms start
+FAKE_ENGINE=slow=20ms start --feed-tokens 64 # what is interrupted is far from its end
 fathom new -q s && printf 'Once' | fathom append -q s
 rm -f "$dir/out" # what it holds must be of this run
-"$bin" sample s -n 500 --ignore-eos >"$dir/out" 2>"$dir/err" &
+"$bin" sample s -n 3000 --ignore-eos >"$dir/out" 2>"$dir/err" &
 pid=$!
-i=0
-while [ ! -s "$dir/out" ] && [ $i -lt 200 ]; do i=$((i + 1)); sleep 0.05; done
+patient
+until [ -s "$dir/out" ] || tired; do :; done
 kill -INT $pid
 wait $pid
 is $? 130 "SIGINT: 130"
@@ -159,8 +159,8 @@ fathom new -q long
 seq 1 8000 >"$dir/numbers"
 "$bin" append long "$dir/numbers" --json >"$dir/out" 2>"$dir/err" &
 pid=$!
-i=0
-while fathom show long --json | grep -q '"pos":0,' && [ $i -lt 100 ]; do i=$((i + 1)); sleep 0.05; done
+patient
+until ! fathom show long --json | grep -q '"pos":0,' || tired; do :; done
 kill -INT $pid
 wait $pid
 is $? 130 "SIGINT in an append: 130"
@@ -193,14 +193,14 @@ if "${PYTHON3:-python3}" -c 1 2>/dev/null; then
 for line in sys.stdin.buffer: assert isinstance(json.loads(line.decode("utf-8")), dict)' <"$dir/json"
     ok "--json: one object a line, $(wc -l <"$dir/json") lines"
     # A terminal that is asked for input gets help.
-    timeout 20 "${PYTHON3:-python3}" -c 'import os, pty, sys
+    timeout 120 "${PYTHON3:-python3}" -c 'import os, pty, sys
 status = pty.spawn([sys.argv[1], "append", "s"])
 sys.exit(0 if os.WEXITSTATUS(status) == 64 else 1)' "$bin" </dev/null >"$dir/out" 2>&1
     ok "append from a terminal: usage, 64"
     has "$(cat "$dir/out")" "usage: fathom append" "and help"
     # Progress is for terminals only.
     seq 1 4000 >"$dir/text.long"
-    timeout 60 "${PYTHON3:-python3}" -c 'import os, pty, sys
+    timeout 300 "${PYTHON3:-python3}" -c 'import os, pty, sys
 os.environ["TERM"] = "xterm"
 sys.exit(os.WEXITSTATUS(pty.spawn([sys.argv[1], "append", "s", sys.argv[2]])))' "$bin" "$dir/text.long" \
         </dev/null >"$dir/out" 2>&1

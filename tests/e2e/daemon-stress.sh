@@ -107,7 +107,7 @@ for i in 1 2 3 4 5 6; do
     jobs="$jobs $!"
 done
 for job in $jobs; do wait "$job"; done
-got=$(printf 'sleep 300\nstatus\n' | talk)
+eventually status ' connections=1 .*queued=0 running=0'
 has "$got" ' connections=1 .*queued=0 running=0' "clients leave in the middle: nothing runs on"
 stop
 is "$status" 0 "and the daemon is well"

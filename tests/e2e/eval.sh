@@ -11,7 +11,7 @@ ok() { # status name
     n=$((n + 1))
     if [ "$1" -eq 0 ]; then echo "ok $n - $2"; else echo "not ok $n - $2"; fi
 }
-run() { timeout 120 "$eval" --model "$model" "$@" >"$dir/out" 2>"$dir/err"; }
+run() { timeout 600 "$eval" --model "$model" "$@" >"$dir/out" 2>"$dir/err"; }
 fails() { # wanted status, words on stderr, name, arguments
     want=$1 words=$2 name=$3
     shift 3
