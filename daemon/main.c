@@ -230,6 +230,35 @@ open_state(struct daemon *d, struct err *e)
     return 0;
 }
 
+/* A tokenizer of another model may have as many tokens, or fewer, and make nonsense of every
+ * text: at least the tokens that begin and end one must be where the model has them. */
+static int
+check_tokenizer(const struct tokenizer *t, const struct model_config *c, struct err *e)
+{
+    const int64_t vocab = c->vocab_size;
+
+    const struct {
+        const char *literal;
+        int64_t id;
+    } want[] = {
+        {"<｜begin▁of▁sentence｜>", c->bos_id},
+        {"<｜end▁of▁sentence｜>", c->eos_id},
+    };
+
+    if (tokenizer_n_ids(t) > vocab)
+        return err_set(e, ERR_MODEL_MISMATCH, 0,
+                       "tokenizer.json has %" PRIu32 " ids, config.json %" PRId64,
+                       tokenizer_n_ids(t), vocab);
+    for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
+        if (tokenizer_control_id(t, want[i].literal) != want[i].id)
+            return err_set(e, ERR_MODEL_MISMATCH, 0,
+                           "tokenizer.json: token %" PRId64
+                           " is not %s, as config.json says: it is of another model",
+                           want[i].id, want[i].literal);
+    }
+    return 0;
+}
+
 static int
 load_model(struct daemon *d, struct err *e)
 {
@@ -243,7 +272,7 @@ load_model(struct daemon *d, struct err *e)
     if (model_config_load(&c, dir, e) == -1)
         return -1;
     d->tokenizer = tokenizer_load(dir, e);
-    if (d->tokenizer == NULL)
+    if (d->tokenizer == NULL || check_tokenizer(d->tokenizer, &c, e) == -1)
         return -1;
     while (end > dir && end[-1] == '/')
         end--;

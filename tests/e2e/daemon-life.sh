@@ -41,6 +41,18 @@ got=$($fathomd --model /nonexistent --state "$dir/state" --socket "$sock" 2>&1)
 is $? 78 "a model that is not there: exit 78"
 has "$got" "/nonexistent" "and which"
 
+mkdir "$dir/other"
+cp "$model/config.json" "$dir/other/"
+sed 's/end▁of▁sentence/the▁end/g' "$model/tokenizer.json" >"$dir/other/tokenizer.json"
+got=$($fathomd --model "$dir/other" --state "$dir/state" --socket "$sock" 2>&1)
+is $? 78 "a tokenizer of another model: exit 78"
+has "$got" "token 1 is not .*it is of another model" "and by what that is seen"
+sed 's/"vocab_size": *[0-9]*/"vocab_size": 8000/' "$model/config.json" >"$dir/other/config.json"
+cp "$model/tokenizer.json" "$dir/other/"
+got=$($fathomd --model "$dir/other" --state "$dir/state" --socket "$sock" 2>&1)
+is $? 78 "more tokens than the model has: exit 78"
+has "$got" "8192 ids, config.json 8000" "and how many"
+
 # --- sockets and locks
 start
 launch_second=$("$fathomd" --model "$model" --state "$dir/state2" --socket "$sock" 2>&1)
