@@ -145,6 +145,15 @@ check(const struct accepted *f, const char *what, const float *got, const float 
            x.kl_median <= KL_FACTOR * f->g.floor_kl[floor];
 }
 
+static bool
+is_avx512(const struct accepted *f)
+{
+    struct backend_info info;
+
+    golden_ops->info(f->b, &info);
+    return strncmp(info.detail, "avx512", 6) == 0;
+}
+
 /* f32 [n][vocab]: the head on the golden states behind the last layer. */
 static float *
 golden_logits(struct accepted *f)
@@ -191,8 +200,9 @@ prefill_and_draft_pass(struct accepted *f)
 
     ok = check(f, "prefill, all positions", got, all, (int)n, FLOOR_PREFILL);
     want = golden_rows(&f->g, "prefill_logits", &rows);
+    /* Late rows drift more than the 300 of the prefill floor; AVX-512 keeps to it all the same. */
     ok &= check(f, "prefill, last positions", got + (n - (size_t)rows) * vocab, want, rows,
-                FLOOR_DECODE);
+                is_avx512(f) ? FLOOR_PREFILL : FLOOR_DECODE);
     want = golden_rows(&f->g, "mtp_logits", &rows);
     assert_non_null(want);
     ok &= check(f, "draft, last positions", draft + (n - (size_t)rows) * vocab, want, rows,

@@ -6,7 +6,8 @@
  *
  * Perplexities: another order of f32 sums somewhere moves that of one text of some hundred tokens
  * by 0.2 to 0.4 % (standard deviation over twelve such variants, each as right as the others),
- * so all texts together are held to 0.5 %, a single one to 1.25 %.
+ * so all texts together are held to 0.5 %, and a single one to 1.25 %; to 0.5 % on AVX-512, whose
+ * order of sums is the one that was chosen by all recorded answers.
  *
  * No other device's answers are recorded for this model, only how far the reference's own
  * decode is from its prefill: medians of 1.4e-2 (relative) and 1.0e-3 (KL). For flash-tiny, of
@@ -145,9 +146,12 @@ texts(void **state)
     const json_t *ppl = json_object_get(m->expected, "ppl");
     float *ends = calloc(TEXTS * MAX_ROWS * vocab, sizeof *ends);
     float *wanted = calloc(TEXTS * MAX_ROWS * vocab, sizeof *wanted);
-    double all_nll = 0, all_expected = 0;
+    double all_nll = 0, all_expected = 0, most;
+    struct backend_info info;
     int rows = 0, all = 0;
 
+    backend_cpu.info(m->b, &info);
+    most = strncmp(info.detail, "avx512", 6) == 0 ? 0.005 : 0.0125;
     assert_non_null(ends);
     assert_non_null(wanted);
     for (int i = 0; i < TEXTS; i++) {
@@ -181,7 +185,7 @@ texts(void **state)
         got = exp(nll / (n - 1));
         print_message("# text %d: perplexity %.4f, reference %.4f (%+.3f%%)\n", i, got,
                       expected, (got / expected - 1) * 100);
-        assert_true(fabs(got / expected - 1) <= 0.0125);
+        assert_true(fabs(got / expected - 1) <= most);
         all_nll += nll;
         all_expected += log(expected) * (n - 1);
         all += n - 1;
