@@ -80,6 +80,26 @@ struct backend_ops {
      * close, open and run the tokens again. */
     int (*seq_rewind)(struct backend *b, uint32_t seq, uint64_t len, struct err *e);
 
+    /*
+     * Caches out to host memory and back in, in the form of model/kvlayout.h, bit for bit.
+     *
+     * kv_out copies whole pages [first, first + n) to `pages` (n may be 0) and, unless it is
+     * NULL, the state at seq_len() to `state`. kv_in gives an open sequence of length 0 its
+     * next pages, in order; kv_set then makes it one of len tokens, of which all whole pages
+     * have come. Until then it takes nothing but kv_in, kv_set and seq_close. A sequence that
+     * was set cannot be rewound to less than that len (ERR_CONFLICT).
+     *
+     * Copies may go on beside later steps of other sequences: the memory must stay as it is,
+     * and the sequence be left alone, while kv_busy() says 1; -1 is ERR_INTERNAL.
+     */
+    int (*kv_out)(struct backend *b, uint32_t seq, uint64_t first, uint64_t n,
+                  uint8_t *pages, uint8_t *state, struct err *e);
+    int (*kv_in)(struct backend *b, uint32_t seq, uint64_t n, const uint8_t *pages,
+                 struct err *e);
+    int (*kv_set)(struct backend *b, uint32_t seq, uint64_t len, const uint8_t *state,
+                  struct err *e);
+    int (*kv_busy)(struct backend *b, uint32_t seq, struct err *e);
+
     /* ERR_QUOTA (no room for caches) and ERR_CONTEXT_FULL leave every sequence as it was. */
     int (*step)(struct backend *b, const struct step *s, struct err *e);
 };

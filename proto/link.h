@@ -49,7 +49,7 @@
  * need not be repeated as such.
  */
 enum {
-    LINK_VERSION = 3,
+    LINK_VERSION = 4,
     LINK_MAX_PACKET = 65536,
     LINK_MAX_JOBS = 512,
     LINK_MAX_FEED = 8192, /* tokens in one FEED */
@@ -66,6 +66,9 @@ enum link_type {
     LINK_SAMPLE, /* struct link_sample, struct sample_params */
     LINK_LOGITS, /* nothing more; one descriptor: a memfd of vocab * 4 bytes to be filled
                       with the f32 row for the token that would come next */
+    LINK_KV_OUT, /* struct link_kv_out, struct link_kv_run[n_runs] */
+    LINK_KV_IN,  /* struct link_kv_in, u32 tokens[n] */
+    LINK_KV_SET, /* struct link_kv_set */
     /* daemon -> engine; not jobs */
     LINK_CANCEL, /* nothing more; FEED, SAMPLE or LOGITS: the job named ends with ERR_CANCELLED
                     after the step under way; ignored if it is over or another kind */
@@ -77,8 +80,9 @@ enum link_type {
     LINK_FED,        /* struct link_fed: part of a FEED is in the caches */
     LINK_SCORES,     /* struct link_scores, f32 logprobs[n]; comes before the LINK_FED */
     LINK_TOKENS,     /* struct link_tokens, struct sample_choice[n] */
-    LINK_END,        /* struct link_end */
-    LINK_FATAL,      /* struct err: why the engine exits now, loading or later; the last
+    LINK_SAVED, /* struct link_saved: in front of a KV_OUT's LINK_END, if it went well */
+    LINK_END,   /* struct link_end */
+    LINK_FATAL, /* struct err: why the engine exits now, loading or later; the last
                         packet, jobs get no LINK_END. Exits without one happen too. */
 };
 
@@ -129,14 +133,60 @@ struct link_sample {
     uint32_t params_bytes; /* sizeof(struct sample_params) */
 };
 
+/*
+ * Caches between the engine and the arena: host memory that the daemon made (a memfd, given to
+ * the engine when it starts) and that holds them in the form of model/kvlayout.h. All offsets are
+ * the arena's, multiples of 8; what does not lie inside it is ERR_INVALID. The daemon leaves the
+ * memory of a job alone until its LINK_END.
+ *
+ * KV_OUT first computes what is missing of the sequence's tokens if a state is wanted and there
+ * is no row of logits at the position of the caches; then copies whole pages (all of them must be
+ * whole) and the state. LINK_SAVED tells where that is: at most one token behind the length.
+ *
+ * KV_IN and KV_SET bring a sequence back that was opened and has no tokens yet. KV_IN appends
+ * tokens, and pages for each whole 128 of them; all but the last one bring whole pages only.
+ * KV_SET makes it a sequence like any other. In between it takes nothing else but CLOSE, and an
+ * error leaves it so. What the caches hold cannot be checked: the daemon must have.
+ */
+enum { LINK_KV_RUNS = 256 };
+
+#define LINK_NOWHERE UINT64_MAX
+
+struct link_kv_run {
+    uint64_t first, n; /* pages */
+    uint64_t at;
+};
+
+struct link_kv_out {
+    uint64_t state_at; /* LINK_NOWHERE: pages only */
+    uint64_t row_at;   /* f32 [vocab]: the logits behind the state */
+    uint32_t n_runs, zero;
+};
+
+struct link_saved {
+    uint64_t pos, state_bytes; /* 0 if none was wanted */
+};
+
+struct link_kv_in {
+    uint64_t pos; /* of tokens[0]: a multiple of 128 */
+    uint64_t at;  /* of n / 128 pages */
+    uint32_t n, zero;
+};
+
+struct link_kv_set {
+    uint64_t pos; /* tokens that KV_IN has brought */
+    uint64_t state_at, row_at;
+};
+
 struct link_ready {
     uint32_t vocab, max_seqs, max_step_tokens;
     uint32_t pid;
     uint32_t
         max_rewind; /* tokens; a REWIND further back makes the engine compute again from
-                            the start */
-    uint32_t zero;
+                            the start. Behind a KV_SET no further than there */
+    uint32_t draft; /* 1: its layout has the draft block's parts */
     uint64_t max_positions, weight_bytes, page_bytes, seq_fixed_bytes, kv_limit;
+    uint64_t layout; /* kv_layout.hash */
     uint8_t fingerprint[32];
     char backend[32], detail[96];
 };

@@ -9,10 +9,11 @@ base:    base
 proto:   base proto
 lib:     base proto lib
 client:  base lib client
+kvstore: base kvstore
 model:   base model
 gpu:     base model gpu
 engine:  base proto model gpu engine
-daemon:  base proto model daemon
+daemon:  base proto model kvstore daemon
 '
 # Headers of a library stay in the one room that wraps it.
 wrapped='
