@@ -6,51 +6,56 @@
 
 /*
  * Where things are: which positions a query looks at, which slot of a ring and which row of
- * which page holds what. Plain arithmetic for C, for kernels, and for a prover.
+ * which page holds what. One text for C, for kernels, and for the prover (verify/), which puts
+ * terms in place of numbers; so a value that depends on a condition is an INDEX_IF.
  */
-#ifdef __CUDACC__
-#    define INDEX_FN static __host__ __device__ inline
-#else
-#    define INDEX_FN static inline
+#ifndef INDEX_FN
+#    ifdef __CUDACC__
+#        define INDEX_FN static __host__ __device__ inline
+#    else
+#        define INDEX_FN static inline
+#    endif
+#    define INDEX_T                      uint64_t
+#    define INDEX_IF(condition, yes, no) ((condition) ? (yes) : (no))
 #endif
 
 /* The oldest position in the window of the query at pos; the newest is pos itself. */
-INDEX_FN uint64_t
-window_first(uint64_t pos, uint64_t window)
+INDEX_FN INDEX_T
+window_first(INDEX_T pos, INDEX_T window)
 {
-    return pos + 1 > window ? pos + 1 - window : 0;
+    return INDEX_IF(pos + 1 > window, pos + 1 - window, 0);
 }
 
 /* Compressed entries that the query at pos may see: those whose last token is at most pos. */
-INDEX_FN uint64_t
-entries_visible(uint64_t pos, uint64_t ratio)
+INDEX_FN INDEX_T
+entries_visible(INDEX_T pos, INDEX_T ratio)
 {
     return (pos + 1) / ratio;
 }
 
 /* Rings are indexed by position: a slot is overwritten `slots` positions later. */
-INDEX_FN uint64_t
-ring_slot(uint64_t pos, uint64_t slots)
+INDEX_FN INDEX_T
+ring_slot(INDEX_T pos, INDEX_T slots)
 {
     return pos % slots;
 }
 
 /* Entry j: row entry_row of page entry_page, with per_page entries on each. */
-INDEX_FN uint64_t
-entry_page(uint64_t j, uint64_t per_page)
+INDEX_FN INDEX_T
+entry_page(INDEX_T j, INDEX_T per_page)
 {
     return j / per_page;
 }
 
-INDEX_FN uint64_t
-entry_row(uint64_t j, uint64_t per_page)
+INDEX_FN INDEX_T
+entry_row(INDEX_T j, INDEX_T per_page)
 {
     return j % per_page;
 }
 
 /* The page that holds the entries of the block in which position pos lies. */
-INDEX_FN uint64_t
-page_of(uint64_t pos, uint64_t page_tokens)
+INDEX_FN INDEX_T
+page_of(INDEX_T pos, INDEX_T page_tokens)
 {
     return pos / page_tokens;
 }
