@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,12 +13,14 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/log_event.h"
 
-enum { LINE_MAX_BYTES = 2048 };
+enum { PREFIX_BYTES = 80 };
 
 static const char *program_name = "fathom";
 static enum log_level most_verbose = LOG_INFO;
-static int to_journal;
+static bool to_journal;
+static bool (*sink)(const struct log_event *ev);
 static atomic_ulong dropped;
 
 static const char *const level_names[] = {
@@ -48,70 +51,62 @@ log_level_parse(const char *s)
     return -1;
 }
 
+bool
+log_to_journal(void)
+{
+    return to_journal;
+}
+
+void
+log_set_sink(bool (*to)(const struct log_event *ev))
+{
+    sink = to;
+}
+
 unsigned long
 log_dropped(void)
 {
     return atomic_load(&dropped);
 }
 
-/* Copies s with control bytes as \xNN, those of C1 (U+0080 to U+009F: some terminals obey
- * them) included; stops in front of what does not fit. */
-static size_t
-escape(char *out, size_t room, const char *s)
+static void
+write_line(const struct log_event *ev)
 {
-    static const char hex[] = "0123456789abcdef";
-    size_t n = 0;
-    unsigned char before = 0;
-
-    for (; *s != '\0'; before = (unsigned char)*s++) {
-        const unsigned char c = (unsigned char)*s;
-        const int is_c1 = (c == 0xc2 && ((unsigned char)s[1] & 0xe0) == 0x80) ||
-                          (before == 0xc2 && (c & 0xe0) == 0x80);
-
-        if (c >= 0x20 && c != 0x7f && !is_c1) {
-            if (n + 1 > room)
-                break;
-            out[n++] = (char)c;
-        } else {
-            if (n + 4 > room)
-                break;
-            out[n++] = '\\';
-            out[n++] = 'x';
-            out[n++] = hex[c >> 4];
-            out[n++] = hex[c & 15];
-        }
-    }
-    return n;
-}
-
-void
-log_line(enum log_level level, const char *fmt, ...)
-{
-    char text[LINE_MAX_BYTES / 2], line[LINE_MAX_BYTES];
-    const int was = errno;
-    va_list ap;
+    char line[PREFIX_BYTES + LOG_LINE_BYTES + 1];
     int n;
 
-    if (level > most_verbose)
-        return;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
     if (to_journal) {
-        n = snprintf(line, sizeof line, "<%d>", (int)level);
+        n = snprintf(line, PREFIX_BYTES, "<%d>", ev->level);
     } else {
         const time_t now = time(NULL);
         struct tm tm;
 
         localtime_r(&now, &tm);
-        n = (int)strftime(line, sizeof line, "%H:%M:%S ", &tm);
-        n += snprintf(line + n, sizeof line - (size_t)n, "%s: %s: ", program_name,
-                      level_names[level]);
+        n = (int)strftime(line, PREFIX_BYTES, "%H:%M:%S ", &tm);
+        n += snprintf(line + n, PREFIX_BYTES - (size_t)n, "%.40s: %s: ", program_name,
+                      level_names[ev->level]);
     }
-    n += (int)escape(line + n, sizeof line - (size_t)n - 1, text);
+    memcpy(line + n, ev->line, ev->line_len);
+    n += (int)ev->line_len;
     line[n++] = '\n';
     /* One write a line keeps lines of several threads and processes whole. */
     if (write(STDERR_FILENO, line, (size_t)n) != n)
         atomic_fetch_add(&dropped, 1);
+}
+
+void
+log_line(enum log_level level, const char *fmt, ...)
+{
+    struct log_event ev;
+    const int was = errno;
+    va_list ap;
+
+    if (level > most_verbose)
+        return;
+    va_start(ap, fmt);
+    log_event_make(&ev, level, fmt, ap);
+    va_end(ap);
+    if (sink == NULL || !sink(&ev))
+        write_line(&ev);
     errno = was;
 }
