@@ -109,6 +109,7 @@ quota_drop(struct user *u)
     *at = u->next;
     for (int i = 0; i < QUOTA_KINDS; i++)
         assert(u->used[i] == 0);
+    free(u->sessions);
     free(u);
 }
 

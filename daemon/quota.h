@@ -3,6 +3,7 @@
 #define DAEMON_QUOTA_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct err;
@@ -36,7 +37,8 @@ struct user {
     bool looked_up;
     struct quota *q;
     struct user *next;
-    struct session *sessions; /* session.c's */
+    struct session **sessions; /* by name: session.c's */
+    size_t n_sessions, session_room;
     uint64_t used[QUOTA_KINDS];
 };
 

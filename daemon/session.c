@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Sessions by owner and name, who may do what with them, and the table of their states. A user
- * has few of them (max-sessions-per-user), so each user's are one sorted list.
+ * Sessions by owner and name, who may do what with them, and the table of their states. Each
+ * user's are one array in order: a name is found in a few steps, a page of the list begins where
+ * the one before ended, and thousands that come in order at the start move nothing.
  */
 #include "config.h"
 
@@ -17,6 +18,8 @@
 #include "base/log.h"
 #include "base/num.h"
 #include "daemon/session.h"
+
+enum { FIRST_SESSIONS = 8 };
 
 static const struct {
     const char *id, *name;
@@ -110,49 +113,78 @@ session_free(struct session *s)
     free(s);
 }
 
-/* Where it is in its owner's list, or would be. */
-static struct session **
-place(struct user *u, const char *name)
+/* Where it is among its owner's, or would be. */
+static size_t
+place(const struct user *u, const char *name)
 {
-    struct session **at = &u->sessions;
+    size_t from = 0, to = u->n_sessions;
 
-    while (*at != NULL && strcmp((*at)->name, name) < 0)
-        at = &(*at)->next;
-    return at;
+    while (from < to) {
+        const size_t mid = from + (to - from) / 2;
+
+        if (strcmp(u->sessions[mid]->name, name) < 0)
+            from = mid + 1;
+        else
+            to = mid;
+    }
+    return from;
+}
+
+struct session *
+session_find(const struct user *owner, const char *name)
+{
+    const size_t at = place(owner, name);
+
+    return at < owner->n_sessions && strcmp(owner->sessions[at]->name, name) == 0
+               ? owner->sessions[at]
+               : NULL;
+}
+
+size_t
+session_behind(const struct user *owner, const char *name)
+{
+    return place(owner, name) + (session_find(owner, name) != NULL);
 }
 
 int
 session_link(struct session *s, const char *name, struct err *e)
 {
-    struct session **at = place(s->user, name);
+    struct user *u = s->user;
+    const size_t at = place(u, name);
 
-    if (*at != NULL && strcmp((*at)->name, name) == 0)
+    if (session_find(u, name) != NULL)
         return err_set(e, ERR_EXISTS, 0, "there is a session '%s' already", name);
+    if (u->n_sessions == u->session_room) {
+        const size_t room = u->session_room > 0 ? 2 * u->session_room : FIRST_SESSIONS;
+        struct session **p = realloc(u->sessions, room * sizeof *p);
+
+        if (p == NULL)
+            return err_set(e, ERR_QUOTA, errno, "no memory for a session");
+        u->sessions = p;
+        u->session_room = room;
+    }
     assert(s->name[0] == '\0');
     snprintf(s->name, sizeof s->name, "%s", name);
-    s->next = *at;
-    *at = s;
+    memmove(u->sessions + at + 1, u->sessions + at,
+            (u->n_sessions - at) * sizeof *u->sessions);
+    u->sessions[at] = s;
+    u->n_sessions++;
     return 0;
 }
 
 void
 session_unlink(struct session *s)
 {
+    struct user *u = s->user;
+    size_t at;
+
     if (s->name[0] == '\0')
         return;
-    *place(s->user, s->name) = s->next;
-    s->next = NULL;
+    at = place(u, s->name);
+    u->n_sessions--;
+    memmove(u->sessions + at, u->sessions + at + 1,
+            (u->n_sessions - at) * sizeof *u->sessions);
     s->name[0] = '\0';
-}
-
-struct session *
-session_find(const struct user *owner, const char *name)
-{
-    struct session *s = owner->sessions;
-
-    while (s != NULL && strcmp(s->name, name) != 0)
-        s = s->next;
-    return s;
 }
 
 bool

@@ -37,7 +37,6 @@ struct cred {
  */
 struct session {
     struct user *user;               /* the owner, held */
-    struct session *next;            /* of the same owner, by name */
     char name[SESSION_NAME_MAX + 1]; /* "" once deleted, or for the daemon's own use */
     uint32_t gid;
     unsigned mode; /* 0777 */
@@ -61,11 +60,13 @@ struct session *session_new(struct user *owner, size_t max_checkpoints, struct e
 /* Nothing may be under way, no stream may hold it. */
 void session_free(struct session *s);
 
-/* Puts it into its owner's list; ERR_EXISTS. */
+/* Puts it among its owner's; ERR_EXISTS. */
 int session_link(struct session *s, const char *name, struct err *e);
 void session_unlink(struct session *s); /* its name is free again */
 
 struct session *session_find(const struct user *owner, const char *name);
+/* The place among owner->sessions of the first one behind this name. */
+size_t session_behind(const struct user *owner, const char *name);
 
 /* "name" or "~owner/name", owner by name or number: the session, if `who` may do that with
  * it. ERR_NOT_FOUND if there is none or `who` may not even know of it, ERR_PERMISSION. */

@@ -360,7 +360,9 @@ work_stop(struct work *w, const struct quota *q, const struct err *why)
 {
     w->stopping = true;
     for (const struct user *u = q->users; u != NULL; u = u->next) {
-        for (struct session *s = u->sessions; s != NULL; s = s->next) {
+        for (size_t i = 0; i < u->n_sessions; i++) {
+            struct session *s = u->sessions[i];
+
             for (struct op *op = s->ops; op != NULL; op = op->next)
                 op_fail(op, why);
             if (s->ops != NULL)
@@ -410,11 +412,11 @@ work_end(struct work *w, struct quota *q)
     w->waiting = NULL;
     w->waiting_tail = &w->waiting;
     for (struct user *u = q->users; u != NULL;) {
-        if (u->sessions == NULL) {
+        if (u->n_sessions == 0) {
             u = u->next;
             continue;
         }
-        free_session(u->sessions);
+        free_session(u->sessions[u->n_sessions - 1]);
         u = q->users; /* the last session may have taken its user along */
     }
 }

@@ -166,8 +166,13 @@ taken_names_and_limits(void **state)
     assert_int_equal(e.code, ERR_EXISTS);
     assert_int_equal(session_link(more, "a", &e), 0);
     /* The list is in order, whatever the order of making. */
-    for (const struct session *p = u->sessions; p->next != NULL; p = p->next)
-        assert_true(strcmp(p->name, p->next->name) < 0);
+    for (size_t i = 0; i + 1 < u->n_sessions; i++)
+        assert_true(strcmp(u->sessions[i]->name, u->sessions[i + 1]->name) < 0);
+    assert_int_equal(u->n_sessions, 4);
+    assert_int_equal(session_behind(u, ""), 0);
+    assert_int_equal(session_behind(u, "b"), 2);
+    assert_int_equal(session_behind(u, "bb"), 2);
+    assert_int_equal(session_behind(u, "d"), 4);
     session_unlink(s[0]);
     assert_null(session_find(u, "d"));
     for (int i = 0; i < 3; i++)
