@@ -24,6 +24,12 @@ extern "C" {
 extern const float fp_e4m3_table[256]; /* 1-4-3, bias 7, no infinities, NaN 0x7f and 0xff */
 extern const float fp_e2m1_table[16];  /* bit 3 is the sign */
 
+/*
+ * What is done to bits alone is written for FP_WORD, a word of at least 32 bits, with FP_IF where
+ * a value depends on a condition: so the prover (verify/formats.cc) reads the same text.
+ */
+#include "base/fpbits.h"
+
 FP_INLINE uint32_t
 f32_bits(float f)
 {
@@ -48,15 +54,10 @@ bf16_to_f32(uint16_t b)
     return f32_from_bits((uint32_t)b << 16);
 }
 
-/* NaN stays NaN: the carry of the rounding must not run into the sign. */
 FP_INLINE uint16_t
 f32_to_bf16(float f)
 {
-    const uint32_t u = f32_bits(f);
-
-    if ((u & 0x7fffffff) > 0x7f800000)
-        return (uint16_t)(u >> 16 | 0x40);
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+    return (uint16_t)fpbits_f32_to_bf16(f32_bits(f));
 }
 
 /* To bf16 and back: the rounding that a bf16 tensor in the middle of a formula stands for. */
@@ -94,16 +95,14 @@ f32_to_e4m3(float f)
 FP_INLINE float
 e8m0_to_f32(uint8_t b)
 {
-    return f32_from_bits(b == 0 ? 0x00400000 : b == 255 ? 0x7fc00000 : (uint32_t)b << 23);
+    return f32_from_bits(fpbits_e8m0_to_f32(b));
 }
 
 /* The smallest power of two that is at least t (t > 0, finite), as an E8M0 byte. */
 FP_INLINE uint8_t
 f32_to_e8m0_up(float t)
 {
-    const uint32_t u = f32_bits(t);
-
-    return (uint8_t)((u >> 23) + ((u & 0x7fffff) != 0));
+    return (uint8_t)fpbits_f32_to_e8m0_up(f32_bits(t));
 }
 
 static inline float

@@ -17,6 +17,7 @@ daemon:  base proto model kvstore daemon
 '
 # Headers of a library stay in the one room that wraps it.
 wrapped='
+z3.h         verify
 event2/      daemon
 msgpack.h    proto
 systemd/     daemon

@@ -34,7 +34,7 @@ run() {
     fi
 }
 
-sources() { git ls-files -- '*.c' '*.h' '*.cu' '*.cuh'; }
+sources() { git ls-files -- '*.c' '*.h' '*.cu' '*.cuh' '*.cc' '*.hh'; }
 scripts() {
     git ls-files -- '*.sh' '.ci/run' 'tools/bench' | while read -r f; do
         [ ! -f "$f" ] || ! head -n 1 "$f" | grep -q '^#!.*sh' || echo "$f"

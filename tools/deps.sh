@@ -11,7 +11,7 @@ build='gcc make autoconf automake libtool autoconf-archive pkg-config
 libevent-dev libmsgpack-dev libsystemd-dev libpcre2-dev libjansson-dev libinih-dev
 libxxhash-dev'
 check='clang clang-format libclang-rt-14-dev libcmocka-dev libopenblas-dev shellcheck mandoc
-systemd python3 python3-msgpack xz-utils g++ git util-linux procps'
+libz3-dev systemd python3 python3-msgpack xz-utils g++ git util-linux procps'
 
 case ${1-} in
 '') wanted=$build ;;

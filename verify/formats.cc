@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The bit tricks of the small number formats (base/fpbits.h), for all inputs, against what the
+ * formats mean: IEEE 754 as Z3 knows it, or the value written out bit by bit (spec 2.3, 3.2, 3.3).
+ */
+#include "verify/prove.hh"
+
+#define FP_INLINE                 static inline
+#define FP_WORD                   verify::Bits<32>
+#define FP_IF(condition, yes, no) verify::choose((condition), FP_WORD(yes), FP_WORD(no))
+
+namespace formula
+{
+#include "base/fpbits.h"
+}
+
+namespace verify
+{
+
+using namespace formula;
+using Word = Bits<32>;
+
+namespace
+{
+
+Z3_ast
+as_float(Word u, unsigned exponent, unsigned mantissa)
+{
+    const Z3_ast bits = Z3_mk_extract(context(), exponent + mantissa, 0, u.a);
+
+    return Z3_mk_fpa_to_fp_bv(context(), bits,
+                              Z3_mk_fpa_sort(context(), exponent, mantissa + 1));
+}
+
+Bool
+is_nan(Z3_ast f)
+{
+    return {Z3_mk_fpa_is_nan(context(), f)};
+}
+
+/* Equal as bits: zeros have signs. */
+Bool
+same(Z3_ast x, Z3_ast y)
+{
+    return {Z3_mk_eq(context(), x, y)};
+}
+
+Z3_ast
+f32_number(double v)
+{
+    return Z3_mk_fpa_numeral_double(context(), v, Z3_mk_fpa_sort_32(context()));
+}
+
+/* Every f32 goes to the bf16 that IEEE 754 rounds it to, and NaN to a NaN. */
+void
+bf16_rounds(const Config &, Statement &s)
+{
+    const Word u = Word::unknown("u");
+    const Word b = s.mutant ? (u + 0x8000) >> 16 : fpbits_f32_to_bf16(u);
+    const Z3_ast wide = as_float(u, 8, 23), narrow = as_float(b, 8, 7);
+    const Z3_ast rounded =
+        Z3_mk_fpa_to_fp_float(context(), Z3_mk_fpa_round_nearest_ties_to_even(context()),
+                              wide, Z3_mk_fpa_sort(context(), 8, 8));
+
+    s.claim(same(narrow, rounded)); /* all NaNs are one value here */
+    s.claim(implies(!is_nan(wide), !is_nan(narrow)));
+    s.claim(b < 0x10000);
+}
+
+/* 2^(b - 127): the byte plus one doubles the value, 127 is 1, 255 is NaN. */
+void
+e8m0_is_power(const Config &, Statement &s)
+{
+    const Word b = Word::unknown("b");
+    const Z3_ast mode = Z3_mk_fpa_round_nearest_ties_to_even(context());
+    const Z3_ast one = as_float(fpbits_e8m0_to_f32(127), 8, 23);
+    const Z3_ast here = as_float(fpbits_e8m0_to_f32(b), 8, 23);
+    const Z3_ast next =
+        as_float(s.mutant ? (b + 1) << 23 : fpbits_e8m0_to_f32(b + 1), 8, 23);
+
+    s.assume(b < 255);
+    s.claim(same(one, f32_number(1.0)));
+    s.claim(same(next, Z3_mk_fpa_mul(context(), mode, here, f32_number(2.0))) || b == 254);
+    s.claim(implies(b == 254, is_nan(next)));
+    if (s.mutant)
+        s.assume(b == 254);
+}
+
+/* The smallest power of two at least t, for every t from 2^-126 to 2^127. */
+void
+e8m0_up_is_least(const Config &, Statement &s)
+{
+    const Word u = Word::unknown("u"), e = fpbits_f32_to_e8m0_up(u);
+    const Z3_ast t = as_float(u, 8, 23);
+    const Z3_ast at = as_float(fpbits_e8m0_to_f32(e), 8, 23);
+    const Z3_ast below = as_float(fpbits_e8m0_to_f32(e - 1), 8, 23);
+
+    s.assume(u >= 0x00800000 && u <= 0x7f000000);
+    s.claim({Z3_mk_fpa_leq(context(), t, s.mutant ? below : at)});
+    s.claim({Z3_mk_fpa_lt(context(), below, t)});
+}
+
+/* e2m1: 0 0.5 1 1.5 2 3 4 6 and their negatives, from both nibbles; 2^14 too small as f16. */
+void
+e2m1_by_place(const Config &, Statement &s)
+{
+    static const double value[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+    const Word b = Word::unknown("b"), halves = fpbits_e2m1_pair_to_f16(b);
+    const Z3_ast mode = Z3_mk_fpa_round_nearest_ties_to_even(context());
+
+    s.assume(b < 256);
+    for (int hi = 0; hi < 2; hi++) {
+        const Word code = (b >> (hi ? 4 : 0)) & 15;
+        const Z3_ast half = as_float(hi ? halves >> 16 : halves & 0xffff, 5, 10);
+        const Z3_ast wide =
+            Z3_mk_fpa_to_fp_float(context(), mode, half, Z3_mk_fpa_sort_32(context()));
+        const Z3_ast up = Z3_mk_fpa_mul(context(), mode, wide, f32_number(16384));
+
+        for (unsigned c = 0; c < 16; c++) {
+            const double v = s.mutant && c == 7 ? 8 : value[c & 7];
+
+            s.claim(implies(code == c, same(up, f32_number(c < 8 ? v : -v))));
+        }
+    }
+}
+
+} // namespace
+
+const std::vector<Obligation> formats = {
+    {"formats", "bf16-rounds", "f32 to bf16 is IEEE 754's rounding for all 2^32 inputs",
+     false, bf16_rounds},
+    {"formats", "e8m0-is-power", "byte b means 2^(b - 127), 255 NaN", false, e8m0_is_power},
+    {"formats", "e8m0-up-is-least",
+     "the scale taken is the least power of two that is enough", false, e8m0_up_is_least},
+    {"formats", "e2m1-by-place", "both FP4 codes of a byte by their place in two f16",
+     false, e2m1_by_place},
+};
+
+} // namespace verify

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef VERIFY_PROVE_HH
+#define VERIFY_PROVE_HH
+
+#include <string>
+#include <vector>
+
+#include "verify/term.hh"
+
+extern "C" {
+#include "model/config.h"
+}
+
+/*
+ * Obligations and their proofs. An obligation states, for one shipped configuration, what it
+ * assumes and what it claims; Z3 is asked for values that satisfy the assumptions and one claim's
+ * opposite. There must be none. The same function with `mutant` set plants one bug, and then
+ * there must be some: a proof that cannot fail proves nothing.
+ */
+namespace verify
+{
+
+struct Config {
+    std::string name;
+    model_config c;
+};
+
+class Statement
+{
+  public:
+    bool mutant = false;
+
+    void assume(Bool b)
+    {
+        assumed.push_back(b);
+    }
+
+    void claim(Bool b)
+    {
+        claimed.push_back(b);
+    }
+
+    /* An unknown whole number in [low, high]. */
+    Int any(const char *name, Int low, Int high);
+
+    std::vector<Bool> assumed, claimed;
+};
+
+struct Obligation {
+    const char *group, *name, *says;
+    bool per_config; /* else once */
+    void (*state)(const Config &k, Statement &s);
+};
+
+/* Each group's list; prove.cc runs them all. */
+extern const std::vector<Obligation> rings, pages, formats;
+
+} // namespace verify
+
+#endif /* VERIFY_PROVE_HH */

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Rings (spec 5.3, 6.1): rows of the last positions, a slot for each position modulo the number
+ * of slots. SPARE slots more than are looked at, so that the newest SPARE tokens can be taken
+ * back: what lay in front of them is still there.
+ */
+#include "verify/formulas.hh"
+#include "verify/prove.hh"
+
+namespace verify
+{
+
+using namespace formula;
+
+enum { SPARE = 16 }; /* MAX_REWIND, CUDA_REWIND */
+
+/* Two positions that a query may need at once, in one slot: the newer would hide the older. */
+static void
+window_keeps(const Config &k, Statement &s)
+{
+    const Int window = k.c.window, slots = window + SPARE, max = k.c.max_positions;
+    const Int t = s.any("t", 0, max - 1), p = s.any("p", 0, max - 1),
+              w = s.any("w", 0, max - 1);
+
+    s.assume(p >= window_first(t, window) && p <= t);
+    s.assume(w > p && w <= t + (s.mutant ? SPARE + 1 : SPARE));
+    s.claim(ring_slot(p, slots) != ring_slot(w, slots));
+}
+
+static void
+slot_inside(const Config &k, Statement &s)
+{
+    const Int slots = k.c.window + SPARE, p = s.any("p", 0, Int(k.c.max_positions) - 1);
+
+    s.claim(ring_slot(p, slots) >= 0 &&
+            ring_slot(p, slots) < (s.mutant ? slots - 1 : slots));
+}
+
+static void
+window_is_spec(const Config &k, Statement &s)
+{
+    const Int window = k.c.window, max = k.c.max_positions;
+    const Int t = s.any("t", 0, max - 1), p = s.any("p", 0, max - 1);
+    const Int first = window_first(s.mutant ? t + 1 : t, window);
+    const Bool inside = p >= first && p <= t, spec = p <= t && t - p < window;
+
+    s.claim(implies(inside, spec) && implies(spec, inside));
+}
+
+/* Inputs of the compressors: an entry at ratio r looks at its own r positions, with overlap at
+ * the r before, too; the ring has r (2 r) + SPARE slots. */
+static void
+frontier_keeps(const Config &k, Statement &s)
+{
+    const Int max = k.c.max_positions;
+
+    for (const int ratio : {+MODEL_CSA_RATIO, 128}) {
+        const Int r = ratio, back = ratio == MODEL_CSA_RATIO ? 2 * ratio : ratio;
+        const std::string n = std::to_string(ratio);
+        const Int j = s.any(("j" + n).c_str(), 0, max / r - 1);
+        const Int p = s.any(("p" + n).c_str(), 0, max - 1),
+                  w = s.any(("w" + n).c_str(), 0, max);
+        const Int last = (j + 1) * r - 1, slots = back + SPARE;
+
+        s.assume(p > last - back && p <= last && w > p && w <= last + SPARE);
+        s.claim(ring_slot(p, s.mutant ? slots - 1 : slots) !=
+                ring_slot(w, s.mutant ? slots - 1 : slots));
+    }
+}
+
+const std::vector<Obligation> rings = {
+    {"rings", "window-keeps", "no row of a window is overwritten by the 16 newest tokens",
+     true, window_keeps},
+    {"rings", "slot-inside", "every slot is inside its ring", true, slot_inside},
+    {"rings", "window-is-spec", "a position is in the window iff t - p < window and p <= t",
+     true, window_is_spec},
+    {"rings", "frontier-keeps", "no compressor input is overwritten while it is needed",
+     true, frontier_keeps},
+};
+
+} // namespace verify
