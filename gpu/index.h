@@ -40,6 +40,21 @@ ring_slot(INDEX_T pos, INDEX_T slots)
     return pos % slots;
 }
 
+/* Slots of the rings: what the next token may look back at, itself included, and as many more
+ * as a rewind may take back. A compressor looks back at the block that it is in, and with overlap
+ * at the one before. */
+INDEX_FN INDEX_T
+window_slots(INDEX_T window, INDEX_T spare)
+{
+    return window + spare;
+}
+
+INDEX_FN INDEX_T
+frontier_slots(INDEX_T ratio, INDEX_T overlap, INDEX_T spare)
+{
+    return ratio * (1 + overlap) + spare;
+}
+
 /* Entry j: row entry_row of page entry_page, with per_page entries on each. */
 INDEX_FN INDEX_T
 entry_page(INDEX_T j, INDEX_T per_page)

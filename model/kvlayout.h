@@ -29,9 +29,9 @@ enum kv_kind {
     KV_PART_MAIN = 1, /* compressed main rows: page, and (pos % 128) / ratio in the state */
     KV_PART_INDEX,    /* compressed index rows, likewise */
     KV_PART_WINDOW,   /* packed rows of the last min(pos, window) positions: state only */
-    KV_PART_FRONTIER, /* f32 [2][width] a position, value and score: state only. Positions
-                               that complete rows to come look at: at ratio 4 from the start of the
-                               last complete block on, else from the end of it */
+    KV_PART_FRONTIER, /* f32 [2][width] a position, value and score with ape: state only.
+                         Positions that rows to come look at: at ratio 4 from the start of the
+                         last complete block on, else from the end of it */
     KV_PART_INDEX_FRONTIER, /* the same of the index compressor */
     KV_PART_DRAFT_WINDOW,   /* the draft block's window, one position behind */
     KV_PART_DRAFT_STREAMS,  /* bf16 [hc_mult][hidden] behind the last token; none at 0 */
@@ -42,9 +42,9 @@ enum kv_dtype { KV_DTYPE_PACKED = 1, KV_DTYPE_FP4, KV_DTYPE_F32, KV_DTYPE_BF16 }
 struct kv_part {
     uint16_t kind, dtype;
     uint16_t layer; /* the draft block is n_layers */
-    uint16_t ratio; /* tokens a row stands for; 1: one each */
+    uint16_t ratio; /* MAIN, INDEX: tokens a row stands for; FRONTIER: of a block; else 1 */
     uint32_t row_bytes;
-    uint32_t span;    /* WINDOW: how many positions; FRONTIER: 1 with overlap, else 0 */
+    uint32_t span; /* WINDOW, DRAFT: how many positions; FRONTIER: 1 with overlap, else 0 */
     uint64_t page_at; /* MAIN, INDEX: offset of its rows in a page */
 };
 

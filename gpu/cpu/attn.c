@@ -149,7 +149,8 @@ attention_store(struct backend *b, const struct layer *l, const struct rows *r)
         uint8_t *ring = s->seq->rings + l->ring_at;
 
         for (int t = s->n > slots ? s->n - slots : 0; t < s->n; t++)
-            memcpy(ring + (size_t)((s->start + (uint64_t)t) % (uint64_t)slots) * b->row,
+            memcpy(ring +
+                       (size_t)ring_slot(s->start + (uint64_t)t, (uint64_t)slots) * b->row,
                    b->s.rows + (size_t)(s->row0 + t) * b->row, b->row);
     }
 }
@@ -181,17 +182,17 @@ list_keys(struct backend *b, const struct layer *l, const struct span *s, int ro
           const int *picked, const uint8_t **keys)
 {
     const uint64_t pos = s->start + (uint64_t)(row - s->row0);
-    const uint64_t first = pos + 1 > (uint64_t)b->c.window ? pos + 1 - b->c.window : 0;
+    const uint64_t first = window_first(pos, (uint64_t)b->c.window);
     const uint8_t *ring = s->seq->rings + l->ring_at;
     int n = 0, entries;
 
     for (uint64_t p = first; p <= pos; p++)
         keys[n++] = p >= s->start
                         ? b->s.rows + ((size_t)s->row0 + (size_t)(p - s->start)) * b->row
-                        : ring + (size_t)(p % (uint64_t)b->ring_slots) * b->row;
+                        : ring + (size_t)ring_slot(p, (uint64_t)b->ring_slots) * b->row;
     if (l->ratio == 0)
         return n;
-    entries = (int)((pos + 1) / (uint64_t)l->ratio);
+    entries = (int)entries_visible(pos, (uint64_t)l->ratio);
     if (l->indexed && entries > b->c.index_topk) {
         for (int i = 0; i < b->c.index_topk; i++)
             keys[n++] = page_row(s->seq, &l->comp, (uint64_t)picked[i]);

@@ -23,6 +23,7 @@ cpu_close(struct backend *b)
     for (uint32_t i = 0; b->seqs != NULL && i < b->max_seqs; i++)
         state_close(b, i);
     scratch_free(b);
+    kv_layout_done(&b->layout);
     for (size_t i = 0; i < b->mem.n; i++)
         free(b->mem.p[i]);
     free(b->mem.p);
@@ -86,6 +87,11 @@ plan(struct backend *b, const struct backend_opts *o, struct err *e)
         rope_frequencies(&b->c, i == 1, b->freq[i]);
     }
     state_plan(b);
+    if (kv_layout_init(&b->layout, &b->c, b->draft != NULL, e) == -1)
+        return -1;
+    if (b->layout.page_bytes != b->page_bytes)
+        return err_set(e, ERR_INTERNAL, 0, "pages of %zu bytes, their layout has %llu",
+                       b->page_bytes, (unsigned long long)b->layout.page_bytes);
     b->seqs = mem_get(b, b->max_seqs, sizeof *b->seqs, e);
     if (b->seqs == NULL || scratch_plan(b, e) == -1)
         return -1;
@@ -163,10 +169,10 @@ cpu_seq_bytes(const struct backend *b, uint32_t seq)
 }
 
 static int
-check_share(const struct backend *b, const struct step_seq *q, struct err *e)
+check_share(struct backend *b, const struct step_seq *q, struct err *e)
 {
-    if (q->seq >= b->max_seqs || !b->seqs[q->seq].open)
-        return err_set(e, ERR_NOT_FOUND, 0, "sequence %u is not open", q->seq);
+    if (state_find_whole(b, q->seq, e) == -1)
+        return -1;
     if (q->n_tokens < 1 || q->n_tokens > MAX_STEP_TOKENS || q->n_logits > q->n_tokens ||
         (q->n_logits > 0 && q->logits == NULL))
         return err_set(e, ERR_INVALID, 0, "sequence %u: %u tokens, %u rows of logits",
@@ -187,7 +193,7 @@ check_share(const struct backend *b, const struct step_seq *q, struct err *e)
 }
 
 static int
-check_step(const struct backend *b, const struct step *s, struct err *e)
+check_step(struct backend *b, const struct step *s, struct err *e)
 {
     uint64_t n = 0;
 
@@ -229,5 +235,9 @@ const struct backend_ops backend_cpu = {
     .seq_len = cpu_seq_len,
     .seq_bytes = cpu_seq_bytes,
     .seq_rewind = state_rewind,
+    .kv_out = kv_out,
+    .kv_in = kv_in,
+    .kv_set = kv_set,
+    .kv_busy = kv_busy,
     .step = cpu_step,
 };

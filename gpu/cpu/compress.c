@@ -27,7 +27,7 @@ raw_at(const struct compressor *k, const struct span *s, const float *raw, int64
     if ((uint64_t)pos >= s->start)
         return raw + ((size_t)s->row0 + (size_t)((uint64_t)pos - s->start)) * row;
     return (const float *)(const void *)(s->seq->rings + k->ring_at) +
-           (size_t)(pos % k->slots) * row;
+           (size_t)ring_slot((uint64_t)pos, (uint64_t)k->slots) * row;
 }
 
 /*
@@ -107,7 +107,7 @@ store_raw(const struct compressor *k, const struct span *s, const float *raw)
     float *ring = (float *)(void *)(s->seq->rings + k->ring_at);
 
     for (int i = s->n > k->slots ? s->n - k->slots : 0; i < s->n; i++)
-        memcpy(ring + (size_t)((s->start + (uint64_t)i) % (uint64_t)k->slots) * row,
+        memcpy(ring + (size_t)ring_slot(s->start + (uint64_t)i, (uint64_t)k->slots) * row,
                raw + ((size_t)s->row0 + i) * row, row * sizeof *raw);
 }
 

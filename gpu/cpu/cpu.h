@@ -5,6 +5,8 @@
 #include "gpu/backend.h"
 #include "gpu/cpu/ops.h"
 #include "gpu/cpu/rope.h"
+#include "gpu/index.h"
+#include "model/kvlayout.h"
 #include "model/kvsize.h"
 
 /*
@@ -14,6 +16,7 @@
 enum {
     MAX_STEP_TOKENS = 512,
     MAX_REWIND = 16, /* spare slots of every ring, see struct seq */
+    DRAFT_SLOTS = MAX_REWIND + 1,
     ALIGN = 64,
 };
 
@@ -61,8 +64,7 @@ struct draft { /* the MTP block, spec 10.1 */
     struct matrix e_proj, h_proj;
     const float *enorm, *hnorm, *norm;
     struct mixer hc_head;
-    size_t
-        ring_at; /* in a sequence: bf16 [MAX_REWIND + 1][hc][d], states before the head */
+    size_t ring_at; /* in a sequence: bf16 [DRAFT_SLOTS][hc][d], states before the head */
 };
 
 struct page {
@@ -74,11 +76,14 @@ struct page {
  * A sequence. Rings are indexed by position: window rows have window + MAX_REWIND slots,
  * compressor inputs as many as a block looks back plus MAX_REWIND, so that going back a
  * little is a change of `len` and nothing else. What a slot holds is overwritten only
- * MAX_REWIND positions after it was last needed; `high` is the furthest that any write came.
+ * MAX_REWIND positions after it was last needed; `high` is the furthest that any write came,
+ * `floor` where the rings begin that kv_set has filled: they hold what a sequence of that length
+ * looks back at, and nothing for a shorter one.
  */
 struct seq {
     bool open;
-    uint64_t len, high;
+    bool coming; /* kv_in has begun, kv_set is to come: n_come whole pages are here */
+    uint64_t len, high, floor, n_come;
     uint8_t *rings; /* [seq_bytes] */
     struct page **pages;
     size_t n_pages, cap_pages;
@@ -178,6 +183,7 @@ struct backend {
     size_t seq_bytes, page_bytes;
     int min_dense_ratio; /* smallest ratio of a layer without an indexer; 128 if none */
     float *freq[2];      /* f32 [rope_dim/2]: plain, and of compressed layers */
+    struct kv_layout layout;
 
     const uint16_t *embed; /* bf16 [vocab][d] */
     struct matrix head;
@@ -220,13 +226,27 @@ int state_fork(struct backend *b, uint32_t from, uint32_t to, struct err *e);
 void state_close(struct backend *b, uint32_t seq);
 int state_rewind(struct backend *b, uint32_t seq, uint64_t len, struct err *e);
 int state_reserve(struct backend *b, const struct step *s, struct err *e);
+int state_find(struct backend *b, uint32_t seq, struct err *e);       /* it must be open, */
+int state_find_whole(struct backend *b, uint32_t seq, struct err *e); /* and not coming */
+int state_grow(struct backend *b, struct seq *q,
+               size_t want); /* -1: no memory; state_cut */
+void state_cut(struct backend *b, struct seq *q, size_t n_pages);
+
+/* kv.c */
+int kv_out(struct backend *b, uint32_t seq, uint64_t first, uint64_t n, uint8_t *pages,
+           uint8_t *state, struct err *e);
+int kv_in(struct backend *b, uint32_t seq, uint64_t n, const uint8_t *pages, struct err *e);
+int kv_set(struct backend *b, uint32_t seq, uint64_t len, const uint8_t *state,
+           struct err *e);
+int kv_busy(struct backend *b, uint32_t seq, struct err *e);
 
 static inline uint8_t *
 page_row(const struct seq *q, const struct compressor *c, uint64_t j)
 {
     const uint64_t per_page = (uint64_t)(KV_PAGE_TOKENS / c->ratio);
 
-    return q->pages[j / per_page]->rows + c->page_at + (j % per_page) * c->row;
+    return q->pages[entry_page(j, per_page)]->rows + c->page_at +
+           entry_row(j, per_page) * c->row;
 }
 
 /* The layers. `x` bf16 [n][hc][d] is changed in place. */

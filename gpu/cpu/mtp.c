@@ -16,15 +16,13 @@
 #include "base/fp.h"
 #include "gpu/cpu/cpu.h"
 
-enum { SLOTS = MAX_REWIND + 1 };
-
 static uint16_t *
 kept_streams(const struct backend *b, const struct seq *q, uint64_t pos)
 {
     const size_t width = (size_t)b->c.hc_mult * b->c.hidden;
 
     return (uint16_t *)(void *)(q->rings + b->draft->ring_at) +
-           (size_t)(pos % SLOTS) * width;
+           (size_t)ring_slot(pos, DRAFT_SLOTS) * width;
 }
 
 /* The pairs of this step: streams to draft_h, tokens, positions, spans. */
@@ -69,7 +67,7 @@ keep_streams(struct backend *b, const struct rows *r)
     for (int i = 0; i < r->n_spans; i++) {
         const struct span *s = &r->spans[i];
 
-        for (int t = s->n > SLOTS ? s->n - SLOTS : 0; t < s->n; t++)
+        for (int t = s->n > DRAFT_SLOTS ? s->n - DRAFT_SLOTS : 0; t < s->n; t++)
             memcpy(kept_streams(b, s->seq, s->start + (uint64_t)t),
                    b->s.x + ((size_t)s->row0 + t) * width, width * sizeof *b->s.x);
     }

@@ -27,7 +27,7 @@ ring_take(struct backend *b, size_t n)
 static void
 plan_compressor(struct backend *b, struct compressor *k, size_t row)
 {
-    k->slots = k->ratio * (k->overlap ? 2 : 1) + MAX_REWIND;
+    k->slots = (int)frontier_slots((uint64_t)k->ratio, k->overlap, MAX_REWIND);
     k->ring_at = ring_take(b, (size_t)k->slots * 2 * k->width * sizeof(float));
     k->row = row;
     k->page_at = b->page_bytes;
@@ -42,7 +42,7 @@ state_plan(struct backend *b)
 
     b->row = kv_row_size(b->fmt, c->head_dim, c->rope_dim);
     b->index_row = kv_index_row_bytes(c->index_head_dim);
-    b->ring_slots = c->window + MAX_REWIND;
+    b->ring_slots = (int)window_slots((uint64_t)c->window, MAX_REWIND);
     b->min_dense_ratio = KV_PAGE_TOKENS;
     for (int i = 0; i < c->n_layers; i++) {
         struct layer *l = &b->layers[i];
@@ -58,8 +58,7 @@ state_plan(struct backend *b)
     }
     if (b->draft != NULL) {
         b->draft->layer.ring_at = ring_take(b, (size_t)b->ring_slots * b->row);
-        b->draft->ring_at =
-            ring_take(b, (MAX_REWIND + 1) * (size_t)c->hc_mult * c->hidden * 2);
+        b->draft->ring_at = ring_take(b, DRAFT_SLOTS * (size_t)c->hc_mult * c->hidden * 2);
     }
 }
 
@@ -90,6 +89,41 @@ page_new(struct backend *b)
     return p;
 }
 
+static size_t
+pages_for(uint64_t len)
+{
+    return (size_t)((len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS);
+}
+
+void
+state_cut(struct backend *b, struct seq *q, size_t n_pages)
+{
+    while (q->n_pages > n_pages)
+        page_drop(b, q->pages[--q->n_pages]);
+}
+
+int
+state_grow(struct backend *b, struct seq *q, size_t want)
+{
+    if (want > q->cap_pages) {
+        const size_t cap = want + want / 2 + 4;
+        struct page **grown = realloc(q->pages, cap * sizeof *grown);
+
+        if (grown == NULL)
+            return -1;
+        q->pages = grown;
+        q->cap_pages = cap;
+    }
+    while (q->n_pages < want) {
+        struct page *p = page_new(b);
+
+        if (p == NULL)
+            return -1;
+        q->pages[q->n_pages++] = p;
+    }
+    return 0;
+}
+
 static int
 find_closed(struct backend *b, uint32_t seq, struct err *e)
 {
@@ -100,11 +134,22 @@ find_closed(struct backend *b, uint32_t seq, struct err *e)
     return 0;
 }
 
-static int
-find_open(struct backend *b, uint32_t seq, struct err *e)
+int
+state_find(struct backend *b, uint32_t seq, struct err *e)
 {
     if (seq >= b->max_seqs || !b->seqs[seq].open)
         return err_set(e, ERR_NOT_FOUND, 0, "sequence %u is not open", seq);
+    return 0;
+}
+
+int
+state_find_whole(struct backend *b, uint32_t seq, struct err *e)
+{
+    if (state_find(b, seq, e) == -1)
+        return -1;
+    if (b->seqs[seq].coming)
+        return err_set(e, ERR_CONFLICT, 0,
+                       "sequence %u has been given pages, and no state yet", seq);
     return 0;
 }
 
@@ -138,8 +183,7 @@ state_close(struct backend *b, uint32_t seq)
     if (seq >= b->max_seqs || !b->seqs[seq].open)
         return;
     q = &b->seqs[seq];
-    for (size_t i = 0; i < q->n_pages; i++)
-        page_drop(b, q->pages[i]);
+    state_cut(b, q, 0);
     free(q->pages);
     free(q->rings);
     *q = (struct seq){.open = false};
@@ -153,7 +197,7 @@ state_fork(struct backend *b, uint32_t from, uint32_t to, struct err *e)
     struct seq *t;
     struct page **pages;
 
-    if (find_open(b, from, e) == -1)
+    if (state_find_whole(b, from, e) == -1)
         return -1;
     q = &b->seqs[from];
     pages = calloc(q->n_pages + 1, sizeof *pages);
@@ -167,6 +211,7 @@ state_fork(struct backend *b, uint32_t from, uint32_t to, struct err *e)
     memcpy(t->rings, q->rings, b->seq_bytes);
     t->len = q->len;
     t->high = q->high;
+    t->floor = q->floor;
     t->pages = pages;
     t->n_pages = q->n_pages;
     t->cap_pages = q->n_pages + 1;
@@ -182,7 +227,7 @@ state_rewind(struct backend *b, uint32_t seq, uint64_t len, struct err *e)
 {
     struct seq *q;
 
-    if (find_open(b, seq, e) == -1)
+    if (state_find_whole(b, seq, e) == -1)
         return -1;
     q = &b->seqs[seq];
     if (len > q->len)
@@ -191,9 +236,11 @@ state_rewind(struct backend *b, uint32_t seq, uint64_t len, struct err *e)
     if (q->high - len > MAX_REWIND)
         return err_set(e, ERR_CONFLICT, 0, "rewind to %llu is more than %d tokens back",
                        (unsigned long long)len, MAX_REWIND);
+    if (len < q->floor)
+        return err_set(e, ERR_CONFLICT, 0, "rewind to %llu: the caches were set at %llu",
+                       (unsigned long long)len, (unsigned long long)q->floor);
     q->len = len;
-    while (q->n_pages > (len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS)
-        page_drop(b, q->pages[--q->n_pages]);
+    state_cut(b, q, pages_for(len));
     return 0;
 }
 
@@ -201,8 +248,8 @@ state_rewind(struct backend *b, uint32_t seq, uint64_t len, struct err *e)
 static size_t
 pages_missing(const struct backend *b, const struct seq *q, uint64_t n)
 {
-    const size_t want = (size_t)((q->len + n + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS);
-    const size_t at = (size_t)(q->len / KV_PAGE_TOKENS);
+    const size_t want = pages_for(q->len + n);
+    const size_t at = (size_t)page_of(q->len, KV_PAGE_TOKENS);
 
     if (b->page_bytes == 0)
         return 0;
@@ -212,20 +259,11 @@ pages_missing(const struct backend *b, const struct seq *q, uint64_t n)
 static int
 pages_take(struct backend *b, struct seq *q, uint64_t n)
 {
-    const size_t want = (size_t)((q->len + n + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS);
-    const size_t at = (size_t)(q->len / KV_PAGE_TOKENS);
+    const size_t want = pages_for(q->len + n);
+    const size_t at = (size_t)page_of(q->len, KV_PAGE_TOKENS);
 
     if (b->page_bytes == 0)
         return 0;
-    if (want > q->cap_pages) {
-        const size_t cap = want + want / 2 + 4;
-        struct page **grown = realloc(q->pages, cap * sizeof *grown);
-
-        if (grown == NULL)
-            return -1;
-        q->pages = grown;
-        q->cap_pages = cap;
-    }
     if (at < q->n_pages && q->pages[at]->refs > 1) {
         struct page *own = page_new(b);
 
@@ -235,14 +273,7 @@ pages_take(struct backend *b, struct seq *q, uint64_t n)
         page_drop(b, q->pages[at]);
         q->pages[at] = own;
     }
-    while (q->n_pages < want) {
-        struct page *p = page_new(b);
-
-        if (p == NULL)
-            return -1;
-        q->pages[q->n_pages++] = p;
-    }
-    return 0;
+    return state_grow(b, q, want);
 }
 
 /*
@@ -278,8 +309,7 @@ none:
     for (uint32_t i = 0; i < s->n_seqs; i++) {
         struct seq *q = &b->seqs[s->seqs[i].seq];
 
-        while (q->n_pages > (q->len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS)
-            page_drop(b, q->pages[--q->n_pages]);
+        state_cut(b, q, pages_for(q->len));
     }
     return err_set(e, ERR_QUOTA, 0, "no memory for the pages of a step");
 }
