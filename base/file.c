@@ -69,6 +69,35 @@ out:
 }
 
 int
+file_make_dir(const char *path, struct err *e)
+{
+    char *copy = strdup(path);
+    struct stat st;
+    int sys = 0;
+
+    if (copy == NULL)
+        return err_set(e, ERR_QUOTA, errno, "no memory for a path");
+    for (char *p = copy + strspn(copy, "/"); *p != '\0' && sys == 0;) {
+        char *end = p + strcspn(p, "/"), *next = end + strspn(end, "/");
+
+        *end = '\0';
+        if (mkdir(copy, *next == '\0' ? 0700 : 0755) == -1 && errno != EEXIST)
+            sys = errno;
+        else if (stat(copy, &st) == -1)
+            sys = errno;
+        else if (!S_ISDIR(st.st_mode))
+            sys = ENOTDIR;
+        if (sys == 0 && *next != '\0')
+            *end = '/';
+        p = next;
+    }
+    if (sys != 0)
+        err_set(e, ERR_READ_ONLY, sys, "%s: %s", copy, strerror(sys));
+    free(copy);
+    return sys == 0 ? 0 : -1;
+}
+
+int
 file_map(struct file_map *m, const char *path, struct err *e)
 {
     struct stat st;

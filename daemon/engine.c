@@ -126,8 +126,7 @@ engine_kill(struct engine *g)
         return;
     g->killed = true;
     if (pidfd_send_signal(g->child.pidfd, SIGKILL, NULL, 0) == -1 && errno != ESRCH)
-        log_line(LOG_ERROR, "engine-kill pid=%d errno=\"%s\"", g->child.pid,
-                 strerror(errno));
+        log_line(LOG_ERROR, "engine-kill pid=%d why=\"%s\"", g->child.pid, strerror(errno));
 }
 
 /* It lied, hangs, or cannot be talked to. */

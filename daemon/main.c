@@ -23,9 +23,12 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/log.h"
+#include "daemon/activation.h"
 #include "daemon/conn.h"
 #include "daemon/engine.h"
+#include "daemon/journal.h"
 #include "daemon/notify.h"
 #include "daemon/options.h"
 #include "daemon/server.h"
@@ -48,6 +51,7 @@ struct daemon {
     int argc;
     char **argv;
     struct options o;
+    struct activation passed;
     struct server server;
     struct tokenizer *tokenizer;
     struct event *on_term, *on_int, *on_hup, *tick, *watchdog, *deadline, *flushed;
@@ -184,8 +188,7 @@ on_hup(evutil_socket_t sig, short what, void *arg)
         log_line(LOG_ERROR, "reload-refused why=\"%s\"", e.text);
     } else {
         log_init("fathomd", (enum log_level)d->o.log_level);
-        log_line(LOG_NOTICE, "reloaded%s%s", ignored[0] != '\0' ? " needs-a-restart=" : "",
-                 ignored);
+        log_line(LOG_NOTICE, "reloaded needs-a-restart=\"%s\"", ignored);
     }
     if (d->ready)
         notify_ready();
@@ -197,6 +200,7 @@ on_tick(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     say_status(arg);
+    journal_tell();
 }
 
 static void
@@ -215,9 +219,8 @@ open_state(struct daemon *d, struct err *e)
 {
     char path[4096];
 
-    if (mkdir(d->o.state, 0700) == -1 && errno != EEXIST)
-        return err_set(e, ERR_READ_ONLY, errno, "%s: %s (setting state)", d->o.state,
-                       strerror(errno));
+    if (file_make_dir(d->o.state, e) == -1)
+        return err_prefix(e, "setting state");
     snprintf(path, sizeof path, "%s/lock", d->o.state);
     d->state_lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (d->state_lock == -1)
@@ -350,6 +353,8 @@ start(struct daemon *d, struct err *e)
 
     sv->started_ns = clock_ns();
     raise_limits(&d->o);
+    if (activation_take(&d->passed, e) == -1)
+        return -1;
     if (load_model(d, e) == -1 || open_state(d, e) == -1 || name_instance(sv, e) == -1)
         return -1;
     sv->base = event_base_new();
@@ -363,8 +368,9 @@ start(struct daemon *d, struct err *e)
         return -1;
     model = (struct work_model){.bos = sv->bos, .eos = sv->eos, .vocab = sv->vocab};
     sv->work = work_new(sv->base, &d->o, sv->text, &model, &calls, e);
-    if (sv->work == NULL || server_listen(sv, e) == -1)
+    if (sv->work == NULL || server_listen(sv, d->passed.api, e) == -1)
         return -1;
+    d->passed.api = -1;
     return engine_start(work_engine(sv->work), e);
 }
 
@@ -390,6 +396,7 @@ stop(struct daemon *d)
     tokenizer_free(d->tokenizer);
     if (d->state_lock != -1)
         close(d->state_lock);
+    activation_done(&d->passed);
 }
 
 static int
@@ -417,11 +424,13 @@ run(struct daemon *d)
 int
 main(int argc, char **argv)
 {
-    struct daemon d = {.argc = argc, .argv = argv, .state_lock = -1};
+    struct daemon d = {
+        .argc = argc, .argv = argv, .passed = {-1, -1, -1}, .state_lock = -1};
     struct err e;
     int status;
 
     log_init("fathomd", LOG_INFO);
+    journal_init();
     d.server.fd = d.server.spare = d.server.lock = -1;
     d.server.o = &d.o;
     if (options_load(&d.o, argc, argv, &e) == -1) {
@@ -442,6 +451,7 @@ main(int argc, char **argv)
     }
     log_init("fathomd", (enum log_level)d.o.log_level);
     signal(SIGPIPE, SIG_IGN);
+    log_line(LOG_NOTICE, "start version=" PACKAGE_VERSION " model=%s", d.o.model);
     status = run(&d);
     options_done(&d.o);
     return status;

@@ -63,6 +63,22 @@ notify_errno(int sys)
     sd_notifyf(0, "ERRNO=%d", sys);
 }
 
+void
+notify_forget(const char *name)
+{
+    sd_notifyf(0, "FDSTOREREMOVE=1\nFDNAME=%s", name);
+}
+
+void
+notify_keep(const char *name, int fd)
+{
+    char text[128];
+
+    notify_forget(name);
+    snprintf(text, sizeof text, "FDSTORE=1\nFDNAME=%s\nFDPOLL=0", name);
+    sd_pid_notify_with_fds(0, 0, text, &fd, 1);
+}
+
 uint64_t
 notify_watchdog_usec(void)
 {

@@ -16,6 +16,11 @@ void notify_extend(uint64_t usec); /* EXTEND_TIMEOUT_USEC */
 void notify_watchdog(void);
 void notify_errno(int sys);
 
+/* systemd keeps a copy of fd while we are restarted, and passes it to the next of us under this
+ * name (activation.h), in place of what it kept so before; or lets it go. */
+void notify_keep(const char *name, int fd);
+void notify_forget(const char *name);
+
 /* Microseconds between WATCHDOG=1 messages, half of what systemd asks for; 0: none wanted. */
 uint64_t notify_watchdog_usec(void);
 

@@ -200,7 +200,7 @@ run_fork(struct op *op, struct err *e)
     work_fork(sv->work, s, to, pos);
     d->pos = pos;
     d->replay = work_replay(sv->work, to);
-    log_line(LOG_INFO, "session-fork from=%s to=%s uid=%" PRIu32, s->name, to->name,
+    log_line(LOG_INFO, "session-fork session=%s to=%s uid=%" PRIu32, s->name, to->name,
              to->user->uid);
     return 0;
 }

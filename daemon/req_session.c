@@ -60,7 +60,7 @@ make_session(struct request *r, const struct made *m)
         s->gid = m->gid;
         if (m->has_mode)
             s->mode = m->mode;
-        log_line(LOG_INFO, "session-new name=%s uid=%" PRIu32, s->name, u->uid);
+        log_line(LOG_INFO, "session-new session=%s uid=%" PRIu32, s->name, u->uid);
     }
     res.name = wire_str(s->name);
     res.pos = s->log.len;
@@ -174,7 +174,7 @@ req_delete(struct request *r, const void *body)
     struct session *s = r->session;
 
     (void)body;
-    log_line(LOG_INFO, "session-delete name=%s uid=%" PRIu32 " by=%" PRIu32, s->name,
+    log_line(LOG_INFO, "session-delete session=%s uid=%" PRIu32 " by=%" PRIu32, s->name,
              s->user->uid, r->conn->cred.uid);
     work_delete(r->conn->server->work, s);
     request_reply(r, WIRE_MSG(nothing), &(struct wire_nothing){0});
@@ -206,7 +206,8 @@ req_rename(struct request *r, const void *body)
     memcpy(was, s->name, sizeof was);
     session_unlink(s);
     session_link(s, to, &e); /* cannot fail: the name is free */
-    log_line(LOG_INFO, "session-rename from=%s to=%s uid=%" PRIu32, was, to, s->user->uid);
+    log_line(LOG_INFO, "session-rename session=%s to=%s uid=%" PRIu32, was, to,
+             s->user->uid);
     res.name = wire_str(s->name);
     res.pos = s->log.len;
     request_reply(r, WIRE_MSG(pos_result), &res);

@@ -111,6 +111,9 @@ send_error(struct request *r, const struct wire_error *body)
     struct err e;
     const int sent = wire_fail(&c->out, r->id, body, &e);
 
+    if (body->code == ERR_QUOTA)
+        log_line(LOG_NOTICE, "quota-refused uid=%" PRIu32 " why=\"%.*s\"", c->cred.uid,
+                 (int)body->text.len, body->text.p);
     request_free(r);
     if (sent == -1)
         overflow(c, &e);

@@ -15,7 +15,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -25,40 +24,6 @@
 #include "daemon/server.h"
 
 enum { BACKLOG = 128, ACCEPTS_A_TURN = 64, PAUSE_MS = 500 };
-
-/* 1: *fd is the socket that systemd passed; 0: it passed none. */
-static int
-from_systemd(int *fd, struct err *e)
-{
-    char **names = NULL;
-    const int n = sd_listen_fds_with_names(1, &names);
-    int found = -1;
-
-    if (n < 0)
-        return err_set(e, ERR_INTERNAL, -n, "sd_listen_fds: %s", strerror(-n));
-    for (int i = 0; i < n; i++) {
-        const int one = SD_LISTEN_FDS_START + i;
-
-        if (found == -1 && sd_is_socket_unix(one, SOCK_STREAM, 1, NULL, 0) > 0) {
-            found = one;
-        } else {
-            log_line(LOG_WARNING, "listen-fd-ignored name=%s", names[i]);
-            close(one);
-        }
-        free(names[i]);
-    }
-    free(names);
-    if (n == 0)
-        return 0;
-    if (found == -1)
-        return err_set(e, ERR_INVALID, 0,
-                       "no listening Unix stream socket among the %d "
-                       "descriptors passed",
-                       n);
-    fcntl(found, F_SETFL, O_NONBLOCK);
-    *fd = found;
-    return 1;
-}
 
 /* Whoever has the lock owns the path: so a socket file left by a crash can be told from one
  * that is in use, without a race between two that start. */
@@ -164,11 +129,10 @@ on_again(evutil_socket_t fd, short what, void *arg)
 }
 
 int
-server_listen(struct server *sv, struct err *e)
+server_listen(struct server *sv, int passed, struct err *e)
 {
-    const int rc = from_systemd(&sv->fd, e);
-
-    if (rc == -1 || (rc == 0 && bind_path(sv, e) == -1))
+    sv->fd = passed;
+    if (sv->fd == -1 && bind_path(sv, e) == -1)
         return -1;
     sv->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
     sv->on_accept = event_new(sv->base, sv->fd, EV_READ | EV_PERSIST, on_accept, sv);

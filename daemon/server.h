@@ -41,9 +41,9 @@ struct server {
     uint64_t accepted, refused;
 };
 
-/* Takes the socket that systemd passes, or makes it at --socket. ERR_EXISTS: another fathomd
- * listens there. Connections are accepted from here on. */
-int server_listen(struct server *sv, struct err *e);
+/* On the socket that was passed (activation.h; taken over), or, with -1, on one made at --socket.
+ * ERR_EXISTS: another fathomd listens there. Connections are accepted from here on. */
+int server_listen(struct server *sv, int passed, struct err *e);
 
 /* No new connections; those that there are stay. The socket's path goes if it is ours. */
 void server_unlisten(struct server *sv);

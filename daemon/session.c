@@ -58,7 +58,7 @@ session_move(struct session *s, enum session_state to, const char *why)
     if (s->state == to)
         return;
     assert(moves[s->state][to]);
-    log_line(LOG_DEBUG, "session name=%s uid=%" PRIu32 " state=%s to=%s why=\"%s\"",
+    log_line(LOG_DEBUG, "session session=%s uid=%" PRIu32 " state=%s to=%s why=\"%s\"",
              s->name, s->user->uid, states[s->state].id, states[to].id, why);
     s->state = to;
 }

@@ -410,8 +410,8 @@ suspect(struct work *w, struct session *s, const struct slot *sl)
                 "the engine failed twice at position %" PRIu64
                 " of this session; roll it back or delete it",
                 from);
-        log_line(LOG_ERROR, "session-broken name=%s uid=%" PRIu32 " pos=%" PRIu64, s->name,
-                 s->user->uid, from);
+        log_line(LOG_ERROR, "session-broken session=%s uid=%" PRIu32 " pos=%" PRIu64,
+                 s->name, s->user->uid, from);
         w->counts.broken++;
         op_fail(op, &e);
         session_move(s, SESSION_BROKEN, "two faults");

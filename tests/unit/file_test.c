@@ -107,6 +107,47 @@ test_what_is_no_file(void **state)
     assert_int_equal(e.code, ERR_INVALID);
 }
 
+static void
+test_make_dir(void **state)
+{
+    static const char *const tails[] = {"", "/", "/a", "/a/", "/a/b/c", "//a///b//d//"};
+    char p[128];
+    struct stat st;
+    struct err e = {0};
+    const mode_t was = umask(022);
+
+    (void)state;
+    for (size_t i = 0; i < sizeof tails / sizeof tails[0]; i++) {
+        snprintf(p, sizeof p, "%s%s", folder, tails[i]);
+        assert_int_equal(file_make_dir(p, &e), 0);
+        assert_int_equal(stat(p, &st), 0);
+        assert_true(S_ISDIR(st.st_mode));
+        assert_int_equal(file_make_dir(p, &e), 0); /* again */
+    }
+    assert_int_equal(st.st_mode & 07777, 0700);
+    snprintf(p, sizeof p, "%s/a/b", folder);
+    assert_int_equal(stat(p, &st), 0);
+    assert_int_equal(st.st_mode & 07777, 0755);
+    assert_int_equal(file_make_dir("/", &e), 0);
+
+    write_file("x", 1);
+    snprintf(p, sizeof p, "%s/below", path);
+    assert_int_equal(file_make_dir(p, &e), -1);
+    assert_int_equal(e.code, ERR_READ_ONLY);
+    assert_non_null(strstr(e.text, path));
+    assert_null(strstr(e.text, "below")); /* what cannot be, not what was asked for */
+    assert_int_equal(file_make_dir(path, &e), -1);
+    assert_int_equal(file_make_dir("/proc/nowhere/x", &e), -1);
+    assert_string_equal(e.text, "/proc/nowhere: No such file or directory");
+    umask(was);
+    for (int i = 0; i < 4; i++) {
+        static const char *const made[] = {"a/b/c", "a/b/d", "a/b", "a"};
+
+        snprintf(p, sizeof p, "%s/%s", folder, made[i]);
+        assert_int_equal(rmdir(p), 0);
+    }
+}
+
 int
 main(void)
 {
@@ -114,6 +155,7 @@ main(void)
         cmocka_unit_test(test_read),
         cmocka_unit_test(test_map),
         cmocka_unit_test(test_what_is_no_file),
+        cmocka_unit_test(test_make_dir),
     };
 
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
