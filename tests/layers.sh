@@ -23,6 +23,9 @@ msgpack.h    proto
 systemd/     daemon
 pcre2.h      model
 cuda         gpu/cuda
+sqlite3.h    kvstore
+liburing.h   kvstore
+archive      kvstore
 '
 n=0
 result() {
@@ -49,7 +52,7 @@ EOF
 while read -r header folder; do
     [ -n "$header" ] || continue
     result "<$header...> only in $folder" "$(
-        grep -rHn "^ *# *include <$header" base proto lib client model gpu engine daemon \
+        grep -rHn "^ *# *include <$header" base proto lib client model gpu engine kvstore daemon \
             --include='*.[ch]' --include='*.cu' --include='*.cuh' | grep -v "^$folder/")"
 done <<EOF
 $wrapped

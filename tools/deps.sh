@@ -9,7 +9,7 @@ set -eu
 
 build='gcc make autoconf automake libtool autoconf-archive pkg-config
 libevent-dev libmsgpack-dev libsystemd-dev libpcre2-dev libjansson-dev libinih-dev
-libxxhash-dev'
+libxxhash-dev libsqlite3-dev liburing-dev libarchive-dev'
 check='clang clang-format libclang-rt-14-dev libcmocka-dev libopenblas-dev shellcheck mandoc
 libz3-dev systemd python3 python3-msgpack xz-utils g++ git util-linux procps'
 
