@@ -390,6 +390,18 @@ io_write_bulk(struct io *io, int h, const void *p, size_t n, uint64_t at, struct
 }
 
 static int
+io_size(struct io *io, int h, uint64_t *bytes, struct err *e)
+{
+    const struct io_file *f = io_file_of(io_root_of(io), h);
+    struct stat st;
+
+    if (fstat(f->fd, &st) == -1)
+        return io_error(e, errno, false, "look at", f->path);
+    *bytes = (uint64_t)st.st_size;
+    return 0;
+}
+
+static int
 io_reserve(struct io *io, int h, uint64_t bytes, struct err *e)
 {
     const struct io_file *f = io_file_of(io_root_of(io), h);
@@ -455,6 +467,7 @@ static const struct io_ops ops = {
     .write = io_write,
     .read_bulk = io_read_bulk,
     .write_bulk = io_write_bulk,
+    .size = io_size,
     .reserve = io_reserve,
     .truncate = io_truncate,
     .sync = io_sync,

@@ -51,6 +51,7 @@ struct io_ops {
                          struct err *e);
     int (*write_bulk)(struct io *io, int h, const void *p, size_t n, uint64_t at,
                       struct err *e);
+    int (*size)(struct io *io, int h, uint64_t *bytes, struct err *e);
     int (*reserve)(struct io *io, int h, uint64_t bytes, struct err *e); /* fallocate */
     int (*truncate)(struct io *io, int h, uint64_t bytes, struct err *e);
     /* Data, and what is needed to find it. After a failure what was written since the last

@@ -177,6 +177,7 @@ test_files(void **state)
     struct stat real;
     char path[128];
     uint8_t p[16] = {0};
+    uint64_t n;
     int h;
 
     (void)state;
@@ -195,6 +196,8 @@ test_files(void **state)
     assert_memory_equal(p, "\0\0hello world\0\0", 15);
     assert_int_equal(ops->read(io, h, p, sizeof p, 13, &e), 0);
     assert_int_equal(ops->truncate(io, h, 7, &e), 0);
+    assert_int_equal(ops->size(io, h, &n, &e), 0);
+    assert_int_equal(n, 7);
     assert_int_equal(ops->sync(io, h, &e), 0);
     assert_int_equal(ops->stat(io, "d/a", &st, &e), 0);
     assert_true(st.bytes == 7 && st.links == 1 && !st.is_dir && st.inode != 0);

@@ -1,0 +1,413 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * SQLite's files through struct io: see vfs.h for what is promised.
+ *
+ * Two things are stricter than in SQLite's own unix VFS. Every file that was made is durable by name
+ * with its first sync (there: journals and WAL only). And SQLite may sync once more after a
+ * sync that failed, when it rolls back or closes; the kernel would then report success for pages
+ * that it has dropped, so the file refuses (io.h). Time, sleep and randomness are the
+ * default VFS's. No xDeviceCharacteristics: a power cut may tear whatever was being written.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <sqlite3.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "kvstore/io.h"
+#include "kvstore/vfs.h"
+
+enum { PATH_ROOM = 512, SECTOR = 4096 };
+
+struct vfs {
+    sqlite3_vfs base;
+    struct io *io;
+    sqlite3_vfs *os; /* the default one */
+    char name[];
+};
+
+struct vfs_file {
+    sqlite3_file base;
+    struct io *io;
+    int h;
+    bool new_name;        /* nobody has synced its folder */
+    bool failed;          /* a sync did */
+    bool delete_on_close; /* as SQLite asked */
+    char path[PATH_ROOM];
+};
+
+static _Thread_local struct err last;
+
+static struct vfs_file *
+file_of(sqlite3_file *base)
+{
+    return (struct vfs_file *)base;
+}
+
+static struct vfs *
+vfs_of(sqlite3_vfs *base)
+{
+    return (struct vfs *)base;
+}
+
+/* "." for a name in the root. */
+static void
+folder_of(const char *path, char dir[PATH_ROOM])
+{
+    const char *slash = strrchr(path, '/');
+    const size_t n = slash != NULL ? (size_t)(slash - path) : 1;
+
+    memcpy(dir, slash != NULL ? path : ".", n);
+    dir[n] = '\0';
+}
+
+static int
+file_close(sqlite3_file *base)
+{
+    struct vfs_file *f = file_of(base);
+
+    f->io->ops->close(f->io, f->h);
+    if (f->delete_on_close)
+        f->io->ops->unlink(f->io, f->path, &last);
+    return SQLITE_OK;
+}
+
+static int
+file_read(sqlite3_file *base, void *p, int n, sqlite3_int64 at)
+{
+    struct vfs_file *f = file_of(base);
+    const ssize_t got = f->io->ops->read(f->io, f->h, p, (size_t)n, (uint64_t)at, &last);
+
+    if (got == -1)
+        return SQLITE_IOERR_READ;
+    if (got == n)
+        return SQLITE_OK;
+    memset((uint8_t *)p + got, 0, (size_t)(n - got)); /* as SQLite wants it */
+    return SQLITE_IOERR_SHORT_READ;
+}
+
+static int
+refuse(const struct vfs_file *f, int rc)
+{
+    err_set(&last, ERR_READ_ONLY, EIO, "store: %s takes no more: a sync of it has failed",
+            f->path);
+    return rc;
+}
+
+static int
+file_write(sqlite3_file *base, const void *p, int n, sqlite3_int64 at)
+{
+    struct vfs_file *f = file_of(base);
+
+    if (f->failed)
+        return refuse(f, SQLITE_IOERR_WRITE);
+    if (f->io->ops->write(f->io, f->h, p, (size_t)n, (uint64_t)at, &last) == 0)
+        return SQLITE_OK;
+    return last.code == ERR_QUOTA ? SQLITE_FULL : SQLITE_IOERR_WRITE;
+}
+
+static int
+file_truncate(sqlite3_file *base, sqlite3_int64 n)
+{
+    struct vfs_file *f = file_of(base);
+
+    if (f->failed)
+        return refuse(f, SQLITE_IOERR_TRUNCATE);
+    return f->io->ops->truncate(f->io, f->h, (uint64_t)n, &last) == 0
+               ? SQLITE_OK
+               : SQLITE_IOERR_TRUNCATE;
+}
+
+static int
+file_sync(sqlite3_file *base, int flags)
+{
+    struct vfs_file *f = file_of(base);
+    char dir[PATH_ROOM];
+
+    (void)flags;
+    if (f->failed)
+        return refuse(f, SQLITE_IOERR_FSYNC);
+    f->failed = true;
+    if (f->io->ops->sync(f->io, f->h, &last) == -1)
+        return SQLITE_IOERR_FSYNC;
+    if (f->new_name) {
+        folder_of(f->path, dir);
+        if (f->io->ops->sync_dir(f->io, dir, &last) == -1)
+            return SQLITE_IOERR_DIR_FSYNC;
+        f->new_name = false;
+    }
+    f->failed = false;
+    return SQLITE_OK;
+}
+
+static int
+file_size(sqlite3_file *base, sqlite3_int64 *out)
+{
+    struct vfs_file *f = file_of(base);
+    uint64_t n;
+
+    if (f->io->ops->size(f->io, f->h, &n, &last) == -1)
+        return SQLITE_IOERR_FSTAT;
+    *out = (sqlite3_int64)n;
+    return SQLITE_OK;
+}
+
+static int
+file_lock(sqlite3_file *base, int kind)
+{
+    (void)base;
+    (void)kind;
+    return SQLITE_OK;
+}
+
+static int
+file_check_lock(sqlite3_file *base, int *out)
+{
+    (void)base;
+    *out = 0;
+    return SQLITE_OK;
+}
+
+static int
+file_control(sqlite3_file *base, int op, void *arg)
+{
+    (void)base;
+    (void)op;
+    (void)arg;
+    return SQLITE_NOTFOUND;
+}
+
+static int
+file_sector(sqlite3_file *base)
+{
+    (void)base;
+    return SECTOR;
+}
+
+static int
+file_characteristics(sqlite3_file *base)
+{
+    (void)base;
+    return 0;
+}
+
+static const sqlite3_io_methods methods = {
+    .iVersion = 1, /* neither shared memory nor mapped files */
+    .xClose = file_close,
+    .xRead = file_read,
+    .xWrite = file_write,
+    .xTruncate = file_truncate,
+    .xSync = file_sync,
+    .xFileSize = file_size,
+    .xLock = file_lock,
+    .xUnlock = file_lock,
+    .xCheckReservedLock = file_check_lock,
+    .xFileControl = file_control,
+    .xSectorSize = file_sector,
+    .xDeviceCharacteristics = file_characteristics,
+};
+
+static int
+vfs_open(sqlite3_vfs *base, const char *path, sqlite3_file *out, int flags, int *out_flags)
+{
+    struct io *io = vfs_of(base)->io;
+    struct vfs_file *f = file_of(out);
+    const int how = IO_READ | (flags & SQLITE_OPEN_READWRITE ? IO_WRITE : 0);
+
+    memset(f, 0, sizeof *f); /* no methods: nothing to close */
+    if (path == NULL || strlen(path) >= sizeof f->path) {
+        err_set(&last, ERR_INTERNAL, 0,
+                path == NULL ? "store: SQLite wants a temporary file (temp_store=MEMORY?)"
+                             : "store: the path of a database is too long");
+        return SQLITE_CANTOPEN;
+    }
+    f->h = io->ops->open(io, path, how, &last);
+    if (f->h == -1 && last.code == ERR_NOT_FOUND && flags & SQLITE_OPEN_CREATE) {
+        f->h = io->ops->open(io, path, how | IO_CREATE | IO_EXCLUSIVE, &last);
+        f->new_name = true;
+    }
+    if (f->h == -1)
+        return last.code == ERR_QUOTA ? SQLITE_FULL : SQLITE_CANTOPEN;
+    f->io = io;
+    f->delete_on_close = flags & SQLITE_OPEN_DELETEONCLOSE;
+    strcpy(f->path, path);
+    f->base.pMethods = &methods;
+    if (out_flags != NULL)
+        *out_flags = flags;
+    return SQLITE_OK;
+}
+
+static int
+vfs_delete(sqlite3_vfs *base, const char *path, int sync_dir)
+{
+    struct io *io = vfs_of(base)->io;
+    char dir[PATH_ROOM];
+
+    if (io->ops->unlink(io, path, &last) == -1)
+        return last.code == ERR_NOT_FOUND ? SQLITE_IOERR_DELETE_NOENT : SQLITE_IOERR_DELETE;
+    if (!sync_dir)
+        return SQLITE_OK;
+    folder_of(path, dir);
+    return io->ops->sync_dir(io, dir, &last) == 0 ? SQLITE_OK : SQLITE_IOERR_DIR_FSYNC;
+}
+
+static int
+vfs_access(sqlite3_vfs *base, const char *path, int flags, int *out)
+{
+    struct io *io = vfs_of(base)->io;
+    struct io_stat st;
+
+    *out = 0;
+    if (io->ops->stat(io, path, &st, &last) == -1)
+        return last.code == ERR_NOT_FOUND ? SQLITE_OK : SQLITE_IOERR_ACCESS;
+    /* An empty journal is none: SQLite's own VFS says so too. */
+    *out = flags != SQLITE_ACCESS_EXISTS || st.is_dir || st.bytes > 0;
+    return SQLITE_OK;
+}
+
+static int
+vfs_full_path(sqlite3_vfs *base, const char *path, int n, char *out)
+{
+    (void)base;
+    if (strlen(path) >= (size_t)n)
+        return SQLITE_CANTOPEN;
+    strcpy(out, path); /* they are relative to the io's root, which does not move */
+    return SQLITE_OK;
+}
+
+/* Extensions: none. */
+static void *
+vfs_dlopen(sqlite3_vfs *base, const char *path)
+{
+    (void)base;
+    (void)path;
+    return NULL;
+}
+
+static void
+vfs_dlerror(sqlite3_vfs *base, int n, char *out)
+{
+    (void)base;
+    sqlite3_snprintf(n, out, "no extensions");
+}
+
+static void (*vfs_dlsym(sqlite3_vfs *base, void *p, const char *name))(void)
+{
+    (void)base;
+    (void)p;
+    (void)name;
+    return NULL;
+}
+
+static void
+vfs_dlclose(sqlite3_vfs *base, void *p)
+{
+    (void)base;
+    (void)p;
+}
+
+static int
+vfs_randomness(sqlite3_vfs *base, int n, char *out)
+{
+    sqlite3_vfs *os = vfs_of(base)->os;
+
+    return os->xRandomness(os, n, out);
+}
+
+static int
+vfs_sleep(sqlite3_vfs *base, int us)
+{
+    sqlite3_vfs *os = vfs_of(base)->os;
+
+    return os->xSleep(os, us);
+}
+
+static int
+vfs_time(sqlite3_vfs *base, double *out)
+{
+    sqlite3_vfs *os = vfs_of(base)->os;
+
+    return os->xCurrentTime(os, out);
+}
+
+static int
+vfs_time_int64(sqlite3_vfs *base, sqlite3_int64 *out)
+{
+    sqlite3_vfs *os = vfs_of(base)->os;
+
+    return os->xCurrentTimeInt64(os, out);
+}
+
+static int
+vfs_last_sys(sqlite3_vfs *base, int n, char *out)
+{
+    (void)base;
+    if (n > 0)
+        sqlite3_snprintf(n, out, "%s", last.text);
+    return last.sys;
+}
+
+int
+vfs_register(struct io *io, const char *name, struct err *e)
+{
+    const size_t n = strlen(name) + 1;
+    struct vfs *v = calloc(1, sizeof *v + n);
+    int rc;
+
+    if (v == NULL)
+        return err_set(e, ERR_INTERNAL, ENOMEM, "store: no memory for a VFS");
+    memcpy(v->name, name, n);
+    v->io = io;
+    v->os = sqlite3_vfs_find(NULL); /* initialises SQLite */
+    v->base = (sqlite3_vfs){
+        .iVersion = 2,
+        .szOsFile = sizeof(struct vfs_file),
+        .mxPathname = PATH_ROOM - 1,
+        .zName = v->name,
+        .xOpen = vfs_open,
+        .xDelete = vfs_delete,
+        .xAccess = vfs_access,
+        .xFullPathname = vfs_full_path,
+        .xDlOpen = vfs_dlopen,
+        .xDlError = vfs_dlerror,
+        .xDlSym = vfs_dlsym,
+        .xDlClose = vfs_dlclose,
+        .xRandomness = vfs_randomness,
+        .xSleep = vfs_sleep,
+        .xCurrentTime = vfs_time,
+        .xGetLastError = vfs_last_sys,
+        .xCurrentTimeInt64 = vfs_time_int64,
+    };
+    rc = v->os != NULL && sqlite3_vfs_find(name) == NULL ? sqlite3_vfs_register(&v->base, 0)
+                                                         : SQLITE_ERROR;
+    if (rc == SQLITE_OK)
+        return 0;
+    free(v);
+    return err_set(e, ERR_INTERNAL, 0, "store: SQLite takes no VFS named %s", name);
+}
+
+void
+vfs_unregister(const char *name)
+{
+    sqlite3_vfs *base = sqlite3_vfs_find(name);
+
+    if (base == NULL)
+        return;
+    sqlite3_vfs_unregister(base);
+    free(vfs_of(base));
+}
+
+const struct err *
+vfs_error(void)
+{
+    return &last;
+}
+
+void
+vfs_clear_error(void)
+{
+    memset(&last, 0, sizeof last);
+}
