@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -35,6 +36,19 @@ check_link(const struct engine_args *a, struct err *e)
             "model without the daemon use fathom-eval");
     if (a->model == NULL)
         return err_set(e, ERR_INVALID, 0, "--model is missing");
+    if ((a->arena_fd == -1) != (a->opts.arena_bytes == 0))
+        return err_set(e, ERR_INVALID, 0, "--arena-fd and --arena-bytes go together");
+    return 0;
+}
+
+static int
+set_fd(int *fd, const char *option, const char *value, struct err *e)
+{
+    uint64_t n;
+
+    if (num_u64(value, 0, MOST_FD, &n, e) == -1)
+        return err_prefix(e, "%s", option);
+    *fd = (int)n;
     return 0;
 }
 
@@ -66,12 +80,13 @@ set_one(struct engine_args *a, int option, const char *value, struct err *e)
             return err_prefix(e, "--vocab");
         a->vocab = (uint32_t)n;
         return 0;
-    case 'l':
-    case 'p':
-        if (num_u64(value, 0, MOST_FD, &n, e) == -1)
-            return err_prefix(e, option == 'l' ? "--link-fd" : "--status-fd");
-        *(option == 'l' ? &a->link_fd : &a->status_fd) = (int)n;
-        return 0;
+    case 'B':
+        return num_bytes(value, 1, SIZE_MAX, &a->opts.arena_bytes, e) == 0
+                   ? 0
+                   : err_prefix(e, "--arena-bytes");
+    case 'l': return set_fd(&a->link_fd, "--link-fd", value, e);
+    case 'p': return set_fd(&a->status_fd, "--status-fd", value, e);
+    case 'A': return set_fd(&a->arena_fd, "--arena-fd", value, e);
     default:
         return err_set(e, ERR_INVALID, 0, "an option that fathom-engine does not know");
     }
@@ -89,6 +104,8 @@ engine_args_parse(struct engine_args *a, int argc, char **argv, struct err *e)
         {"max-seqs", required_argument, NULL, 's'},
         {"link-fd", required_argument, NULL, 'l'},
         {"status-fd", required_argument, NULL, 'p'},
+        {"arena-fd", required_argument, NULL, 'A'},
+        {"arena-bytes", required_argument, NULL, 'B'},
         {"vocab", required_argument, NULL, 'v'},
         {0},
     };
@@ -97,7 +114,8 @@ engine_args_parse(struct engine_args *a, int argc, char **argv, struct err *e)
     *a = (struct engine_args){.backend = "auto",
                               .opts = {.isa = "auto", .max_seqs = DEFAULT_SEQS},
                               .link_fd = -1,
-                              .status_fd = -1};
+                              .status_fd = -1,
+                              .arena_fd = -1};
     opterr = 0;
     optind = 1;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
@@ -129,6 +147,26 @@ engine_args_status(const struct engine_args *a, struct err *e)
         return NULL;
     }
     return p;
+}
+
+int
+engine_args_arena(struct engine_args *a, struct err *e)
+{
+    struct stat st;
+    void *p;
+
+    if (a->arena_fd == -1)
+        return 0;
+    if (fstat(a->arena_fd, &st) == -1 || st.st_size < 0 ||
+        (uint64_t)st.st_size < a->opts.arena_bytes)
+        return err_set(e, ERR_INVALID, 0, "--arena-fd: not a file of %llu bytes",
+                       (unsigned long long)a->opts.arena_bytes);
+    p = mmap(NULL, (size_t)a->opts.arena_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+             a->arena_fd, 0);
+    if (p == MAP_FAILED)
+        return err_set(e, ERR_INVALID, errno, "--arena-fd: mmap: %s", strerror(errno));
+    a->opts.arena = p;
+    return 0;
 }
 
 void

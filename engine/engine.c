@@ -13,14 +13,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "engine/state.h"
+#include "model/kvlayout.h"
 
-enum { FATAL_WAIT_MS = 1000, SCORE_BYTES = 16 << 20 };
+enum {
+    FATAL_WAIT_MS = 1000,
+    SCORE_BYTES = 16 << 20,
+    COPY_WAIT_NS = 200 * 1000, /* between two looks at copies under way */
+};
 
 static void
 put_status(uint64_t *field, uint64_t value)
@@ -84,6 +90,12 @@ engine_tell(struct engine *en, uint16_t type, const struct job *j, const void *b
     return -1;
 }
 
+static bool
+has_draft(const struct kv_layout *l)
+{
+    return l->n_parts > 0 && l->parts[l->n_parts - 1].kind == KV_PART_DRAFT_STREAMS;
+}
+
 static int
 tell_ready(struct engine *en)
 {
@@ -97,7 +109,9 @@ tell_ready(struct engine *en)
                            .weight_bytes = in->weight_bytes,
                            .page_bytes = in->page_bytes,
                            .seq_fixed_bytes = in->seq_fixed_bytes,
-                           .kv_limit = in->kv_limit};
+                           .kv_limit = in->kv_limit,
+                           .layout = en->model.layout->hash,
+                           .draft = has_draft(en->model.layout)};
 
     memcpy(r.fingerprint, en->model.fingerprint, sizeof r.fingerprint);
     memcpy(r.backend, in->name, sizeof r.backend);
@@ -119,11 +133,13 @@ allocate(struct engine *en, struct link_status *status, struct err *e)
     en->own_status = calloc(1, sizeof *en->own_status);
     en->packet = malloc(sizeof *en->packet);
     en->taken = calloc(en->info.max_seqs, sizeof *en->taken);
+    en->filling = calloc(en->info.max_seqs, sizeof *en->filling);
     en->shares = calloc(LINK_MAX_JOBS, sizeof *en->shares);
     en->share_jobs = calloc(LINK_MAX_JOBS, sizeof *en->share_jobs);
     en->score_out = calloc(en->max_scored, sizeof *en->score_out);
     if (en->own_status == NULL || en->packet == NULL || en->taken == NULL ||
-        en->shares == NULL || en->share_jobs == NULL || en->score_out == NULL)
+        en->filling == NULL || en->shares == NULL || en->share_jobs == NULL ||
+        en->score_out == NULL)
         return err_set(e, ERR_QUOTA, 0, "no memory for the engine");
     en->status = status != NULL ? status : en->own_status;
     return 0;
@@ -179,6 +195,7 @@ engine_free(struct engine *en)
     free(en->own_status);
     free(en->packet);
     free(en->taken);
+    free(en->filling);
     free(en->shares);
     free(en->share_jobs);
     free(en->score_rows);
@@ -236,7 +253,7 @@ take_packet(struct engine *en, size_t len, int fd)
     struct job *j;
     struct err e;
 
-    if (h->type >= LINK_OPEN && h->type <= LINK_LOGITS)
+    if (h->type >= LINK_OPEN && h->type <= LINK_KV_SET)
         return take_job(en, len, fd);
     switch (h->type) {
     case LINK_CANCEL:
@@ -281,6 +298,18 @@ flush(struct engine *en)
         en->exit = LINK_EXIT_OK;
 }
 
+/* Not long while copies are under way, not at all while some are still to be asked for. */
+static struct timespec
+wait_for(const struct engine *en, int wait_ms)
+{
+    const long copies = en->copies_to_ask ? 0 : COPY_WAIT_NS;
+
+    if (en->n_copying > 0 && wait_ms > 0)
+        return (struct timespec){.tv_nsec = copies};
+    return (struct timespec){.tv_sec = wait_ms / 1000,
+                             .tv_nsec = (long)(wait_ms % 1000) * 1000000};
+}
+
 int
 engine_turn(struct engine *en, int wait_ms)
 {
@@ -297,8 +326,10 @@ engine_turn(struct engine *en, int wait_ms)
         struct pollfd p = {.fd = en->out.sock,
                            .events = (short)((en->out.bytes <= OUT_NO_READ ? POLLIN : 0) |
                                              (en->out.first != NULL ? POLLOUT : 0))};
+        const struct timespec wait = wait_for(en, wait_ms);
 
-        if (en->exit == ENGINE_GOES_ON && poll(&p, 1, wait_ms) == -1 && errno != EINTR) {
+        if (en->exit == ENGINE_GOES_ON && ppoll(&p, 1, &wait, NULL) == -1 &&
+            errno != EINTR) {
             struct err e;
 
             err_set(&e, ERR_INTERNAL, errno, "poll: %s", strerror(errno));

@@ -8,6 +8,7 @@
 struct backend;
 struct backend_ops;
 struct err;
+struct kv_layout;
 struct link_status;
 
 /* What an engine runs; all of it stays the caller's and outlives the engine. */
@@ -15,6 +16,9 @@ struct engine_model {
     const struct backend_ops *ops;
     struct backend *backend;
     uint8_t fingerprint[32];
+    const struct kv_layout *layout;
+    uint8_t *arena; /* of the daemon's, for LINK_KV_*; NULL if it gave none */
+    uint64_t arena_bytes;
 
     /* Raw bytes of a token for the stop strings, *len 0 if it has none (control tokens). */
     const char *(*token_bytes)(const void *arg, uint32_t id, size_t *len);

@@ -9,18 +9,43 @@
 #include "engine/job.h"
 
 static int
-read_feed(struct job *j, const struct link_feed *f, size_t rest)
+read_tokens(struct job *j, const void *tokens, uint32_t n, size_t rest)
 {
-    if (f->n == 0 || f->n > LINK_MAX_FEED || f->score > 1)
-        return err_set(&j->err, ERR_INVALID, 0, "feed of %u tokens, score %u", f->n,
-                       f->score);
-    if (rest != f->n * sizeof *j->tokens)
-        return err_set(&j->err, ERR_PROTOCOL, 0, "feed of %u tokens with %zu bytes", f->n,
-                       rest);
+    if (n == 0 || n > LINK_MAX_FEED)
+        return err_set(&j->err, ERR_INVALID, 0, "%u tokens, 1 to %d are possible", n,
+                       LINK_MAX_FEED);
+    if (rest != n * sizeof *j->tokens)
+        return err_set(&j->err, ERR_PROTOCOL, 0, "%u tokens with %zu bytes", n, rest);
     j->tokens = malloc(rest);
     if (j->tokens == NULL)
-        return err_set(&j->err, ERR_QUOTA, 0, "no memory for a feed of %u tokens", f->n);
-    memcpy(j->tokens, f + 1, rest);
+        return err_set(&j->err, ERR_QUOTA, 0, "no memory for %u tokens", n);
+    memcpy(j->tokens, tokens, rest);
+    return 0;
+}
+
+static int
+read_feed(struct job *j, const struct link_feed *f, size_t rest)
+{
+    if (f->score > 1)
+        return err_set(&j->err, ERR_INVALID, 0, "feed with score %u", f->score);
+    return read_tokens(j, f + 1, f->n, rest);
+}
+
+static int
+read_kv_out(struct job *j, const struct link_kv_out *k, size_t rest)
+{
+    if (k->n_runs > LINK_KV_RUNS)
+        return err_set(&j->err, ERR_INVALID, 0, "%u runs of pages, at most %d at a time",
+                       k->n_runs, LINK_KV_RUNS);
+    if (rest != k->n_runs * sizeof *j->runs)
+        return err_set(&j->err, ERR_PROTOCOL, 0, "%u runs of pages with %zu bytes",
+                       k->n_runs, rest);
+    if (rest == 0)
+        return 0;
+    j->runs = malloc(rest);
+    if (j->runs == NULL)
+        return err_set(&j->err, ERR_QUOTA, 0, "no memory for %u runs", k->n_runs);
+    memcpy(j->runs, k + 1, rest);
     return 0;
 }
 
@@ -49,6 +74,9 @@ read_body(struct job *j, const union link_packet *p, size_t len)
         [LINK_FEED] = sizeof(struct link_feed),
         [LINK_SAMPLE] = sizeof(struct link_sample),
         [LINK_LOGITS] = 0,
+        [LINK_KV_OUT] = sizeof(struct link_kv_out),
+        [LINK_KV_IN] = sizeof(struct link_kv_in),
+        [LINK_KV_SET] = sizeof(struct link_kv_set),
     };
     const size_t need = fixed[j->type];
     const void *body = link_body(p, len, need, &j->err);
@@ -61,6 +89,10 @@ read_body(struct job *j, const union link_packet *p, size_t len)
         return read_feed(j, body, rest);
     if (j->type == LINK_SAMPLE)
         return read_sample(j, body, rest);
+    if (j->type == LINK_KV_OUT)
+        return read_kv_out(j, body, rest);
+    if (j->type == LINK_KV_IN)
+        return read_tokens(j, (const struct link_kv_in *)body + 1, j->a.kv_in.n, rest);
     if (rest != 0)
         return err_set(&j->err, ERR_PROTOCOL, 0,
                        "packet of type %u with %zu bytes too many", j->type, rest);
@@ -92,6 +124,8 @@ job_free(struct job *j)
 {
     free(j->tokens);
     free(j->sampling);
+    free(j->runs);
+    free(j->copying);
     if (j->fd != -1)
         close(j->fd);
     free(j);

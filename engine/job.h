@@ -17,6 +17,14 @@ struct sampling {
     uint64_t n_drawn; /* those of before a restart included */
 };
 
+/* How far a KV_OUT, KV_IN or KV_SET is. */
+struct copying {
+    uint32_t run; /* KV_OUT: the next page to be asked for is page `page` of that run */
+    uint64_t page;
+    bool asked; /* for all */
+    struct link_saved saved;
+};
+
 /*
  * One packet that asks for something, from its arrival to its LINK_END. Jobs stand in one list
  * in the order of arrival; that order is what keeps jobs of one sequence in turn.
@@ -34,9 +42,14 @@ struct job {
         struct link_rewind rewind;
         struct link_feed feed;
         struct link_sample sample;
+        struct link_kv_out kv_out;
+        struct link_kv_in kv_in;
+        struct link_kv_set kv_set;
     } a;
 
-    uint32_t *tokens;          /* FEED: u32 [feed.n], until it has started */
+    uint32_t *tokens;          /* FEED, KV_IN: u32 [n], until it has started */
+    struct link_kv_run *runs;  /* KV_OUT: [n_runs] */
+    struct copying *copying;   /* KV_*: from its first call of the backend on */
     struct sampling *sampling; /* SAMPLE */
     int fd;                    /* LOGITS; else -1 */
 };

@@ -172,11 +172,16 @@ load(struct loaded *l, const struct engine_args *a, struct link_status *status,
     warm(a->model, status);
     weights_fingerprint(l->weights, l->model.fingerprint);
     say_progress(status, AT_BACKEND);
+    if (kv_layout_init(&l->layout, &l->config, a->opts.mtp, e) == -1)
+        return -1;
     l->backend = l->model.ops->open(&l->config, l->weights, &a->opts, e);
     if (l->backend == NULL)
         return -1;
     say_progress(status, AT_TRIAL);
     l->model.backend = l->backend;
+    l->model.layout = &l->layout;
+    l->model.arena = a->opts.arena;
+    l->model.arena_bytes = a->opts.arena_bytes;
     l->model.token_arg = l->tokenizer;
     return try_it(l, e);
 }
@@ -188,5 +193,6 @@ load_done(struct loaded *l)
         l->model.ops->close(l->backend);
     weights_close(l->weights);
     tokenizer_free(l->tokenizer);
+    kv_layout_done(&l->layout);
     *l = (struct loaded){0};
 }

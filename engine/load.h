@@ -5,6 +5,7 @@
 #include "engine/args.h"
 #include "engine/engine.h"
 #include "model/config.h"
+#include "model/kvlayout.h"
 
 struct err;
 struct link_status;
@@ -14,6 +15,7 @@ struct weights;
 /* A model, loaded and tried. */
 struct loaded {
     struct model_config config;
+    struct kv_layout layout;
     struct weights *weights;
     struct tokenizer *tokenizer;
     struct backend *backend;

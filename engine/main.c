@@ -78,5 +78,9 @@ main(int argc, char **argv)
         fprintf(stderr, "fathom-engine: %s\n", e.text);
         return LINK_EXIT_USAGE;
     }
+    if (engine_args_arena(&a, &e) == -1) {
+        fprintf(stderr, "fathom-engine: %s\n", e.text);
+        return LINK_EXIT_USAGE;
+    }
     return serve(&a, status);
 }

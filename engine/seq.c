@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "engine/seq.h"
 #include "gpu/backend.h"
+#include "model/kvsize.h"
 
 int
 seqs_init(struct seqs *ss, const struct backend_ops *ops, struct backend *b, struct err *e)
@@ -52,6 +53,17 @@ seqs_done(struct seqs *ss)
 
 struct seq *
 seq_find(struct seqs *ss, uint32_t n, struct err *e)
+{
+    struct seq *s = seq_find_any(ss, n, e);
+
+    if (s == NULL || !s->coming)
+        return s;
+    err_set(e, ERR_CONFLICT, 0, "sequence %u is coming back: KV_SET must come first", n);
+    return NULL;
+}
+
+struct seq *
+seq_find_any(struct seqs *ss, uint32_t n, struct err *e)
 {
     if (n < ss->max && ss->all[n].open)
         return &ss->all[n];
@@ -162,7 +174,7 @@ seq_fork(struct seqs *ss, uint32_t from, uint32_t to, uint32_t owner, struct err
 int
 seq_close(struct seqs *ss, uint32_t n, struct err *e)
 {
-    if (seq_find(ss, n, e) == NULL)
+    if (seq_find_any(ss, n, e) == NULL)
         return -1;
     forget(ss, n);
     return 0;
@@ -246,6 +258,36 @@ seq_want_row(struct seqs *ss, uint32_t n, struct err *e)
     if (s->len == 0 || s->computed < s->len || s->row_ok)
         return 0;
     return uncompute(ss, n, s->len - 1, e);
+}
+
+int
+seq_kv_in(struct seqs *ss, uint32_t n, const uint32_t *tokens, size_t n_tokens,
+          const uint8_t *pages, struct err *e)
+{
+    struct seq *s = &ss->all[n];
+
+    if (reserve(ss, s, s->len + n_tokens, e) == -1 || back(ss, n, e) == -1 ||
+        ss->ops->kv_in(ss->backend, n, n_tokens / KV_PAGE_TOKENS, pages, e) == -1)
+        return -1;
+    memcpy(s->tokens + s->len, tokens, n_tokens * sizeof *tokens);
+    s->len += n_tokens;
+    s->coming = true;
+    return 0;
+}
+
+int
+seq_kv_set(struct seqs *ss, uint32_t n, const uint8_t *state, const float *row,
+           struct err *e)
+{
+    struct seq *s = &ss->all[n];
+
+    if (make_row(ss, s, e) == -1 || ss->ops->kv_set(ss->backend, n, s->len, state, e) == -1)
+        return -1;
+    memcpy(s->row, row, ss->vocab * sizeof *row);
+    s->row_ok = true;
+    s->computed = s->len;
+    s->coming = false;
+    return 0;
 }
 
 int

@@ -24,6 +24,8 @@ struct err;
 struct seq {
     bool open;   /* a job may use it */
     bool backed; /* the backend has it open */
+    bool
+        coming; /* between its first KV_IN and KV_SET: len tokens are here, no caches to use */
     uint32_t owner;
     uint32_t *tokens; /* u32 [room] */
     size_t len, ahead, room;
@@ -45,8 +47,9 @@ int seqs_init(struct seqs *ss, const struct backend_ops *ops, struct backend *b,
               struct err *e);
 void seqs_done(struct seqs *ss); /* closes them in the backend too */
 
-/* NULL and ERR_NOT_FOUND if that one is not open. */
+/* NULL and ERR_NOT_FOUND if that one is not open, ERR_CONFLICT if it is coming. */
 struct seq *seq_find(struct seqs *ss, uint32_t n, struct err *e);
+struct seq *seq_find_any(struct seqs *ss, uint32_t n, struct err *e); /* coming or not */
 
 int seq_open(struct seqs *ss, uint32_t n, uint32_t owner, struct err *e);
 int seq_fork(struct seqs *ss, uint32_t from, uint32_t to, uint32_t owner, struct err *e);
@@ -64,6 +67,13 @@ int seq_append(struct seqs *ss, struct seq *s, uint32_t token, struct err *e);
 /* Sees to it that running computed .. len - 1, if that is anything, leaves the row behind len. */
 int seq_want_row(struct seqs *ss, uint32_t n, struct err *e);
 bool seq_has_row(const struct seq *s);
+
+/* Tokens and their whole pages, for a sequence that is coming or has no tokens; then its state
+ * and the row behind it, which makes it one of len tokens, all computed. */
+int seq_kv_in(struct seqs *ss, uint32_t n, const uint32_t *tokens, size_t n_tokens,
+              const uint8_t *pages, struct err *e);
+int seq_kv_set(struct seqs *ss, uint32_t n, const uint8_t *state, const float *row,
+               struct err *e);
 
 /* In front of a step: open in the backend, room for a row if one is wanted. */
 int seq_ready(struct seqs *ss, uint32_t n, bool row, struct err *e);

@@ -14,8 +14,9 @@
 #include "gpu/backend.h"
 
 /*
- * The engine's own state, for its three files: engine.c (loop, packets in), work.c (what a job
- * does when it is its turn), step.c (the backend's step). Engine loop thread only, except for
+ * The engine's own state, for its four files: engine.c (loop, packets in), work.c (what a job
+ * does when it is its turn), copy.c (the same of those that move caches), step.c (the backend's
+ * step). Engine loop thread only, except for
  * *status, which the daemon reads.
  */
 struct engine {
@@ -32,7 +33,13 @@ struct engine {
     struct job *jobs, **jobs_end; /* all under way, in order of arrival */
     uint32_t n_jobs;
     uint64_t turn;
-    uint64_t *taken; /* [max_seqs]: the turn in which an earlier job has named it */
+    uint64_t *taken;   /* [max_seqs]: the turn in which an earlier job has named it */
+    uint64_t *filling; /* the same, of KV_INs under way: more of them may pass */
+
+    uint32_t n_copying; /* jobs whose copies are under way in this turn */
+    bool copies_to_ask; /* some of them have not asked for all */
+    uint64_t
+        copy_until; /* no more is asked for in this turn after that; 0: nothing was yet */
 
     /* This turn's jobs that wait for a step, and their places in it; same index. */
     struct job *waiting[LINK_MAX_JOBS];
@@ -57,6 +64,16 @@ int engine_tell(struct engine *en, uint16_t type, const struct job *j, const voi
 /* Lets all jobs go as far as they come without a step; fills waiting and items. */
 void work(struct engine *en);
 void work_refuse(struct engine *en, const struct job *j); /* LINK_END with j->err */
+
+/* copy.c. After a job has done what it can: */
+enum progress { OVER, NEEDS_STEP, COPIES };
+
+enum progress copy_out(struct engine *en, struct job *j);
+enum progress copy_in(struct engine *en, struct job *j);
+enum progress copy_set(struct engine *en, struct job *j);
+enum progress job_done(struct engine *en,
+                       const struct job *j); /* LINK_END: both are OVER */
+enum progress job_failed(struct engine *en, const struct job *j);
 
 /* Runs one step for the jobs waiting, if there are any. True if it ran. */
 bool step(struct engine *en);

@@ -17,9 +17,6 @@
 #include "base/err.h"
 #include "engine/state.h"
 
-/* After a job has done what it can: */
-enum progress { OVER, NEEDS_STEP };
-
 static void
 end(struct engine *en, const struct job *j, enum link_reason reason, uint64_t stop_at)
 {
@@ -42,15 +39,15 @@ work_refuse(struct engine *en, const struct job *j)
     end(en, j, LINK_FAILED, 0);
 }
 
-static enum progress
-done(struct engine *en, const struct job *j)
+enum progress
+job_done(struct engine *en, const struct job *j)
 {
     end(en, j, LINK_DONE, 0);
     return OVER;
 }
 
-static enum progress
-failed(struct engine *en, const struct job *j)
+enum progress
+job_failed(struct engine *en, const struct job *j)
 {
     end(en, j, LINK_FAILED, 0);
     return OVER;
@@ -84,7 +81,7 @@ change(struct engine *en, struct job *j)
         break;
     default: r = seq_rewind(ss, j->seq, j->a.rewind.len, &j->err); break;
     }
-    return r == 0 ? done(en, j) : failed(en, j);
+    return r == 0 ? job_done(en, j) : job_failed(en, j);
 }
 
 static int
@@ -116,9 +113,9 @@ static enum progress
 feed(struct engine *en, struct job *j)
 {
     if (!j->started && start_feed(en, j) == -1)
-        return failed(en, j);
+        return job_failed(en, j);
     /* What is fed becomes part of the sequence as steps compute it. */
-    return en->seqs.all[j->seq].ahead == 0 ? done(en, j) : NEEDS_STEP;
+    return en->seqs.all[j->seq].ahead == 0 ? job_done(en, j) : NEEDS_STEP;
 }
 
 static bool
@@ -213,12 +210,12 @@ draw(struct engine *en, struct job *j, struct seq *s)
     memset(&c, 0, sizeof c); /* padding too: it goes over the link */
     if (!is_finite_row(s->row, en->info.vocab)) {
         err_set(&j->err, ERR_INTERNAL, 0, "logits at position %zu are not finite", s->len);
-        return failed(en, j);
+        return job_failed(en, j);
     }
     if (sampler_choose(en->sampler, &sa->params, s->row, s->tokens + s->len - n_history,
                        n_history, s->len, (uint32_t)sa->n_drawn, &c, &j->err) == -1 ||
         seq_append(&en->seqs, s, c.id, &j->err) == -1)
-        return failed(en, j);
+        return job_failed(en, j);
     sa->n_drawn++;
     stopped = match_stops(en, sa, c.id, &at);
     engine_tell(en, LINK_TOKENS, j, &lt, sizeof lt, &c, sizeof c);
@@ -234,10 +231,10 @@ sample(struct engine *en, struct job *j)
         const int r = start_sample(en, j);
 
         if (r != 0)
-            return r == 1 ? OVER : failed(en, j);
+            return r == 1 ? OVER : job_failed(en, j);
     }
     if (seq_want_row(&en->seqs, j->seq, &j->err) == -1)
-        return failed(en, j);
+        return job_failed(en, j);
     return seq_has_row(s) ? draw(en, j, s) : NEEDS_STEP;
 }
 
@@ -270,16 +267,16 @@ logits(struct engine *en, struct job *j)
     struct seq *s = seq_find(&en->seqs, j->seq, &j->err);
 
     if (s == NULL)
-        return failed(en, j);
+        return job_failed(en, j);
     if (s->len == 0) {
         err_set(&j->err, ERR_INVALID, 0, "no logits: no token was fed");
-        return failed(en, j);
+        return job_failed(en, j);
     }
     if (seq_want_row(&en->seqs, j->seq, &j->err) == -1)
-        return failed(en, j);
+        return job_failed(en, j);
     if (!seq_has_row(s))
         return NEEDS_STEP;
-    return write_row(en, j, s->row, &j->err) == 0 ? done(en, j) : failed(en, j);
+    return write_row(en, j, s->row, &j->err) == 0 ? job_done(en, j) : job_failed(en, j);
 }
 
 static enum progress
@@ -289,6 +286,9 @@ advance(struct engine *en, struct job *j)
     case LINK_FEED: return feed(en, j);
     case LINK_SAMPLE: return sample(en, j);
     case LINK_LOGITS: return logits(en, j);
+    case LINK_KV_OUT: return copy_out(en, j);
+    case LINK_KV_IN: return copy_in(en, j);
+    case LINK_KV_SET: return copy_set(en, j);
     default: return change(en, j);
     }
 }
@@ -307,27 +307,44 @@ wait_for_step(struct engine *en, struct job *j)
                             .scored = j->type == LINK_FEED && j->a.feed.score == 1};
 }
 
+/* Does an earlier job name its sequences? Caches that come in may queue up. */
+static bool
+is_held_up(const struct engine *en, const struct job *j)
+{
+    const bool fills = j->type == LINK_KV_IN || j->type == LINK_KV_SET;
+
+    if (en->taken[j->seq] == en->turn || (!fills && en->filling[j->seq] == en->turn))
+        return true;
+    return j->type == LINK_FORK && (en->taken[j->a.fork.from] == en->turn ||
+                                    en->filling[j->a.fork.from] == en->turn);
+}
+
 /* One job's turn. True if it is over. */
 static bool
 turn_of(struct engine *en, struct job *j)
 {
-    const bool fork = j->type == LINK_FORK;
-    const bool blocked = en->taken[j->seq] == en->turn ||
-                         (fork && en->taken[j->a.fork.from] == en->turn);
+    enum progress p = NEEDS_STEP;
 
-    if (j->err.code != ERR_NONE) {
+    if (j->err.code != ERR_NONE && j->copying == NULL) {
         if (j->started)
             seq_drop_ahead(&en->seqs.all[j->seq]);
         work_refuse(en, j);
         return true;
     }
-    if (!blocked) {
-        if (advance(en, j) == OVER)
+    if (!is_held_up(en, j)) {
+        p = advance(en, j);
+        if (p == OVER)
             return true;
-        wait_for_step(en, j);
+        if (p == NEEDS_STEP)
+            wait_for_step(en, j);
+        else
+            en->n_copying++;
     }
-    en->taken[j->seq] = en->turn;
-    if (fork)
+    if (p == COPIES && j->type == LINK_KV_IN && j->copying != NULL)
+        en->filling[j->seq] = en->turn;
+    else
+        en->taken[j->seq] = en->turn;
+    if (j->type == LINK_FORK)
         en->taken[j->a.fork.from] = en->turn;
     return false;
 }
@@ -339,6 +356,9 @@ work(struct engine *en)
 
     en->turn++;
     en->n_waiting = 0;
+    en->n_copying = 0;
+    en->copies_to_ask = false;
+    en->copy_until = 0;
     while (*at != NULL && en->exit == ENGINE_GOES_ON) {
         struct job *j = *at;
 

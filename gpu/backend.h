@@ -30,6 +30,8 @@ struct backend_opts {
     uint64_t
         kv_bytes; /* most bytes of caches of all sequences; 0: three quarters of what is free */
     uint32_t max_seqs; /* open at the same time */
+    void *arena; /* kv_* will mostly be given memory in here: it can be pinned. Or NULL */
+    uint64_t arena_bytes;
     bool mtp; /* run the draft block beside every step (struct step_seq.mtp_logits) */
 };
 
@@ -89,8 +91,10 @@ struct backend_ops {
      * have come. Until then it takes nothing but kv_in, kv_set and seq_close. A sequence that
      * was set cannot be rewound to less than that len (ERR_CONFLICT).
      *
-     * Copies may go on beside later steps of other sequences: the memory must stay as it is,
-     * and the sequence be left alone, while kv_busy() says 1; -1 is ERR_INTERNAL.
+     * Copies may go on beside later steps of other sequences, and further kv_in and kv_set, or
+     * further kv_out, of the same sequence may be asked for behind them. But the memory must
+     * stay as it is, and the sequence be left alone otherwise (its seq_close waits), while
+     * kv_busy() says 1; -1 is ERR_INTERNAL.
      */
     int (*kv_out)(struct backend *b, uint32_t seq, uint64_t first, uint64_t n,
                   uint8_t *pages, uint8_t *state, struct err *e);

@@ -33,17 +33,42 @@ rig_turn(void *arg)
     return r->exit;
 }
 
+static void
+rig_config(struct model_config *c)
+{
+    toy_config(c);
+    c->vocab_size = VOCAB;
+    c->max_positions = CONTEXT;
+}
+
+uint64_t
+rig_bytes(uint64_t seqs, uint64_t pages)
+{
+    struct model_config c;
+
+    rig_config(&c);
+    return toy_bytes(&c, seqs, pages);
+}
+
 void
 rig_start(struct rig *r, uint64_t kv_bytes)
 {
-    const struct model_config c = {.vocab_size = VOCAB, .max_positions = CONTEXT};
+    struct model_config c;
     const struct backend_opts o = {.max_seqs = SEQS, .kv_bytes = kv_bytes};
     struct engine_model m = {.ops = &backend_toy, .token_bytes = rig_text};
     struct err e;
     int sock[2];
 
+    rig_config(&c);
     memset(r, 0, sizeof *r);
     r->exit = ENGINE_GOES_ON;
+    assert_int_equal(kv_layout_init(&r->layout, &c, false, &e), 0);
+    r->arena = aligned_alloc(64, ARENA);
+    assert_non_null(r->arena);
+    memset(r->arena, 0xee, ARENA);
+    m.layout = &r->layout;
+    m.arena = r->arena;
+    m.arena_bytes = ARENA;
     assert_int_equal(link_pair(sock, &e), 0);
     r->backend = backend_toy.open(&c, NULL, &o, &e);
     assert_non_null(r->backend);
@@ -62,8 +87,11 @@ void
 rig_stop(struct rig *r)
 {
     toy_on_step(NULL, NULL);
+    toy_on_kv(NULL, NULL);
     engine_free(r->en);
     backend_toy.close(r->backend);
+    kv_layout_done(&r->layout);
+    free(r->arena);
     close(r->sock);
     peer_done(r->p);
     free(r->p);

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "engine/engine.h"
+#include "model/kvlayout.h"
 #include "tests/link_peer.h"
 #include "tests/toy_backend.h"
 
@@ -15,10 +16,12 @@
  * hash all tokens in front of them: a token lost, doubled or out of place anywhere changes
  * what is drawn behind it.
  */
-enum { VOCAB = 300, SEQS = 16, CONTEXT = 20000 };
+enum { VOCAB = 300, SEQS = 16, CONTEXT = 20000, ARENA = 4 << 20 };
 
 struct rig {
     struct backend *backend;
+    struct kv_layout layout;
+    uint8_t *arena; /* ARENA bytes */
     struct engine *en;
     struct link_status status;
     int sock, exit;
@@ -27,6 +30,7 @@ struct rig {
 
 void rig_start(struct rig *r, uint64_t kv_bytes);
 void rig_stop(struct rig *r);
+uint64_t rig_bytes(uint64_t seqs, uint64_t pages); /* that many are room for, as kv_bytes */
 int rig_turn(
     void *rig); /* one; what engine_turn gave, now and for good once it is an exit */
 

@@ -7,7 +7,8 @@
  *
  *   fake_engine --model DIR --link-fd N [all options of fathom-engine] [--vocab N]
  *
- * Vocabulary and context come from DIR/config.json if it is there, else 8192 and 65536;
+ * Vocabulary, context and the sizes of the caches come from DIR/config.json if it is there (a
+ * published one gives caches of true size, none of which is held), else from toy_config();
  * --vocab wins. Stop strings work if DIR/tokenizer.json is there, else token n has the bytes
  * "<n>".
  *
@@ -28,6 +29,12 @@
  *   silent@K       nothing is sent any more after step K; steps and beat go on
  *   lie-vocab      LINK_READY has one token too many; lie-seqs: 1000000 sequences; lie-step:
  *                  steps of no tokens
+ *   Calls of the backend that move caches are counted too, from 1: each LINK_KV_IN and
+ *   LINK_KV_SET is one, a LINK_KV_OUT is one for each 8 MiB of a run and one for the state.
+ *   kv-crash@K     abort() in call K                   kv-fail@K  call K fails with ERR_QUOTA
+ *   kv-lie@K       the first LINK_SAVED after call K has a position 1000 too high
+ *   kv-spoil@K     one byte is wrong of what the first call from K on brings out
+ *   kv-slow=5ms    copies are under way for that long, beside the steps
  *   exit@start     exits with 1 at once                noready   never gets ready; beats
  *   refuse@start   LINK_FATAL model-mismatch, exit 65  load=2s   takes that long to load
  *   poison=N       every step that has token N in it ends in abort()
@@ -55,6 +62,7 @@
 #include "engine/args.h"
 #include "engine/engine.h"
 #include "model/config.h"
+#include "model/kvlayout.h"
 #include "model/sampler.h"
 #include "model/tokenizer.h"
 #include "proto/link.h"
@@ -80,28 +88,35 @@ enum wrong {
     LIE_VOCAB,
     LIE_SEQS,
     LIE_STEP,
+    KV_CRASH,
+    KV_FAIL,
+    KV_LIE,
+    KV_SPOIL,
     EXIT_START,
     NOREADY,
     REFUSE_START,
 };
 
 static const char *const at_step[] = {
-    [CRASH] = "crash@",     [KILL] = "kill@",       [EXIT] = "exit@",
-    [FAULT] = "fault@",     [HANG] = "hang@",       [STUCK] = "stuck@",
-    [QUOTA] = "quota@",     [LIE_POS] = "lie-pos@", [LIE_TOKEN] = "lie-token@",
-    [LIE_JOB] = "lie-job@", [LIE_SEQ] = "lie-seq@", [GARBAGE] = "garbage@",
-    [SHORT] = "short@",     [TWICE] = "twice@",     [SILENT] = "silent@",
+    [CRASH] = "crash@",       [KILL] = "kill@",       [EXIT] = "exit@",
+    [FAULT] = "fault@",       [HANG] = "hang@",       [STUCK] = "stuck@",
+    [QUOTA] = "quota@",       [LIE_POS] = "lie-pos@", [LIE_TOKEN] = "lie-token@",
+    [LIE_JOB] = "lie-job@",   [LIE_SEQ] = "lie-seq@", [GARBAGE] = "garbage@",
+    [SHORT] = "short@",       [TWICE] = "twice@",     [SILENT] = "silent@",
+    [KV_CRASH] = "kv-crash@", [KV_FAIL] = "kv-fail@", [KV_LIE] = "kv-lie@",
+    [KV_SPOIL] = "kv-spoil@",
 };
 
 /* What FAKE_ENGINE asks for, and how far we are. */
 static struct {
     enum wrong wrong;
-    uint64_t step; /* at which */
-    uint64_t slow_ms, load_ms;
+    uint64_t step; /* at which, or at which call for caches */
+    uint64_t slow_ms, load_ms, copy_ms;
     uint64_t poison; /* a token; 0: none */
     const char *once;
-    uint64_t steps; /* so far */
-    bool told;      /* the lie has been told */
+    uint64_t steps, copies; /* so far */
+    uint64_t copy_until_ns; /* copies asked for so far are over by then */
+    bool told;              /* the lie has been told */
 } plan;
 
 static void
@@ -159,6 +174,9 @@ read_plan(char *words)
             plan.once = w + 5;
         else if (strncmp(w, "slow=", 5) == 0) {
             if (num_duration_ms(w + 5, 0, 60000, &plan.slow_ms, &e) == -1)
+                die_of_usage(e.text);
+        } else if (strncmp(w, "kv-slow=", 8) == 0) {
+            if (num_duration_ms(w + 8, 0, 60000, &plan.copy_ms, &e) == -1)
                 die_of_usage(e.text);
         } else if (strncmp(w, "poison=", 7) == 0) {
             if (num_u64(w + 7, 1, UINT32_MAX, &plan.poison, &e) == -1)
@@ -228,6 +246,31 @@ before_step(void *arg, uint64_t number, const struct step *s, struct err *e)
     return 0;
 }
 
+static int
+on_copy(void *arg, enum toy_kv what, uint64_t number, uint32_t seq, struct err *e)
+{
+    (void)arg;
+    (void)seq;
+    if (what == TOY_KV_BUSY)
+        return clock_ns() < plan.copy_until_ns;
+    plan.copies = number;
+    plan.copy_until_ns = clock_ns() + plan.copy_ms * 1000000;
+    if (plan.wrong == KV_CRASH && number == plan.step) {
+        mark_done();
+        abort();
+    }
+    if (plan.wrong == KV_FAIL && number == plan.step) {
+        mark_done();
+        return err_set(e, ERR_QUOTA, 0, "no room for the caches, as was asked for");
+    }
+    if (plan.wrong == KV_SPOIL && number >= plan.step && what == TOY_KV_OUT && !plan.told) {
+        plan.told = true;
+        mark_done();
+        return TOY_SPOIL;
+    }
+    return plan.copy_ms > 0 ? TOY_LATER : 0;
+}
+
 /*
  * All that the engine says passes here: the linker's --wrap=link_send. Lies are told once.
  */
@@ -241,6 +284,8 @@ lie_fits(const struct link_head *h)
 {
     if (!plan.told && plan.wrong >= LIE_VOCAB && plan.wrong <= LIE_STEP)
         return h->type == LINK_READY;
+    if (plan.wrong == KV_LIE)
+        return !plan.told && h->type == LINK_SAVED && plan.copies >= plan.step;
     if (plan.told || plan.wrong < LIE_POS || plan.wrong > TWICE || plan.steps < plan.step)
         return false;
     switch (plan.wrong) {
@@ -260,8 +305,9 @@ tell_lie(struct link_head *h, uint8_t *body)
     struct link_ready *ready = (struct link_ready *)(void *)body;
 
     switch (plan.wrong) {
+    case KV_LIE:
     case LIE_POS: {
-        /* pos is the first word of both structs. */
+        /* pos is the first word of all three structs. */
         uint64_t pos;
 
         memcpy(&pos, body, sizeof pos);
@@ -373,7 +419,8 @@ load_slowly(struct link_status *st, uint64_t ms)
 static int
 run(const struct engine_args *a, struct link_status *status)
 {
-    struct model_config c = {.vocab_size = 8192, .max_positions = 65536};
+    struct model_config c;
+    struct kv_layout layout;
     struct texts texts = {0}, *texts_at = &texts;
     struct engine_model m = {
         .ops = &backend_toy, .token_bytes = token_bytes, .token_arg = &texts_at};
@@ -382,15 +429,21 @@ run(const struct engine_args *a, struct link_status *status)
     int exit_status;
 
     if (model_config_load(&c, a->model, &e) == -1)
-        c = (struct model_config){.vocab_size = 8192, .max_positions = 65536};
+        toy_config(&c);
     if (a->vocab > 0)
         c.vocab_size = (int)a->vocab;
     texts.tokenizer = tokenizer_load(a->model, &e);
     memset(m.fingerprint, 0xfa, sizeof m.fingerprint);
+    if (kv_layout_init(&layout, &c, a->opts.mtp, &e) == -1)
+        return LINK_EXIT_MODEL;
+    m.layout = &layout;
+    m.arena = a->opts.arena;
+    m.arena_bytes = a->opts.arena_bytes;
     m.backend = backend_toy.open(&c, NULL, &a->opts, &e);
     if (m.backend == NULL)
         return LINK_EXIT_FAULT;
     toy_on_step(before_step, NULL);
+    toy_on_kv(on_copy, NULL);
     en = engine_new(&m, a->link_fd, status, &e);
     if (en == NULL) {
         log_line(LOG_ERROR, "fake engine text=\"%s\"", e.text);
@@ -399,6 +452,7 @@ run(const struct engine_args *a, struct link_status *status)
     exit_status = engine_run(en);
     engine_free(en);
     backend_toy.close(m.backend);
+    kv_layout_done(&layout);
     tokenizer_free(texts.tokenizer);
     return exit_status;
 }
@@ -420,6 +474,8 @@ main(int argc, char **argv)
         die_of_usage(e.text);
     status = engine_args_status(&a, &e);
     if (status == NULL && e.code != ERR_NONE)
+        die_of_usage(e.text);
+    if (engine_args_arena(&a, &e) == -1)
         die_of_usage(e.text);
     if (plan.wrong == EXIT_START || plan.wrong == REFUSE_START)
         mark_done();

@@ -131,6 +131,40 @@ peer_logits(struct peer *p, uint32_t seq, int fd)
     return peer_send(p, LINK_LOGITS, seq, NULL, 0, fd);
 }
 
+uint32_t
+peer_kv_out(struct peer *p, uint32_t seq, uint64_t state_at, uint64_t row_at,
+            const struct link_kv_run *runs, uint32_t n_runs)
+{
+    const struct link_kv_out b = {.state_at = state_at, .row_at = row_at, .n_runs = n_runs};
+    const struct iovec iov[2] = {{(void *)&b, sizeof b},
+                                 {(void *)runs, n_runs * sizeof *runs}};
+    const uint32_t job = new_job(p, LINK_KV_OUT, seq, 0);
+
+    send_packet(p, LINK_KV_OUT, seq, job, iov, n_runs > 0 ? 2 : 1, -1);
+    return job;
+}
+
+uint32_t
+peer_kv_in(struct peer *p, uint32_t seq, uint64_t pos, uint64_t at, const uint32_t *tokens,
+           uint32_t n)
+{
+    const struct link_kv_in b = {.pos = pos, .at = at, .n = n};
+    const struct iovec iov[2] = {{(void *)&b, sizeof b},
+                                 {(void *)tokens, n * sizeof *tokens}};
+    const uint32_t job = new_job(p, LINK_KV_IN, seq, pos);
+
+    send_packet(p, LINK_KV_IN, seq, job, iov, 2, -1);
+    return job;
+}
+
+uint32_t
+peer_kv_set(struct peer *p, uint32_t seq, uint64_t pos, uint64_t state_at, uint64_t row_at)
+{
+    const struct link_kv_set b = {.pos = pos, .state_at = state_at, .row_at = row_at};
+
+    return peer_send(p, LINK_KV_SET, seq, &b, sizeof b, -1);
+}
+
 void
 peer_cancel(struct peer *p, uint32_t job)
 {
@@ -185,12 +219,24 @@ got_tokens(struct peer_job *j, const struct link_tokens *t, size_t bytes)
 }
 
 static void
+got_saved(struct peer_job *j, const struct link_saved *s, size_t bytes)
+{
+    assert_int_equal(j->type, LINK_KV_OUT);
+    assert_int_equal(bytes, sizeof *s);
+    assert_false(j->is_saved);
+    j->saved = *s;
+    j->is_saved = true;
+}
+
+static void
 got_end(struct peer_job *j, const struct link_end *le)
 {
     j->end = *le;
     j->ended = true;
     if (j->type == LINK_SAMPLE && le->reason != LINK_FAILED)
         assert_int_equal(le->pos, j->pos);
+    if (j->type == LINK_KV_OUT)
+        assert_int_equal(j->is_saved, le->reason != LINK_FAILED);
     if (j->type == LINK_FEED && le->reason != LINK_FAILED)
         assert_int_equal(le->pos, j->pos);
 }
@@ -226,6 +272,7 @@ got(struct peer *p, const union link_packet *pk, size_t len)
     case LINK_FED: got_fed(j, body); break;
     case LINK_SCORES: got_scores(j, body, bytes); break;
     case LINK_TOKENS: got_tokens(j, body, bytes); break;
+    case LINK_SAVED: got_saved(j, body, bytes); break;
     case LINK_END:
         assert_int_equal(bytes, sizeof(struct link_end));
         got_end(j, body);

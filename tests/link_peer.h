@@ -26,6 +26,8 @@ struct peer_job {
     float *scores;
     size_t n_scores;
     uint32_t n_fed; /* LINK_FED packets */
+    bool is_saved;
+    struct link_saved saved;
 };
 
 enum { PEER_MAX_JOBS = 4096 };
@@ -54,6 +56,12 @@ uint32_t peer_feed(struct peer *p, uint32_t seq, uint64_t pos, const uint32_t *t
 uint32_t peer_sample(struct peer *p, uint32_t seq, uint64_t pos, uint32_t n_drawn,
                      const struct sample_params *params);
 uint32_t peer_logits(struct peer *p, uint32_t seq, int fd);
+uint32_t peer_kv_out(struct peer *p, uint32_t seq, uint64_t state_at, uint64_t row_at,
+                     const struct link_kv_run *runs, uint32_t n_runs);
+uint32_t peer_kv_in(struct peer *p, uint32_t seq, uint64_t pos, uint64_t at,
+                    const uint32_t *tokens, uint32_t n);
+uint32_t peer_kv_set(struct peer *p, uint32_t seq, uint64_t pos, uint64_t state_at,
+                     uint64_t row_at);
 void peer_cancel(struct peer *p, uint32_t job);
 void peer_quit(struct peer *p);
 

@@ -8,24 +8,48 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "model/kvlayout.h"
 #include "tests/toy_backend.h"
 
 struct toy_seq {
-    bool open;
-    uint64_t len, high;
-    uint64_t *state; /* [room]: behind each token */
+    bool open, coming;
+    uint64_t len, high, floor;
+    uint64_t n_come; /* pages, while it is coming */
+    uint64_t spoilt; /* not 0: what came was wrong, and how */
+    uint64_t *state; /* [room]: behind each token; below floor only where a page ends */
     size_t room;
+};
+
+/* Something of kv_out, kv_in or kv_set that is done later. */
+struct copy {
+    struct copy *next;
+    enum toy_kv what;
+    uint32_t seq;
+    bool spoil;
+    uint64_t first, n; /* pages */
+    const uint8_t *from;
+    uint8_t *to, *state_to;
 };
 
 struct backend {
     struct backend_opts opts;
+    struct kv_layout layout;
     uint32_t vocab;
-    uint64_t max_positions, steps;
+    uint64_t max_positions, steps, copies;
     struct toy_seq *seqs; /* [max_seqs] */
+    struct copy *later;
 };
 
 static toy_step_fn *on_step;
-static void *on_step_arg;
+static toy_kv_fn *on_kv;
+static void *on_step_arg, *on_kv_arg;
+
+void
+toy_on_kv(toy_kv_fn *fn, void *arg)
+{
+    on_kv = fn;
+    on_kv_arg = arg;
+}
 
 void
 toy_on_step(toy_step_fn *fn, void *arg)
@@ -84,18 +108,61 @@ toy_open(const struct model_config *c, const struct weights *w,
         err_set(e, ERR_QUOTA, 0, "no memory for the toy");
         return NULL;
     }
+    if (kv_layout_init(&b->layout, c, o->mtp, e) == -1) {
+        free(b->seqs);
+        free(b);
+        return NULL;
+    }
     b->opts = *o;
     if (b->opts.kv_bytes == 0)
-        b->opts.kv_bytes = UINT64_C(1) << 30;
+        b->opts.kv_bytes = UINT64_C(1) << 40; /* none of it is held */
     b->vocab = (uint32_t)c->vocab_size;
     b->max_positions = (uint64_t)c->max_positions;
     return b;
+}
+
+static bool
+has_copies(const struct backend *b, uint32_t seq)
+{
+    for (const struct copy *c = b->later; c != NULL; c = c->next)
+        if (c->seq == seq)
+            return true;
+    return false;
+}
+
+/* It may take steps: open, all of it there, and nothing of it on the way. */
+static bool
+is_free(const struct backend *b, uint32_t seq)
+{
+    return seq < b->opts.max_seqs && b->seqs[seq].open && !b->seqs[seq].coming &&
+           !has_copies(b, seq);
+}
+
+static void do_copy(struct backend *b, const struct copy *c);
+
+static void
+end_copies(struct backend *b, uint32_t seq)
+{
+    struct copy **at = &b->later;
+
+    while (*at != NULL) {
+        struct copy *c = *at;
+
+        if (c->seq != seq) {
+            at = &c->next;
+            continue;
+        }
+        do_copy(b, c);
+        *at = c->next;
+        free(c);
+    }
 }
 
 static void
 toy_seq_close(struct backend *b, uint32_t seq)
 {
     CONTRACT(seq < b->opts.max_seqs && b->seqs[seq].open, "close of a sequence not open");
+    end_copies(b, seq); /* waits for them, as it must */
     free(b->seqs[seq].state);
     b->seqs[seq] = (struct toy_seq){0};
 }
@@ -108,21 +175,24 @@ toy_close(struct backend *b)
     for (uint32_t i = 0; i < b->opts.max_seqs; i++)
         if (b->seqs[i].open)
             toy_seq_close(b, i);
+    kv_layout_done(&b->layout);
     free(b->seqs);
     free(b);
 }
 
 static uint64_t
-bytes_for(uint64_t tokens)
+bytes_for(const struct backend *b, uint64_t tokens)
 {
-    return TOY_FIXED_BYTES +
-           (tokens + TOY_PAGE_TOKENS - 1) / TOY_PAGE_TOKENS * TOY_PAGE_BYTES;
+    return b->layout.state_most +
+           (tokens + TOY_PAGE_TOKENS - 1) / TOY_PAGE_TOKENS * b->layout.page_bytes;
 }
 
 static uint64_t
 toy_seq_bytes(const struct backend *b, uint32_t seq)
 {
-    return bytes_for(b->seqs[seq].len);
+    const struct toy_seq *s = &b->seqs[seq];
+
+    return bytes_for(b, s->coming ? s->n_come * TOY_PAGE_TOKENS : s->len);
 }
 
 static uint64_t
@@ -149,8 +219,8 @@ toy_info(const struct backend *b, struct backend_info *out)
                                  .detail = "a hash of the tokens",
                                  .vocab = b->vocab,
                                  .max_positions = b->max_positions,
-                                 .page_bytes = TOY_PAGE_BYTES,
-                                 .seq_fixed_bytes = TOY_FIXED_BYTES,
+                                 .page_bytes = b->layout.page_bytes,
+                                 .seq_fixed_bytes = b->layout.state_most,
                                  .kv_limit = b->opts.kv_bytes,
                                  .kv_used = used(b),
                                  .max_seqs = b->opts.max_seqs,
@@ -178,7 +248,7 @@ static int
 toy_seq_open(struct backend *b, uint32_t seq, struct err *e)
 {
     CONTRACT(seq < b->opts.max_seqs && !b->seqs[seq].open, "open of a sequence in use");
-    if (used(b) + bytes_for(0) > b->opts.kv_bytes)
+    if (used(b) + bytes_for(b, 0) > b->opts.kv_bytes)
         return err_set(e, ERR_QUOTA, 0, "no room for another sequence");
     b->seqs[seq].open = true;
     return 0;
@@ -189,11 +259,11 @@ toy_seq_fork(struct backend *b, uint32_t from, uint32_t to, struct err *e)
 {
     struct toy_seq *f, *t;
 
-    CONTRACT(from < b->opts.max_seqs && b->seqs[from].open, "fork of a sequence not open");
+    CONTRACT(is_free(b, from), "fork of a sequence that is not open or not at rest");
     CONTRACT(to < b->opts.max_seqs && !b->seqs[to].open, "fork to a sequence in use");
     f = &b->seqs[from];
     t = &b->seqs[to];
-    if (used(b) + bytes_for(f->len) > b->opts.kv_bytes)
+    if (used(b) + bytes_for(b, f->len) > b->opts.kv_bytes)
         return err_set(e, ERR_QUOTA, 0, "no room for a fork");
     if (grow(t, f->len, e) == -1)
         return -1;
@@ -202,6 +272,7 @@ toy_seq_fork(struct backend *b, uint32_t from, uint32_t to, struct err *e)
     t->open = true;
     t->len = f->len;
     t->high = f->high;
+    t->floor = f->floor;
     return 0;
 }
 
@@ -210,8 +281,8 @@ toy_seq_rewind(struct backend *b, uint32_t seq, uint64_t len, struct err *e)
 {
     struct toy_seq *s = &b->seqs[seq];
 
-    CONTRACT(seq < b->opts.max_seqs && s->open && len <= s->len, "rewind");
-    if (s->high - len > TOY_MAX_REWIND)
+    CONTRACT(is_free(b, seq) && len <= s->len, "rewind");
+    if (s->high - len > TOY_MAX_REWIND || len < s->floor)
         return err_set(e, ERR_CONFLICT, 0, "rewind of %llu tokens",
                        (unsigned long long)(s->high - len));
     s->len = len;
@@ -227,7 +298,7 @@ check_step(const struct backend *b, const struct step *st)
     for (uint32_t i = 0; i < st->n_seqs; i++) {
         const struct step_seq *s = &st->seqs[i];
 
-        CONTRACT(s->seq < b->opts.max_seqs && b->seqs[s->seq].open, "step of one not open");
+        CONTRACT(is_free(b, s->seq), "step of one that is not open or not at rest");
         CONTRACT(s->n_tokens > 0 && s->n_logits <= s->n_tokens, "counts");
         CONTRACT(s->n_logits == 0 || s->logits != NULL, "rows with no room");
         CONTRACT(s->mtp_logits == NULL, "draft rows without opts.mtp");
@@ -252,7 +323,7 @@ check_room(struct backend *b, const struct step *st, struct err *e)
         if (len > b->max_positions)
             return err_set(e, ERR_CONTEXT_FULL, 0, "position %llu",
                            (unsigned long long)len);
-        more += bytes_for(len) - bytes_for(s->len);
+        more += bytes_for(b, len) - bytes_for(b, s->len);
         if (grow(s, len, e) == -1)
             return -1;
     }
@@ -300,6 +371,288 @@ toy_step(struct backend *b, const struct step *st, struct err *e)
     return 0;
 }
 
+/*
+ * Caches. A page begins with the states behind its last token and in front of its first; the
+ * state image with the state behind the last token, the position, and the state where the last
+ * whole page ends. Everything else follows from the first word, by a generator simple enough to
+ * run at memory speed.
+ */
+enum { PAGE_WORDS = 2, STATE_WORDS = 3 };
+
+static uint64_t
+word_of(uint64_t seed, uint64_t at)
+{
+    const uint64_t x = (seed + at * UINT64_C(0x9e3779b97f4a7c15)) *
+                       UINT64_C(0xbf58476d1ce4e5b9);
+
+    return x ^ (x >> 32);
+}
+
+static void
+make_bytes(uint8_t *to, uint64_t bytes, const uint64_t *words, uint64_t n_words)
+{
+    const uint64_t whole = bytes / sizeof *words;
+
+    CONTRACT(n_words * sizeof *words <= bytes, "a model with layers");
+    memcpy(to, words, n_words * sizeof *words);
+    for (uint64_t i = n_words; i < whole; i++) {
+        const uint64_t w = word_of(words[0], i);
+
+        memcpy(to + i * sizeof w, &w, sizeof w);
+    }
+    memset(to + whole * sizeof *words, (int)(words[0] & 255), bytes % sizeof *words);
+}
+
+/* 0 if these are the bytes that make_bytes makes of its own first words; else how they are not. */
+static uint64_t
+wrong_bytes(const uint8_t *from, uint64_t bytes, uint64_t n_words)
+{
+    const uint64_t whole = bytes / sizeof(uint64_t);
+    uint64_t seed, bad = 0;
+
+    memcpy(&seed, from, sizeof seed);
+    for (uint64_t i = n_words; i < whole; i++) {
+        uint64_t w;
+
+        memcpy(&w, from + i * sizeof w, sizeof w);
+        bad |= w ^ word_of(seed, i);
+    }
+    for (uint64_t i = whole * sizeof seed; i < bytes; i++)
+        bad |= from[i] ^ (uint8_t)seed;
+    return bad == 0 ? 0 : mix(bad) | 1;
+}
+
+static uint64_t
+state_at(const struct toy_seq *s, uint64_t len)
+{
+    return len > 0 ? s->state[len - 1] : 0;
+}
+
+static void
+pages_out(const struct backend *b, const struct toy_seq *s, const struct copy *c)
+{
+    for (uint64_t i = 0; i < c->n; i++) {
+        const uint64_t from = (c->first + i) * TOY_PAGE_TOKENS;
+        const uint64_t words[PAGE_WORDS] = {state_at(s, from + TOY_PAGE_TOKENS),
+                                            state_at(s, from)};
+
+        make_bytes(c->to + i * b->layout.page_bytes, b->layout.page_bytes, words,
+                   PAGE_WORDS);
+    }
+    if (c->n > 0 && c->spoil)
+        c->to[c->n * b->layout.page_bytes / 2] ^= 1;
+}
+
+static void
+state_out(const struct backend *b, const struct toy_seq *s, const struct copy *c)
+{
+    const uint64_t bytes = kv_state_bytes(&b->layout, s->len);
+    const uint64_t words[STATE_WORDS] = {
+        state_at(s, s->len), s->len,
+        state_at(s, s->len / TOY_PAGE_TOKENS * TOY_PAGE_TOKENS)};
+
+    if (s->len == 0 || c->state_to == NULL)
+        return;
+    make_bytes(c->state_to, bytes, words, STATE_WORDS);
+    if (c->spoil)
+        c->state_to[bytes / 2] ^= 1;
+}
+
+static void
+pages_come(const struct backend *b, struct toy_seq *s, const struct copy *c)
+{
+    for (uint64_t i = 0; i < c->n; i++) {
+        const uint8_t *page = c->from + i * b->layout.page_bytes;
+        const uint64_t from = (c->first + i) * TOY_PAGE_TOKENS;
+        uint64_t words[PAGE_WORDS], bad;
+
+        memcpy(words, page, sizeof words);
+        bad = wrong_bytes(page, b->layout.page_bytes, PAGE_WORDS) |
+              (words[1] ^ state_at(s, from));
+        if (bad != 0)
+            s->spoilt ^= mix(bad + i) | 1;
+        s->state[from + TOY_PAGE_TOKENS - 1] = words[0];
+    }
+}
+
+static void
+state_comes(const struct backend *b, struct toy_seq *s, const struct copy *c)
+{
+    uint64_t words[STATE_WORDS], bad;
+
+    if (s->len == 0)
+        return;
+    memcpy(words, c->from, sizeof words);
+    bad = wrong_bytes(c->from, kv_state_bytes(&b->layout, s->len), STATE_WORDS) |
+          (words[1] ^ s->len) |
+          (words[2] ^ state_at(s, s->len / TOY_PAGE_TOKENS * TOY_PAGE_TOKENS));
+    if (s->len % TOY_PAGE_TOKENS == 0)
+        bad |= words[0] ^ words[2];
+    s->state[s->len - 1] =
+        bad == 0 && s->spoilt == 0 ? words[0] : mix(words[0] ^ s->spoilt ^ mix(bad));
+}
+
+static void
+do_copy(struct backend *b, const struct copy *c)
+{
+    struct toy_seq *s = &b->seqs[c->seq];
+
+    switch (c->what) {
+    case TOY_KV_OUT:
+        pages_out(b, s, c);
+        state_out(b, s, c);
+        break;
+    case TOY_KV_IN: pages_come(b, s, c); break;
+    default: state_comes(b, s, c); break;
+    }
+}
+
+/* Asked for, allowed, and there is room: now or later. */
+static int
+copy_or_queue(struct backend *b, const struct copy *c, int when)
+{
+    struct copy **at = &b->later, *own;
+
+    if (when != TOY_LATER) {
+        do_copy(b, c);
+        return 0;
+    }
+    own = malloc(sizeof *own);
+    CONTRACT(own != NULL, "memory for a test");
+    *own = *c;
+    own->next = NULL;
+    while (*at != NULL)
+        at = &(*at)->next;
+    *at = own;
+    return 0;
+}
+
+static int
+ask(struct backend *b, enum toy_kv what, uint32_t seq, struct err *e)
+{
+    b->copies += what != TOY_KV_BUSY;
+    return on_kv == NULL ? 0 : on_kv(on_kv_arg, what, b->copies, seq, e);
+}
+
+static int
+toy_kv_out(struct backend *b, uint32_t seq, uint64_t first, uint64_t n, uint8_t *pages,
+           uint8_t *state, struct err *e)
+{
+    const int when = ask(b, TOY_KV_OUT, seq, e);
+
+    CONTRACT(seq < b->opts.max_seqs && b->seqs[seq].open && !b->seqs[seq].coming,
+             "kv_out of one that is not open or not whole");
+    CONTRACT(first <= b->seqs[seq].len / TOY_PAGE_TOKENS &&
+                 n <= b->seqs[seq].len / TOY_PAGE_TOKENS - first,
+             "kv_out of pages that are not whole");
+    if (when == -1)
+        return -1;
+    return copy_or_queue(b,
+                         &(struct copy){.what = TOY_KV_OUT,
+                                        .seq = seq,
+                                        .first = first,
+                                        .n = n,
+                                        .to = pages,
+                                        .state_to = state,
+                                        .spoil = when == TOY_SPOIL},
+                         when);
+}
+
+static int
+toy_kv_in(struct backend *b, uint32_t seq, uint64_t n, const uint8_t *pages, struct err *e)
+{
+    const int when = ask(b, TOY_KV_IN, seq, e);
+    struct toy_seq *s = &b->seqs[seq];
+    uint64_t first;
+
+    CONTRACT(seq < b->opts.max_seqs && s->open && s->len == 0, "kv_in to one with tokens");
+    if (when == -1)
+        return -1;
+    first = s->coming ? s->n_come : 0;
+    if (n > b->max_positions / TOY_PAGE_TOKENS - first)
+        return err_set(e, ERR_CONTEXT_FULL, 0, "page %llu", (unsigned long long)first + n);
+    if (used(b) + n * b->layout.page_bytes > b->opts.kv_bytes)
+        return err_set(e, ERR_QUOTA, 0, "no room for %llu pages", (unsigned long long)n);
+    if (grow(s, (first + n) * TOY_PAGE_TOKENS, e) == -1)
+        return -1;
+    if (!s->coming)
+        s->spoilt = 0;
+    s->coming = true;
+    s->n_come = first + n;
+    return copy_or_queue(
+        b,
+        &(struct copy){
+            .what = TOY_KV_IN, .seq = seq, .first = first, .n = n, .from = pages},
+        when);
+}
+
+static int
+toy_kv_set(struct backend *b, uint32_t seq, uint64_t len, const uint8_t *state,
+           struct err *e)
+{
+    const int when = ask(b, TOY_KV_SET, seq, e);
+    struct toy_seq *s = &b->seqs[seq];
+    uint64_t come;
+
+    CONTRACT(seq < b->opts.max_seqs && s->open && s->len == 0, "kv_set of one with tokens");
+    come = s->coming ? s->n_come : 0;
+    CONTRACT(len / TOY_PAGE_TOKENS == come && len <= b->max_positions, "kv_set at another "
+                                                                       "page");
+    if (when == -1)
+        return -1;
+    if (used(b) + bytes_for(b, len) - bytes_for(b, come * TOY_PAGE_TOKENS) >
+        b->opts.kv_bytes)
+        return err_set(e, ERR_QUOTA, 0, "no room for the last page");
+    if (grow(s, len, e) == -1)
+        return -1;
+    s->coming = false;
+    s->len = s->high = s->floor = len;
+    return copy_or_queue(b, &(struct copy){.what = TOY_KV_SET, .seq = seq, .from = state},
+                         when);
+}
+
+static int
+toy_kv_busy(struct backend *b, uint32_t seq, struct err *e)
+{
+    int r;
+
+    if (!has_copies(b, seq))
+        return 0;
+    r = ask(b, TOY_KV_BUSY, seq, e);
+    if (r != 0)
+        return r;
+    end_copies(b, seq);
+    return 0;
+}
+
+void
+toy_config(struct model_config *c)
+{
+    *c = (struct model_config){.vocab_size = 8192,
+                               .max_positions = 65536,
+                               .n_layers = 3,
+                               .ratio = {0, MODEL_CSA_RATIO, MODEL_MAX_RATIO},
+                               .window = 16,
+                               .head_dim = 32,
+                               .rope_dim = 16,
+                               .index_head_dim = 32,
+                               .hc_mult = 2,
+                               .hidden = 16};
+}
+
+uint64_t
+toy_bytes(const struct model_config *c, uint64_t seqs, uint64_t pages)
+{
+    struct kv_layout l;
+    uint64_t bytes = 0;
+    struct err e;
+
+    if (kv_layout_init(&l, c, false, &e) == 0)
+        bytes = seqs * l.state_most + pages * l.page_bytes;
+    kv_layout_done(&l);
+    return bytes;
+}
+
 const struct backend_ops backend_toy = {
     .name = "toy",
     .open = toy_open,
@@ -311,5 +664,9 @@ const struct backend_ops backend_toy = {
     .seq_len = toy_seq_len,
     .seq_bytes = toy_seq_bytes,
     .seq_rewind = toy_seq_rewind,
+    .kv_out = toy_kv_out,
+    .kv_in = toy_kv_in,
+    .kv_set = toy_kv_set,
+    .kv_busy = toy_kv_busy,
     .step = toy_step,
 };

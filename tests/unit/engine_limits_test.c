@@ -94,7 +94,7 @@ test_quota_hits_one_job_only(void **state)
     rig_tokens(t, 4000, 11);
     rig_sample(t, 100, NULL, 0, &params, &free_run);
     /* Room for ten pages and two sequences. */
-    rig_start(&r, 2 * TOY_FIXED_BYTES + 10 * TOY_PAGE_BYTES);
+    rig_start(&r, rig_bytes(2, 10));
     p = r.p;
     peer_open(p, 0, 1);
     peer_open(p, 1, 2);
@@ -480,7 +480,7 @@ test_streams_go_on_beside_a_document(void **state)
     assert_true(r->status.prefill_tokens >= 2 * LINK_MAX_FEED);
     assert_true(r->status.beat_ns > 0 && r->status.step_began_ns == 0);
     assert_int_equal(r->status.load_permille, 1000);
-    assert_true(r->status.kv_used >= 128 * TOY_PAGE_BYTES);
+    assert_true(r->status.kv_used >= 128 * r->layout.page_bytes);
 }
 
 int
