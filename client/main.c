@@ -56,6 +56,7 @@ static const struct cmd_option sample_options[] = {
     {0, "control", NULL, "show control tokens"},
     {0, "if-pos", "N", "only if the session is at position N"},
     {0, "detach", NULL, "go on in the daemon if this process ends"},
+    {0, "logits", "FILE", "write the logits that each token is drawn from there; needs -n"},
     {0, NULL, NULL, NULL},
 };
 

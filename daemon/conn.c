@@ -20,6 +20,7 @@
 #include "daemon/options.h"
 #include "daemon/request.h"
 #include "daemon/server.h"
+#include "daemon/shm.h"
 
 enum { FRAMES_A_TURN = 32, READS_A_TURN = 8, GROUPS_AT_FIRST = 64, BYE_BYTES = 2048 };
 
@@ -29,6 +30,8 @@ conn_free(struct conn *c)
     struct event *all[] = {c->on_read, c->on_write, c->on_gone, c->hello_timer};
 
     request_leave_all(c);
+    rings_drop(c);
+    pages_drop(c);
     if (c->at != NULL) {
         *c->at = c->next;
         if (c->next != NULL)

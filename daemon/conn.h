@@ -10,7 +10,9 @@
 #include "proto/wire.h"
 
 struct event;
+struct page;
 struct request;
+struct ring;
 struct server;
 
 enum {
@@ -34,6 +36,8 @@ struct conn {
     struct event *on_read, *on_write, *on_gone, *hello_timer;
     bool hello, reading, closing, dead, in_turn;
     struct request *requests;
+    struct ring *rings; /* shm.c's, newest first */
+    struct page *pages;
     uint64_t n_requests;
     uint64_t number;
 };

@@ -32,6 +32,7 @@
 #include "daemon/notify.h"
 #include "daemon/options.h"
 #include "daemon/server.h"
+#include "daemon/shm.h"
 #include "daemon/status.h"
 #include "daemon/text.h"
 #include "daemon/work.h"
@@ -383,6 +384,7 @@ stop(struct daemon *d)
 
     server_unlisten(sv);
     conn_close_all(sv);
+    pages_end(sv);
     text_free(sv->text);
     if (sv->work != NULL)
         work_end(sv->work, &sv->quota);

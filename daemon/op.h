@@ -78,7 +78,8 @@ struct op {
     bool to_end; /* no max_tokens was asked for: to the end of the context */
     bool paused; /* its reader is slow: see work_pause() */
 
-    int fd; /* OP_LOGITS: the memfd to be filled, owned; -1 */
+    int fd;        /* OP_LOGITS: the memfd to be filled; OP_SAMPLE: for rows; owned; -1 */
+    uint32_t rows; /* OP_SAMPLE: slots in it */
 
     /* What has come of it. */
     uint64_t begin, end; /* the session's length when its turn came, and now */

@@ -55,7 +55,8 @@ look_up(struct conn *c)
 void
 req_hello(struct request *r, const void *body)
 {
-    static struct wire_str features[] = {{"logits-fd", 9}, {"document-fd", 11}};
+    static struct wire_str features[] = {
+        {"logits-fd", 9}, {"document-fd", 11}, {"stats-page", 10}, {"rings", 5}};
     const struct wire_hello *q = body;
     struct conn *c = r->conn;
     const struct server *sv = c->server;

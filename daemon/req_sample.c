@@ -7,6 +7,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 #include "daemon/options.h"
 #include "daemon/request.h"
 #include "daemon/sample_params.h"
+#include "daemon/shm.h"
 #include "daemon/stream_text.h"
 #include "daemon/text.h"
 #include "daemon/work.h"
@@ -49,6 +51,11 @@ struct sampling {
     enum link_reason reason;
     bool context_full;
     char stop[SAMPLER_MAX_STOP_BYTES + 1];
+
+    /* The ring has a cursor of its own: it waits for nobody. */
+    struct ring *ring;            /* taken; NULL: none */
+    struct stream_text ring_text; /* RING_TOKEN */
+    bool ring_in_answer;
 };
 
 static void pump(struct request *r);
@@ -61,6 +68,9 @@ drop(struct request *r)
     if (d == NULL)
         return;
     quota_give(r->conn->user, QUOTA_BYTES, d->paid);
+    if (d->ring != NULL)
+        d->ring->taken = false;
+    stream_text_done(&d->ring_text);
     stream_text_done(&d->text);
     buf_done(&d->kept);
     buf_done(&d->shown);
@@ -104,6 +114,57 @@ start_reading(struct sampling *d, const struct request *r, uint64_t begin)
                   l->tokens[begin - 1] == (uint32_t)think;
 }
 
+/* --- the ring ----------------------------------------------------------------------------- */
+
+/* What has just been drawn. A reader that is too slow finds gaps, so this cannot fail for want of
+ * room; text that cannot be made for want of memory is text that is not there. */
+static void
+fill_ring(struct request *r, uint64_t pos, const struct sample_choice *c, uint32_t n)
+{
+    struct sampling *d = r->data;
+    const struct tokenizer *t = r->conn->server->tokenizer;
+    const int64_t end_of = tokenizer_control_id(t, "</think>");
+    struct buf text;
+    struct err e;
+
+    if (d->ring == NULL)
+        return;
+    buf_init(&text, RING_TEXT_MOST);
+    for (uint32_t i = 0; i < n; i++) {
+        if (d->ring->kind == RING_LOGITS) {
+            ring_put_row(d->ring, pos + i, &c[i]);
+            continue;
+        }
+        text.len = 0;
+        if (stream_text_add(&d->ring_text, c[i].id, &text, &e) == -1)
+            text.len = 0;
+        d->ring_in_answer |= end_of >= 0 && c[i].id == (uint32_t)end_of;
+        ring_put_token(d->ring, pos + i, &c[i],
+                       d->thinking && d->parse && !d->ring_in_answer, text.p, text.len);
+    }
+    buf_done(&text);
+    ring_wake(d->ring);
+}
+
+static void
+end_ring(struct request *r)
+{
+    struct sampling *d = r->data;
+    struct buf text;
+    struct err e;
+
+    if (d->ring == NULL)
+        return;
+    buf_init(&text, RING_TEXT_MOST);
+    if (d->err.code == ERR_NONE)
+        (void)stream_text_end(&d->ring_text, d->stop_at, &text, &e);
+    ring_put_end(d->ring, d->end, text.p, text.len);
+    buf_done(&text);
+    ring_wake(d->ring);
+    d->ring->taken = false;
+    d->ring = NULL;
+}
+
 static void
 on_drawn(struct op *op, uint64_t pos, const struct sample_choice *c, uint32_t n)
 {
@@ -116,6 +177,7 @@ on_drawn(struct op *op, uint64_t pos, const struct sample_choice *c, uint32_t n)
     d = r->data;
     start_reading(d, r, op->begin);
     d->end = pos + n;
+    fill_ring(r, pos, c, n);
     if (d->logprobs && !d->quiet && keep_weights(r, c, n, &e) == -1)
         work_cancel(r->conn->server->work, op, &e);
     pump(r);
@@ -148,6 +210,7 @@ on_done(struct op *op)
     if (op->first_ns != 0)
         wire_put(&d->res, sample_result, first_us, (op->first_ns - op->queued_ns) / 1000);
     wire_put(&d->res, sample_result, total_us, (op->end_ns - op->queued_ns) / 1000);
+    end_ring(r);
     pump(r);
 }
 
@@ -482,6 +545,27 @@ on_leave(struct request *r)
 /* --- the beginning ------------------------------------------------------------------------ */
 
 static int
+take_ring(struct request *r, struct sampling *d, struct op *op, uint64_t number,
+          struct err *e)
+{
+    struct ring *ring = ring_find(r->conn, number, e);
+
+    if (ring == NULL)
+        return -1;
+    if (ring->taken)
+        return err_set(e, ERR_BUSY, 0, "another sample fills ring %" PRIu64, number);
+    if (ring->kind == RING_LOGITS) {
+        op->fd = fcntl(ring->rows_fd, F_DUPFD_CLOEXEC, 3);
+        if (op->fd == -1)
+            return err_set(e, ERR_QUOTA, errno, "no descriptor left for rows of logits");
+        op->rows = ring->rows;
+    }
+    ring->taken = true;
+    d->ring = ring;
+    return 0;
+}
+
+static int
 read_body(struct request *r, struct sampling *d, struct op *op, const struct wire_sample *q,
           struct err *e)
 {
@@ -498,13 +582,14 @@ read_body(struct request *r, struct sampling *d, struct op *op, const struct wir
     d->logprobs = q->logprobs || q->top_logprobs > 0;
     d->credit = wire_has(q, sample, credit) ? q->credit : CREDIT_DEFAULT;
     stream_text_init(&d->text, r->conn->server->tokenizer, &d->params, q->control);
+    stream_text_init(&d->ring_text, r->conn->server->tokenizer, &d->params, q->control);
     buf_init(&d->kept, SIZE_MAX / 2);
     buf_init(&d->shown, QUIET_BYTES);
     op->params = d->params;
     op->to_end = !wire_has(q, sample, n);
     op->has_if_pos = wire_has(q, sample, if_pos);
     op->if_pos = q->if_pos;
-    return 0;
+    return wire_has(q, sample, ring) ? take_ring(r, d, op, q->ring, e) : 0;
 }
 
 void

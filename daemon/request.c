@@ -37,6 +37,9 @@ static const struct request_entry table[WIRE_METHODS] = {
     [WIRE_METHOD_score] = {req_score, SESSION_READ, OF(score), true},
     [WIRE_METHOD_logits] = {req_logits, SESSION_READ, OF(name), false},
     [WIRE_METHOD_status] = {.handle = req_status},
+    [WIRE_METHOD_stats] = {req_stats, SESSION_READ, OF(stats), true},
+    [WIRE_METHOD_ring] = {.handle = req_ring},
+    [WIRE_METHOD_ring_wake] = {.handle = req_ring_wake},
 };
 
 bool

@@ -92,5 +92,8 @@ HANDLER(tokenize);
 HANDLER(score);
 HANDLER(logits);
 HANDLER(status);
+HANDLER(stats);
+HANDLER(ring);
+HANDLER(ring_wake);
 
 #endif /* DAEMON_REQUEST_H */

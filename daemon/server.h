@@ -38,6 +38,8 @@ struct server {
     int lock;  /* of the socket's path, if it is ours */
     bool bound;
     struct event *on_accept, *again;
+    struct event *on_page; /* pages.c's */
+    uint32_t n_pages;
     uint64_t accepted, refused;
 };
 

@@ -187,19 +187,28 @@ slots_feed(struct slots *ss, struct slot *sl, const uint32_t *ids, uint32_t n, b
 
 int
 slots_sample(struct slots *ss, struct slot *sl, uint64_t n_drawn,
-             const struct sample_params *params, struct err *e)
+             const struct sample_params *params, uint32_t rows, int fd, struct err *e)
 {
-    struct link_sample body = {
-        .pos = sl->sent, .n_drawn = (uint32_t)n_drawn, .params_bytes = sizeof *params};
+    struct link_sample body = {.pos = sl->sent,
+                               .n_drawn = (uint32_t)n_drawn,
+                               .params_bytes = sizeof *params,
+                               .rows = rows};
     const struct iovec iov[] = {{&body, sizeof body},
                                 {(struct sample_params *)params, sizeof *params}};
-    struct job *j = new_job(ss, LINK_SAMPLE, sl, e);
+    const int copy = rows > 0 ? dup(fd) : -1;
+    struct job *j;
 
-    if (j == NULL)
+    if (rows > 0 && copy == -1)
+        return err_set(e, ERR_QUOTA, errno, "no descriptor left for rows of logits");
+    j = new_job(ss, LINK_SAMPLE, sl, e);
+    if (j == NULL) {
+        if (copy != -1)
+            close(copy);
         return -1;
+    }
     j->from = sl->sent;
     j->to = sl->sent + params->max_tokens - n_drawn;
-    return send_job(ss, j, iov, 2, -1, e);
+    return send_job(ss, j, iov, 2, copy, e);
 }
 
 int

@@ -79,7 +79,8 @@ int slots_rewind(struct slots *ss, struct slot *sl, uint64_t len, struct err *e)
 int slots_feed(struct slots *ss, struct slot *sl, const uint32_t *ids, uint32_t n,
                bool scores, struct err *e);
 int slots_sample(struct slots *ss, struct slot *sl, uint64_t n_drawn,
-                 const struct sample_params *params, struct err *e);
+                 const struct sample_params *params, uint32_t rows, int fd,
+                 struct err *e); /* rows > 0: slots in fd, which stays the caller's */
 int slots_logits(struct slots *ss, struct slot *sl, int fd, struct err *e);
 void slots_cancel(struct slots *ss, struct slot *sl); /* all its FEEDs, SAMPLEs, LOGITS */
 void slots_close(struct slots *ss, struct slot *sl);  /* free once the engine says so */

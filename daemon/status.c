@@ -9,18 +9,29 @@
 #include "daemon/status.h"
 #include "daemon/work.h"
 
+static const char *const words[] = {"loading", "serving", "restarting", "failed",
+                                    "stopping"};
+
+enum { LOADING, SERVING, RESTARTING, FAILED, STOPPING };
+
+uint64_t
+status_number(const struct server *sv)
+{
+    if (sv->stopping)
+        return STOPPING;
+    switch (engine_state(work_engine(sv->work))) {
+    case ENGINE_SERVING: return SERVING;
+    case ENGINE_FAILED: return FAILED;
+    case ENGINE_LOADING:
+        return engine_restarts(work_engine(sv->work)) == 0 ? LOADING : RESTARTING;
+    default: return RESTARTING;
+    }
+}
+
 const char *
 status_word(const struct server *sv)
 {
-    if (sv->stopping)
-        return "stopping";
-    switch (engine_state(work_engine(sv->work))) {
-    case ENGINE_SERVING: return "serving";
-    case ENGINE_FAILED: return "failed";
-    case ENGINE_LOADING:
-        return engine_restarts(work_engine(sv->work)) == 0 ? "loading" : "restarting";
-    default: return "restarting";
-    }
+    return words[status_number(sv)];
 }
 
 void

@@ -174,9 +174,9 @@ drive(struct work *w, struct op *op, struct err *e)
     } else if (s->slot->jobs == 0) {
         if (op->kind == OP_APPEND || op->kind == OP_SCORE)
             return 1;
-        if (op->kind == OP_SAMPLE
-                ? slots_sample(&w->slots, s->slot, op->n_drawn, &op->params, e) == -1
-                : slots_logits(&w->slots, s->slot, op->fd, e) == -1)
+        if (op->kind == OP_SAMPLE ? slots_sample(&w->slots, s->slot, op->n_drawn,
+                                                 &op->params, op->rows, op->fd, e) == -1
+                                  : slots_logits(&w->slots, s->slot, op->fd, e) == -1)
             return -1;
     }
     session_move(s, state_of(op), "the engine works on it");

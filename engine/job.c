@@ -2,8 +2,12 @@
 /* Jobs out of packets: every size and count is checked here. Engine loop thread only. */
 #include "config.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/job.h"
@@ -49,9 +53,35 @@ read_kv_out(struct job *j, const struct link_kv_out *k, size_t rest)
     return 0;
 }
 
+/* The slots stay as large as they are: a file that could shrink would be a SIGBUS in a step. */
+int
+job_map_rows(struct job *j, uint32_t vocab)
+{
+    const uint64_t bytes = j->a.sample.rows * link_row_bytes(vocab);
+    const int seals = fcntl(j->fd, F_GET_SEALS);
+    struct stat st;
+    void *p;
+
+    if (seals == -1 || (seals & F_SEAL_SHRINK) == 0 || fstat(j->fd, &st) == -1 ||
+        (uint64_t)st.st_size != bytes)
+        return err_set(&j->err, ERR_INVALID, 0,
+                       "the rows' file is not a sealed one of %llu bytes",
+                       (unsigned long long)bytes);
+    p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, j->fd, 0);
+    if (p == MAP_FAILED)
+        return err_set(&j->err, ERR_QUOTA, errno, "mmap of %llu bytes for rows: %s",
+                       (unsigned long long)bytes, strerror(errno));
+    j->rows = p;
+    j->rows_bytes = bytes;
+    return 0;
+}
+
 static int
 read_sample(struct job *j, const struct link_sample *s, size_t rest)
 {
+    if ((s->rows > 0) != (j->fd != -1))
+        return err_set(&j->err, ERR_PROTOCOL, 0, "a sample with %u rows and %s descriptor",
+                       s->rows, j->fd != -1 ? "a" : "no");
     if (rest != sizeof(struct sample_params) || s->params_bytes != rest)
         return err_set(&j->err, ERR_PROTOCOL, 0, "sample parameters of %zu bytes, not %zu",
                        rest, sizeof(struct sample_params));
@@ -126,6 +156,8 @@ job_free(struct job *j)
     free(j->sampling);
     free(j->runs);
     free(j->copying);
+    if (j->rows != NULL)
+        munmap(j->rows, j->rows_bytes);
     if (j->fd != -1)
         close(j->fd);
     free(j);

@@ -51,7 +51,9 @@ struct job {
     struct link_kv_run *runs;  /* KV_OUT: [n_runs] */
     struct copying *copying;   /* KV_*: from its first call of the backend on */
     struct sampling *sampling; /* SAMPLE */
-    int fd;                    /* LOGITS; else -1 */
+    int fd;                    /* LOGITS, and SAMPLE with rows; else -1 */
+    uint8_t *rows;             /* SAMPLE with rows: its slots, mapped */
+    uint64_t rows_bytes;
 };
 
 /*
@@ -61,6 +63,9 @@ struct job {
  */
 struct job *job_new(const union link_packet *p, size_t len, int fd);
 void job_free(struct job *j);
+
+/* A SAMPLE's slots for rows of logits, into memory. -1: j->err. */
+int job_map_rows(struct job *j, uint32_t vocab);
 
 /* Not those that are over as soon as their turn comes. */
 bool job_can_be_cancelled(const struct job *j);

@@ -173,6 +173,8 @@ start_sample(struct engine *en, struct job *j)
     if (sa->n_drawn > s->len)
         return err_set(&j->err, ERR_INVALID, 0, "%llu tokens drawn before, of %zu",
                        (unsigned long long)sa->n_drawn, s->len);
+    if (j->fd != -1 && job_map_rows(j, en->info.vocab) == -1)
+        return -1;
     stop_matcher_init(&sa->stops, &sa->params);
     for (size_t i = s->len - sa->n_drawn; i < s->len && !stopped; i++)
         stopped = match_stops(en, sa, s->tokens[i], &at);
@@ -195,6 +197,21 @@ is_finite_row(const float *row, uint32_t n)
     return !bad;
 }
 
+/* The row that the token at pos was drawn from, into its slot; see struct link_row. */
+static void
+put_row(const struct job *j, const float *row, uint32_t vocab, uint64_t pos, double log_sum)
+{
+    struct link_row *slot =
+        (struct link_row *)(void *)(j->rows +
+                                    pos % j->a.sample.rows * link_row_bytes(vocab));
+
+    __atomic_store_n(&slot->stamp, 0, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    slot->log_sum = log_sum;
+    memcpy(slot + 1, row, vocab * sizeof *row);
+    __atomic_store_n(&slot->stamp, pos + 1, __ATOMIC_RELEASE);
+}
+
 static enum progress
 draw(struct engine *en, struct job *j, struct seq *s)
 {
@@ -213,8 +230,11 @@ draw(struct engine *en, struct job *j, struct seq *s)
         return job_failed(en, j);
     }
     if (sampler_choose(en->sampler, &sa->params, s->row, s->tokens + s->len - n_history,
-                       n_history, s->len, (uint32_t)sa->n_drawn, &c, &j->err) == -1 ||
-        seq_append(&en->seqs, s, c.id, &j->err) == -1)
+                       n_history, s->len, (uint32_t)sa->n_drawn, &c, &j->err) == -1)
+        return job_failed(en, j);
+    if (j->rows != NULL)
+        put_row(j, s->row, en->info.vocab, s->len, c.log_sum);
+    if (seq_append(&en->seqs, s, c.id, &j->err) == -1)
         return job_failed(en, j);
     sa->n_drawn++;
     stopped = match_stops(en, sa, c.id, &at);

@@ -128,10 +128,11 @@ struct fathom_result {
     uint64_t replay;  /* tokens that the engine has to compute again */
     uint64_t vocab;   /* logits */
     double total;     /* score: sum of the log-probabilities */
-    int fd;       /* logits: vocab float32 values to map or read, yours to close; else -1 */
-    int created;  /* new: 0 if it was there */
-    int repeated; /* op_id was known: this is the first one's result */
-    int reason;   /* sample: enum fathom_reason */
+    int fd; /* logits: vocab float32 values to map or read; stats, ring, ring_wake; yours
+                     to close; else -1 */
+    int created;          /* new: 0 if it was there */
+    int repeated;         /* op_id was known: this is the first one's result */
+    int reason;           /* sample: enum fathom_reason */
     char reason_name[24]; /* as the daemon calls it */
     char note[256];       /* sample with parse: what was malformed, or "" */
 
@@ -139,6 +140,7 @@ struct fathom_result {
     uint64_t seed, top_k, penalty_window, max_tokens;
     double temperature, top_p, min_p, repetition, presence, frequency;
     uint64_t queue_us, first_us, total_us;
+    uint64_t ring; /* ring: its number on this connection */
 };
 
 struct fathom_top {
@@ -299,6 +301,7 @@ struct fathom_sample {
     int pause;        /* without a reader, pause (else go on into the session) */
     int64_t if_pos;
     const void *op_id; /* 16 bytes, or NULL */
+    uint64_t ring;     /* what is drawn goes there too; 0: none */
 };
 
 void fathom_sample_init(struct fathom_sample *a, size_t struct_size);
@@ -329,6 +332,103 @@ uint32_t fathom_tokenize(struct fathom *f, const char *text, size_t len, int con
 uint32_t fathom_score(struct fathom *f, const char *name, const char *text, size_t len,
                       int control, const struct fathom_watch *w, struct fathom_error *e);
 uint32_t fathom_logits(struct fathom *f, const char *name, struct fathom_error *e);
+
+/* ---- Shared memory ------------------------------------------------------------------- */
+
+/*
+ * Figures to look at as often as you like without asking: a page that the daemon writes several
+ * times a second while the connection lives, and that nobody else can write to. name NULL: of the
+ * daemon. fathom_result.fd is for fathom_page_open(), which leaves it yours.
+ */
+uint32_t fathom_stats(struct fathom *f, const char *name, struct fathom_error *e);
+
+struct fathom_page;
+
+struct fathom_page *fathom_page_open(int fd, struct fathom_error *e);
+void fathom_page_close(struct fathom_page *p); /* NULL is fine */
+
+/* The page's first n words as they stood at one moment; 0 for those that the daemon does not have.
+ * What they mean is in docs/PROTOCOL.md; at most 512. -1: it cannot be read. */
+int fathom_page_read(const struct fathom_page *p, uint64_t *words, size_t n);
+
+enum fathom_page_word { FATHOM_PAGE_KIND = 2, FATHOM_PAGE_UPDATED_MS = 5 };
+
+enum fathom_daemon_word {
+    FATHOM_DAEMON_UPTIME_MS = 8,
+    FATHOM_DAEMON_STATE,
+    FATHOM_DAEMON_LOAD_PERMILLE,
+    FATHOM_DAEMON_CONNECTIONS,
+    FATHOM_DAEMON_REQUESTS,
+    FATHOM_DAEMON_SESSIONS,
+    FATHOM_DAEMON_SESSIONS_BUSY,
+    FATHOM_DAEMON_TOKENS,
+    FATHOM_DAEMON_QUEUED,
+    FATHOM_DAEMON_RUNNING,
+    FATHOM_DAEMON_APPENDED,
+    FATHOM_DAEMON_DRAWN,
+    FATHOM_DAEMON_REPLAYED,
+    FATHOM_DAEMON_EVICTIONS,
+    FATHOM_DAEMON_ENGINE_RESTARTS,
+    FATHOM_DAEMON_STEPS,
+    FATHOM_DAEMON_STEP_NS,
+    FATHOM_DAEMON_PREFILL_TOKENS,
+    FATHOM_DAEMON_DECODE_TOKENS,
+    FATHOM_DAEMON_KV_BYTES,
+    FATHOM_DAEMON_KV_LIMIT,
+    FATHOM_DAEMON_WORDS
+};
+
+enum fathom_session_word {
+    FATHOM_SESSION_STATE = 8,
+    FATHOM_SESSION_POS,
+    FATHOM_SESSION_KV_POS,
+    FATHOM_SESSION_WAITING,
+    FATHOM_SESSION_TURNS,
+    FATHOM_SESSION_CHECKPOINTS,
+    FATHOM_SESSION_ROLLBACKS,
+    FATHOM_SESSION_USED_MS,
+    FATHOM_SESSION_WORDS
+};
+
+/*
+ * A ring: what a sample draws, in memory that the daemon writes and you only read. The newest
+ * records push out the oldest, so a slow reader slows nobody and sees a gap. A sample of at most as
+ * many tokens as the ring has records loses none. fathom_result.ring is for fathom_sample.ring,
+ * fathom_result.fd for fathom_reader_open(), which leaves it yours.
+ */
+enum fathom_ring_kind {
+    FATHOM_RING_TOKENS = 1, /* each token and its text */
+    FATHOM_RING_LOGITS = 2, /* the row of logits that it was drawn from */
+};
+
+uint32_t fathom_ring(struct fathom *f, int kind, uint64_t records, struct fathom_error *e);
+
+/* fathom_result.fd: a socket to poll; read and throw away what comes, then look at the ring. */
+uint32_t fathom_ring_wake(struct fathom *f, uint64_t ring, struct fathom_error *e);
+
+struct fathom_record {
+    uint64_t pos;
+    int over;      /* the sample has ended at pos; text may hold its last characters */
+    int gap;       /* in front of this one some were pushed out unread */
+    uint32_t id;   /* the token drawn */
+    int reasoning; /* sample with parse: part of the reasoning */
+    const char *text;
+    size_t len;
+    double logprob;   /* of the token */
+    const float *row; /* FATHOM_RING_LOGITS: of all tokens */
+    size_t vocab;
+    double log_sum; /* row[i] - log_sum is the log-probability of token i */
+};
+
+struct fathom_reader;
+
+struct fathom_reader *fathom_reader_open(int fd, struct fathom_error *e);
+void fathom_reader_close(struct fathom_reader *r); /* NULL is fine */
+
+/* 1: the next record, good until the next call; 0: none yet; -1: the memory makes no sense. Any
+ * process and thread may read, each with a reader of its own. */
+int fathom_reader_next(struct fathom_reader *r, struct fathom_record *out,
+                       struct fathom_error *e);
 
 /* ---- Short forms, which block ------------------------------------------------------- */
 

@@ -412,6 +412,13 @@ reply_score(struct call *c, struct wire_in *in, struct err *e)
     return 1;
 }
 
+static void
+take_fd(struct call *c, int fd)
+{
+    c->r.fd = fd;
+    c->owns_fd = true;
+}
+
 static int
 reply_small(struct call *c, struct wire_in *in, struct err *e)
 {
@@ -421,6 +428,9 @@ reply_small(struct call *c, struct wire_in *in, struct err *e)
         struct wire_pos_result pos;
         struct wire_tokenize_result tokenize;
         struct wire_logits_result logits;
+        struct wire_stats_result stats;
+        struct wire_ring_result ring;
+        struct wire_ring_wake_result wake;
         struct wire_nothing nothing;
     } r;
 
@@ -442,9 +452,14 @@ reply_small(struct call *c, struct wire_in *in, struct err *e)
     case WIRE_METHOD_logits:
         c->r.pos = r.logits.pos;
         c->r.vocab = r.logits.vocab;
-        c->r.fd = r.logits.logits;
-        c->owns_fd = true;
+        take_fd(c, r.logits.logits);
         break;
+    case WIRE_METHOD_stats: take_fd(c, r.stats.page); break;
+    case WIRE_METHOD_ring:
+        c->r.ring = r.ring.ring;
+        take_fd(c, r.ring.memory);
+        break;
+    case WIRE_METHOD_ring_wake: take_fd(c, r.wake.wake); break;
     case WIRE_METHOD_delete:
     case WIRE_METHOD_chmod: break;
     default:

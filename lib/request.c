@@ -118,6 +118,34 @@ fathom_status(struct fathom *f, const struct fathom_watch *w, struct fathom_erro
     return send_new(f, WIRE_METHOD_status, w, &r, fe);
 }
 
+uint32_t
+fathom_stats(struct fathom *f, const char *name, struct fathom_error *fe)
+{
+    struct wire_stats r = {0};
+
+    if (name != NULL)
+        wire_put(&r, stats, name, wire_str(name));
+    return send_new(f, WIRE_METHOD_stats, NULL, &r, fe);
+}
+
+uint32_t
+fathom_ring(struct fathom *f, int kind, uint64_t records, struct fathom_error *fe)
+{
+    const struct wire_ring r = {
+        .kind = wire_str(kind == FATHOM_RING_LOGITS ? "logits" : "tokens"),
+        .records = records};
+
+    return send_new(f, WIRE_METHOD_ring, NULL, &r, fe);
+}
+
+uint32_t
+fathom_ring_wake(struct fathom *f, uint64_t ring, struct fathom_error *fe)
+{
+    const struct wire_ring_wake r = {.ring = ring};
+
+    return send_new(f, WIRE_METHOD_ring_wake, NULL, &r, fe);
+}
+
 /* ---- Append ------------------------------------------------------------------------- */
 
 void
@@ -337,6 +365,8 @@ put_sample(struct wire_sample *r, const struct fathom_sample *a)
     if (a->if_pos >= 0)
         wire_put(r, sample, if_pos, (uint64_t)a->if_pos);
     put_op_id(a->op_id, &r->op_id, &r->has, WIRE_sample_op_id);
+    if (a->ring != 0)
+        wire_put(r, sample, ring, a->ring);
 }
 
 /* What has to be allocated for the time of encoding. */

@@ -122,6 +122,7 @@ report(const float *logits, uint32_t vocab, uint32_t n_top, struct sample_choice
     float best[SAMPLER_MAX_TOP];
     uint32_t n = 0;
 
+    out->log_sum = lse;
     out->logprob = (float)((double)clean(logits[out->id]) - lse);
     for (uint32_t id = 0; id < vocab && n_top > 0; id++) {
         const float v = clean(logits[id]);

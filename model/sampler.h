@@ -57,6 +57,7 @@ struct sample_top {
 /* A chosen token. Log-probabilities are natural, of the model's own distribution: softmax of
  * the logits before bias, penalties and temperature. */
 struct sample_choice {
+    double log_sum; /* log of the sum of exp over the logits: what makes them such */
     uint32_t id;
     float logprob;
     uint32_t n_top;

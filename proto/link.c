@@ -119,7 +119,7 @@ check_head(const struct link_head *h, size_t got, const struct msghdr *m, int n_
     if (h->bytes != got)
         return err_set(e, ERR_PROTOCOL, 0, "packet of %zu bytes claims %u", got, h->bytes);
     if ((m->msg_flags & MSG_CTRUNC) != 0 || n_fds > 1 ||
-        (n_fds == 1 && (!takes_fd || h->type != LINK_LOGITS)))
+        (n_fds == 1 && (!takes_fd || (h->type != LINK_LOGITS && h->type != LINK_SAMPLE))))
         return err_set(e, ERR_PROTOCOL, 0, "packet of type %u with unexpected descriptors",
                        h->type);
     return 0;

@@ -49,7 +49,7 @@
  * need not be repeated as such.
  */
 enum {
-    LINK_VERSION = 4,
+    LINK_VERSION = 5,
     LINK_MAX_PACKET = 65536,
     LINK_MAX_JOBS = 512,
     LINK_MAX_FEED = 8192, /* tokens in one FEED */
@@ -63,7 +63,7 @@ enum link_type {
     LINK_CLOSE, /* nothing more; waits for earlier jobs of the sequence: cancel them first */
     LINK_REWIND, /* struct link_rewind */
     LINK_FEED,   /* struct link_feed, u32 tokens[n] */
-    LINK_SAMPLE, /* struct link_sample, struct sample_params */
+    LINK_SAMPLE, /* struct link_sample, struct sample_params; one descriptor if it has rows */
     LINK_LOGITS, /* nothing more; one descriptor: a memfd of vocab * 4 bytes to be filled
                       with the f32 row for the token that would come next */
     LINK_KV_OUT, /* struct link_kv_out, struct link_kv_run[n_runs] */
@@ -131,7 +131,28 @@ struct link_sample {
     uint64_t pos;     /* of the first token to be drawn; must be the sequence's length */
     uint32_t n_drawn; /* the sequence's last tokens that this request has drawn before */
     uint32_t params_bytes; /* sizeof(struct sample_params) */
+    uint32_t rows;         /* slots in the memfd that comes along; 0: none comes */
+    uint32_t zero;
 };
+
+/*
+ * Logits beside the tokens. The memfd has `rows` slots of link_row_bytes(), sealed against
+ * shrinking; before a LINK_TOKENS the row that its token at position pos was drawn from is put into
+ * slot pos % rows. Nobody waits for the reader: the daemon copies what it wants when LINK_TOKENS
+ * comes, and sees by the stamp whether the engine was there again. The engine never has memory of a
+ * client, and a client never memory that the engine writes.
+ */
+struct link_row {
+    uint64_t stamp; /* pos + 1; 0 while it is being written */
+    double log_sum; /* log of the sum of exp over the row */
+    /* f32 [vocab] */
+};
+
+static inline uint64_t
+link_row_bytes(uint32_t vocab)
+{
+    return (sizeof(struct link_row) + vocab * sizeof(float) + 63) / 64 * 64;
+}
 
 /*
  * Caches between the engine and the arena: host memory that the daemon made (a memfd, given to

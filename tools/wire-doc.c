@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * wire-doc: the tables of docs/PROTOCOL.md and the dictionary of the message fuzzers, from
- * proto/messages.def.
+ * proto/messages.def and proto/page.def.
  *
  *   wire-doc tables            what stands between the two marks in docs/PROTOCOL.md
  *   wire-doc update FILE       FILE with that part made anew, to standard output
@@ -16,6 +16,7 @@
 
 #include "base/err.h"
 #include "base/file.h"
+#include "proto/page.h"
 #include "proto/wire.h"
 
 static const char begin_mark[] =
@@ -84,6 +85,25 @@ print_parts(void)
 }
 
 static void
+print_words(const char *title, const struct page_word *w, int n, int first)
+{
+    printf("\n%s\n\n| word | name | meaning |\n| --- | --- | --- |\n", title);
+    for (int i = 0; i < n; i++)
+        printf("| %d | `%s` | %s |\n", first + i, w[i].name, w[i].doc);
+}
+
+static void
+print_pages(void)
+{
+    printf("\n## Statistics pages\n");
+    print_words("Every page begins with", page_head_words, PAGE_HEAD_END, 0);
+    print_words("Of the daemon:", page_daemon_words, PAGE_DAEMON_END - PAGE_HEAD_END,
+                PAGE_HEAD_END);
+    print_words("Of a session:", page_session_words, PAGE_SESSION_END - PAGE_HEAD_END,
+                PAGE_HEAD_END);
+}
+
+static void
 print_tables(void)
 {
     printf("\n## Errors\n\n| code | name | exit status | again? | meaning |\n"
@@ -106,6 +126,7 @@ print_tables(void)
     }
     printf("\n## Maps within maps\n");
     print_parts();
+    print_pages();
     printf("\n");
 }
 

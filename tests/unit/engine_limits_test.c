@@ -26,8 +26,15 @@ test_errors_leave_the_sequence_alone(void **state)
     struct link_rewind back = {.len = 11};
     uint32_t token = VOCAB;
     int small = memfd_create("small", MFD_CLOEXEC), pipes[2];
+    int unsealed = memfd_create("unsealed", MFD_CLOEXEC);
+
+    struct {
+        struct link_sample sample;
+        struct sample_params params;
+    } with_rows;
 
     assert_int_equal(pipe(pipes), 0);
+    assert_int_equal(ftruncate(unsealed, (off_t)(4 * link_row_bytes(VOCAB))), 0);
     rig_tokens(t, CONTEXT, 10);
     peer_fails(p, peer_feed(p, 0, 0, t, 1, false), ERR_NOT_FOUND);
     peer_fails(p, peer_sample(p, 0, 0, 0, &params), ERR_NOT_FOUND);
@@ -59,6 +66,19 @@ test_errors_leave_the_sequence_alone(void **state)
     peer_fails(p, peer_sample(p, 0, 10, 0, &bad), ERR_INVALID);
     peer_fails(p, peer_send(p, LINK_SAMPLE, 0, &params, sizeof params - 1, -1),
                ERR_PROTOCOL);
+    /* Slots for rows: with the descriptor or not at all, of the right size, sealed. */
+    with_rows.sample =
+        (struct link_sample){.pos = 10, .params_bytes = sizeof params, .rows = 4};
+    with_rows.params = params;
+    peer_fails(p, peer_send(p, LINK_SAMPLE, 0, &with_rows, sizeof with_rows, -1),
+               ERR_PROTOCOL);
+    peer_fails(p, peer_send(p, LINK_SAMPLE, 0, &with_rows, sizeof with_rows, small),
+               ERR_INVALID);
+    peer_fails(p, peer_send(p, LINK_SAMPLE, 0, &with_rows, sizeof with_rows, unsealed),
+               ERR_INVALID);
+    with_rows.sample.rows = 0;
+    peer_fails(p, peer_send(p, LINK_SAMPLE, 0, &with_rows, sizeof with_rows, small),
+               ERR_PROTOCOL);
     peer_fails(p, peer_logits(p, 0, small), ERR_INVALID);
     peer_fails(p, peer_logits(p, 0, pipes[1]), ERR_INVALID);
     rig_check_logits(p, 0, t, 10);
@@ -74,6 +94,7 @@ test_errors_leave_the_sequence_alone(void **state)
     assert_int_equal(p->jobs[job].n_tokens, 1);
     assert_int_equal(p->jobs[job].end.pos, CONTEXT);
     close(small);
+    close(unsealed);
     close(pipes[0]);
     close(pipes[1]);
 }
@@ -320,7 +341,8 @@ scribble(uint16_t type, uint8_t *body, uint32_t (*random)(void))
     if (type == LINK_SAMPLE) {
         struct sample_params p = rig_params(random(), random() % 30);
 
-        *s = (struct link_sample){random() % 100, random() % 3, sizeof p};
+        *s = (struct link_sample){random() % 100, random() % 3, sizeof p, random() % 8 == 0,
+                                  0};
         if (random() % 4 == 0)
             ((uint8_t *)&p)[random() % sizeof p] ^= (uint8_t)random();
         memcpy(s + 1, &p, sizeof p);
