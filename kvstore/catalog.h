@@ -36,15 +36,22 @@ struct catalog_entry {
 
 /* Opens or makes the store in io's root; takes its lock (ERR_BUSY: another fathomd has it). */
 int catalog_open(struct io *io, struct catalog **out, struct err *e);
-void catalog_close(struct catalog *c); /* clean: no session is hot any more. NULL is fine */
+/* Sessions that are still hot will be looked at again. NULL is fine. */
+void catalog_close(struct catalog *c);
 
-/* All sessions, in no order. Not 0 from each() ends it with that. */
+/* All sessions, in no order. Not 0 from each() ends it with that; each() must not call any
+ * function of the catalogue. */
 int catalog_each(struct catalog *c, int (*each)(void *arg, const struct catalog_entry *en),
                  void *arg, struct err *e);
 
-/* What the index says of one session; durable only with the ledger's next open. */
+/* What the index says of one session; not durable by itself: after a crash the index may say what
+ * it said when the session was last opened, and the session, still hot, is looked at again. */
 int catalog_note(struct catalog *c, const struct catalog_entry *en, struct err *e);
-/* In front of its ledger's first change; and when it is closed. */
+
+/* A session is hot from before its ledger is opened and its first file published until its ledger
+ * is closed and nothing of it is being written any more. true is durable when it returns; false
+ * comes after catalog_note(). catalog_sweep() leaves files of hot sessions alone, which is what keeps
+ * a file safe that is there before its row. */
 int catalog_hot(struct catalog *c, const struct kvfile_id *id, bool hot, struct err *e);
 
 enum { CATALOG_DIR_MAX = 64 };
@@ -53,12 +60,13 @@ void catalog_dir(const struct kvfile_id *id,
                  char dir[CATALOG_DIR_MAX]); /* "sessions/ab/..." */
 void catalog_new_id(struct kvfile_id *id);   /* random */
 
-/* A new session's folder with a ledger that holds `first`; all durable. */
+/* A new session's folder with a ledger that holds `first`; all durable. These two, delete and
+ * quarantine: -1 means that nothing has changed, unless the disk fails in the taking back too. */
 int catalog_create(struct catalog *c, const struct kvfile_id *id,
                    const struct ledger_change *first, struct err *e);
 
-/* The same with the chunks of `from` that `files` names linked into it (copied if the file
- * system gives no more links), and states likewise. */
+/* The same with the files of `from` that first->add names linked into it (copied if the file
+ * system gives no more links). Nobody may unlink them meanwhile. */
 int catalog_fork(struct catalog *c, const struct kvfile_id *from,
                  const struct kvfile_id *to, const struct ledger_change *first,
                  struct err *e);
@@ -68,8 +76,9 @@ int catalog_delete(struct catalog *c, const struct kvfile_id *id, struct err *e)
 int catalog_quarantine(struct catalog *c, const struct kvfile_id *id, const char *why,
                        struct err *e);
 
-/* Frees what is in trash/ and tmp/, and files of class B that no ledger names; a little at a
- * time: 1 if there is more. */
+/* Frees what is in trash/ and tmp/, and files of class B that no ledger names: of sessions that
+ * have been hot since they were last swept, and are not now. A little at a time: 1 if there is
+ * more. */
 int catalog_sweep(struct catalog *c, struct err *e);
 
 #endif /* KVSTORE_CATALOG_H */

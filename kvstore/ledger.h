@@ -77,7 +77,9 @@ struct ledger_change {
     bool has_points;
     const struct ledger_point *points; /* all of them anew */
     size_t n_points;
-    const struct ledger_op *ops; /* more of them; the oldest ones go */
+    const struct ledger_op
+        *ops; /* more of them, the oldest ones go; with the id of one that
+                                    is there: its body anew, in its old place */
     size_t n_ops;
     const struct ledger_file *add; /* or, with the id of one that is there, replace it */
     size_t n_add;
@@ -86,12 +88,21 @@ struct ledger_change {
 };
 
 /* dir: the session's folder. create: there must be none, else there must be one. A file of a
- * newer format or that quick_check refuses after an unclean end is ERR_DAMAGED and says so. */
+ * newer format or that quick_check refuses after an unclean end is ERR_DAMAGED and says so; one that
+ * somebody has open is ERR_BUSY. One just made has no journal before its first commit is over, so
+ * that is for a folder that is not in its place yet: catalog_create(). */
 int ledger_open(struct io *io, const char *dir, bool create, struct ledger **out,
                 struct err *e);
+/* To read only: nothing of it changes, not even a WAL that waits to be gone through. */
+int ledger_look(struct io *io, const char *dir, struct ledger **out, struct err *e);
 /* Truncates the WAL; after it the file stands alone. NULL is fine. */
 void ledger_close(struct ledger *l);
+/* Believes nothing: what breaks a rule of docs/KVFORMAT.md is ERR_DAMAGED, and named. */
 int ledger_load(struct ledger *l, struct ledger_content *out, struct err *e);
+/* The same without tokens and ops (len is set): quick however long the session is. */
+int ledger_brief(struct ledger *l, struct ledger_content *out, struct err *e);
+/* ERR_QUOTA (disk full): nothing has changed and the ledger goes on. ERR_INTERNAL: the change
+ * breaks a rule, likewise. Any other failure is ERR_READ_ONLY, for good. */
 int ledger_commit(struct ledger *l, const struct ledger_change *c, struct err *e);
 
 #endif /* KVSTORE_LEDGER_H */

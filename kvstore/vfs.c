@@ -33,7 +33,7 @@ struct vfs_file {
     sqlite3_file base;
     struct io *io;
     int h;
-    bool new_name;        /* nobody has synced its folder */
+    bool new_name;        /* perhaps nobody has synced its folder */
     bool failed;          /* a sync did */
     bool delete_on_close; /* as SQLite asked */
     char path[PATH_ROOM];
@@ -227,11 +227,17 @@ vfs_open(sqlite3_vfs *base, const char *path, sqlite3_file *out, int flags, int 
     f->h = io->ops->open(io, path, how, &last);
     if (f->h == -1 && last.code == ERR_NOT_FOUND && flags & SQLITE_OPEN_CREATE) {
         f->h = io->ops->open(io, path, how | IO_CREATE | IO_EXCLUSIVE, &last);
-        f->new_name = true;
     }
     if (f->h == -1)
         return last.code == ERR_QUOTA ? SQLITE_FULL : SQLITE_CANTOPEN;
+    if (flags & SQLITE_OPEN_MAIN_DB && flags & SQLITE_OPEN_READWRITE &&
+        io->ops->lock(io, f->h, &last) == -1) {
+        io->ops->close(io, f->h);
+        return last.code == ERR_BUSY ? SQLITE_BUSY : SQLITE_CANTOPEN;
+    }
     f->io = io;
+    /* Also if it was there: whoever made it may have been killed before its first sync. */
+    f->new_name = flags & SQLITE_OPEN_CREATE;
     f->delete_on_close = flags & SQLITE_OPEN_DELETEONCLOSE;
     strcpy(f->path, path);
     f->base.pMethods = &methods;

@@ -10,7 +10,7 @@ struct io;
  * flags, name)) live where the io says, paths are relative to its root, and every byte, sync and
  * name that SQLite writes goes through the io. Any thread.
  *
- * One connection a database: nothing is locked, the store's own lock keeps other processes out.
+ * One connection a database, while it lasts (of those that may write): another one is SQLITE_BUSY.
  * There is no shared memory, so WAL needs PRAGMA locking_mode=EXCLUSIVE before the first access;
  * there are no temporary files, so PRAGMA temp_store=MEMORY. A new file's folder is synced with
  * its first sync. After a sync that failed the file takes no more writes and syncs.

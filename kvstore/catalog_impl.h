@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KVSTORE_CATALOG_IMPL_H
+#define KVSTORE_CATALOG_IMPL_H
+
+#include <pthread.h>
+
+#include "base/err.h"
+#include "kvstore/catalog.h"
+#include "kvstore/ledger_impl.h"
+
+/* Session ids, unsorted unless somebody sorts them. */
+struct ids {
+    struct kvfile_id *v;
+    size_t n, room;
+};
+
+int ids_add(struct ids *l, const struct kvfile_id *id, struct err *e);
+bool ids_has(const struct ids *l, const struct kvfile_id *id); /* one by one */
+void ids_drop(struct ids *l, const struct kvfile_id *id);
+void ids_done(struct ids *l);
+int ids_order(const void *a, const void *b); /* for qsort, bsearch */
+
+enum { CATALOG_UUID = 36 };
+
+void catalog_uuid(const struct kvfile_id *id, char text[CATALOG_UUID + 1]);
+bool catalog_parse_uuid(const char *text, struct kvfile_id *id);
+
+struct catalog {
+    struct io *io;
+    int held;             /* the file `lock` */
+    pthread_mutex_t lock; /* for all below */
+    sqlite3 *db;
+    bool dead; /* a change of the index failed: why */
+    struct err why;
+    struct ids hot;
+    struct ids building;     /* their folders in tmp/ are not to be swept */
+    bool shelf_durable[256]; /* sessions/ab is there after a crash */
+};
+
+/* Makes what a ledger and its folder say into an entry; a damaged one if it cannot be read. */
+int catalog_rows(sqlite3 *db, int (*each)(void *arg, const struct catalog_entry *en),
+                 void *arg, struct err *e);
+void catalog_look(struct io *io, const struct kvfile_id *id, struct catalog_entry *en);
+int catalog_put(struct catalog *c, const struct catalog_entry *en, struct err *e);
+
+/* catalog_index.c: opens or makes index.db and brings it up to date with the folders. */
+int catalog_index_open(struct catalog *c, struct err *e);
+/* After a failed change of the index: whether it may be used any further. */
+int catalog_index_failed(struct catalog *c, struct err *e);
+
+/*
+ * A folder on its way in: begin makes tmp/<uuid> with c/ and k/, which the caller fills; finish
+ * puts it in place, drop gives it up. What the caller puts there must be durable before finish.
+ */
+int catalog_build_begin(struct catalog *c, const struct kvfile_id *id,
+                        char dir[CATALOG_DIR_MAX], struct err *e);
+int catalog_build_finish(struct catalog *c, const struct kvfile_id *id, struct err *e);
+void catalog_build_drop(struct catalog *c, const struct kvfile_id *id);
+
+#endif /* KVSTORE_CATALOG_IMPL_H */

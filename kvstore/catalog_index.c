@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * index.db against the folders, when the store is opened. Every row of it is read, and with the first
+ * thing wrong the whole file is thrown away and made again: it is a cache. Then the folders are
+ * listed; those that the index does not know, that were hot, or that were damaged are looked at, rows
+ * without a folder go. So the time is that of reading some MB, not of opening 10,000 databases.
+ */
+#include "config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kvstore/catalog_impl.h"
+#include "kvstore/io.h"
+
+enum { APPLICATION = 0x66744931, INDEX_VERSION = 1 }; /* "ftI1" */
+
+static const char *const tables[] = {
+    "CREATE TABLE sessions (id BLOB NOT NULL PRIMARY KEY, " LEDGER_META_COLUMNS
+    ", len INTEGER NOT NULL, n_points INTEGER NOT NULL, disk_bytes INTEGER NOT NULL, "
+    "damaged INTEGER NOT NULL, why TEXT NOT NULL, swept INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    "CREATE TABLE hot (id BLOB NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID",
+};
+
+enum { N_TABLES = sizeof tables / sizeof tables[0] };
+
+/* What the index says, and what there is. */
+struct survey {
+    struct ids known, doubtful, folders;
+    char shelf[8]; /* "ab": whose folders are being listed */
+    struct err *e;
+};
+
+void
+catalog_look(struct io *io, const struct kvfile_id *id, struct catalog_entry *en)
+{
+    char dir[CATALOG_DIR_MAX], path[CATALOG_DIR_MAX + 16];
+    struct ledger_content content;
+    struct ledger *l = NULL;
+    struct io_stat st;
+    struct err e = {0};
+    int rc;
+
+    en->id = *id;
+    en->damaged = false;
+    en->why[0] = '\0';
+    catalog_dir(id, dir);
+    snprintf(path, sizeof path, "%s/session.db", dir);
+    rc = ledger_look(io, dir, &l, &e);
+    if (rc == 0)
+        rc = ledger_brief(l, &content, &e);
+    if (rc == 0) {
+        en->meta = content.meta;
+        en->len = content.len;
+        en->n_points = content.n_points;
+        en->disk_bytes = io->ops->stat(io, path, &st, &e) == 0 ? st.bytes : 0;
+        for (size_t i = 0; i < content.n_files; i++)
+            en->disk_bytes += content.files[i].bytes;
+        ledger_content_done(&content);
+    } else {
+        en->damaged = true;
+        snprintf(en->why, sizeof en->why, "%.*s", (int)sizeof en->why - 1, e.text);
+    }
+    ledger_close(l);
+}
+
+static void
+remove_index(struct io *io)
+{
+    static const char *const names[] = {"index.db-wal", "index.db-journal", "index.db"};
+    struct err e;
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        io->ops->unlink(io, names[i],
+                        &e); /* most are not there; what stays fails the next step */
+}
+
+static int
+make_index(struct catalog *c, struct err *e)
+{
+    char pragma[80];
+
+    snprintf(pragma, sizeof pragma, "PRAGMA application_id=%d; PRAGMA user_version=%d",
+             APPLICATION, INDEX_VERSION);
+    if (sql_open(c->io, "index.db", SQL_CREATE, &c->db, e) == -1 ||
+        sql_run(c->db, "BEGIN IMMEDIATE", e) == -1)
+        return -1;
+    for (int i = 0; i < N_TABLES; i++) {
+        if (sql_run(c->db, tables[i], e) == -1)
+            return -1;
+    }
+    if (sql_run(c->db, pragma, e) == -1 || sql_run(c->db, "COMMIT", e) == -1 ||
+        sql_finish(c->db, e) == -1)
+        return -1;
+    return c->io->ops->sync_dir(c->io, ".", e);
+}
+
+static int
+known_row(void *arg, const struct catalog_entry *en)
+{
+    struct survey *s = arg;
+
+    if (ids_add(&s->known, &en->id, s->e) == -1)
+        return -1;
+    return en->damaged ? ids_add(&s->doubtful, &en->id, s->e) : 0;
+}
+
+static int
+hot_rows(struct catalog *c, struct survey *s, struct err *e)
+{
+    sqlite3_stmt *q = NULL;
+    int rc = sql_prepare(c->db, "SELECT id FROM hot", &q, e);
+
+    while (rc == 0 && (rc = sql_step(q, e)) == 1) {
+        struct sql_row r = {.s = q};
+        struct kvfile_id id;
+
+        sql_blob(&r, 0, id.b, sizeof id.b);
+        rc = r.bad != NULL ? err_set(e, ERR_DAMAGED, 0, "index.db: hot: %s", r.bad)
+                           : ids_add(&s->doubtful, &id, e);
+    }
+    sqlite3_finalize(q);
+    return rc;
+}
+
+static int
+read_index(struct catalog *c, struct survey *s, struct err *e)
+{
+    uint32_t version;
+
+    if (sql_open(c->io, "index.db", SQL_WRITE, &c->db, e) == -1 ||
+        sql_schema(c->db, APPLICATION, INDEX_VERSION, tables, N_TABLES, &version, e) == -1)
+        return -1;
+    if (version != INDEX_VERSION)
+        return err_set(e, ERR_DAMAGED, 0, "index.db: an older format");
+    return catalog_rows(c->db, known_row, s, e) == -1 || hot_rows(c, s, e) == -1 ? -1 : 0;
+}
+
+static int
+folder(void *arg, const char *name)
+{
+    struct survey *s = arg;
+    struct kvfile_id id;
+
+    if (!catalog_parse_uuid(name, &id) || strncmp(name, s->shelf, 2) != 0)
+        return 0; /* not ours */
+    return ids_add(&s->folders, &id, s->e);
+}
+
+static int
+list_folders(struct catalog *c, struct survey *s, struct err *e)
+{
+    for (int i = 0; i < 256; i++) {
+        char dir[24];
+
+        snprintf(s->shelf, sizeof s->shelf, "%02x", i);
+        snprintf(dir, sizeof dir, "sessions/%s", s->shelf);
+        if (c->io->ops->list(c->io, dir, folder, s, e) == 0)
+            c->shelf_durable[i] = true;
+        else if (e->code != ERR_NOT_FOUND)
+            return -1;
+    }
+    return 0;
+}
+
+/* What the index knew of it stays, where the ledger does not tell. */
+static int
+look_again(struct catalog *c, const struct kvfile_id *id, bool known, struct err *e)
+{
+    struct catalog_entry en = {0};
+    char shelf[24];
+
+    if (!known) {
+        /* Put there by a fathomd that was killed before it had synced it, or by hand. */
+        snprintf(shelf, sizeof shelf, "sessions/%02x", id->b[0]);
+        if (c->io->ops->sync_dir(c->io, shelf, e) == -1)
+            return -1;
+    }
+    catalog_look(c->io, id, &en);
+    if (en.damaged && known)
+        return sql_do(c->db, NULL, e,
+                      "UPDATE sessions SET damaged = 1, why = ?2 WHERE id = ?1", "bt",
+                      (const void *)id->b, sizeof id->b, en.why);
+    return catalog_put(c, &en, e);
+}
+
+static int
+merge(struct catalog *c, struct survey *s, struct err *e)
+{
+    size_t k = 0;
+
+    if (s->folders.n > 0)
+        qsort(s->folders.v, s->folders.n, sizeof *s->folders.v, ids_order);
+    if (s->doubtful.n > 0)
+        qsort(s->doubtful.v, s->doubtful.n, sizeof *s->doubtful.v, ids_order);
+    for (size_t f = 0; f < s->folders.n || k < s->known.n;) {
+        const int order = f == s->folders.n ? 1
+                          : k == s->known.n ? -1
+                                            : ids_order(&s->folders.v[f], &s->known.v[k]);
+
+        if (order > 0) {
+            if (sql_do(c->db, NULL, e, "DELETE FROM sessions WHERE id = ?1", "b",
+                       (const void *)s->known.v[k].b, sizeof s->known.v[k].b) == -1)
+                return -1;
+        } else if (order < 0 || (s->doubtful.n > 0 &&
+                                 bsearch(&s->folders.v[f], s->doubtful.v, s->doubtful.n,
+                                         sizeof *s->doubtful.v, ids_order) != NULL)) {
+            if (look_again(c, &s->folders.v[f], order == 0, e) == -1)
+                return -1;
+        }
+        f += order <= 0;
+        k += order >= 0;
+    }
+    return sql_run(c->db, "DELETE FROM hot", e);
+}
+
+static void
+survey_done(struct survey *s)
+{
+    ids_done(&s->known);
+    ids_done(&s->doubtful);
+    ids_done(&s->folders);
+}
+
+int
+catalog_index_open(struct catalog *c, struct err *e)
+{
+    struct survey s = {.e = e};
+    int rc = read_index(c, &s, e);
+
+    if (rc == -1 && (e->code == ERR_DAMAGED || e->code == ERR_NOT_FOUND)) {
+        sql_close(c->db, true);
+        c->db = NULL;
+        survey_done(&s);
+        remove_index(c->io);
+        rc = make_index(c, e);
+    }
+    if (rc == 0)
+        rc = list_folders(c, &s, e);
+    if (rc == 0)
+        rc = sql_run(c->db, "BEGIN IMMEDIATE", e);
+    if (rc == 0)
+        rc = merge(c, &s, e);
+    if (rc == 0)
+        rc = sql_run(c->db, "COMMIT; PRAGMA synchronous=NORMAL", e);
+    survey_done(&s);
+    return rc;
+}
