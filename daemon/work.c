@@ -129,8 +129,8 @@ work_released(struct work *w, struct session *s)
     try_free(s);
 }
 
-static void
-record(struct op *op)
+void
+work_record(struct op *op)
 {
     struct session *s = op->session;
     struct op_record r = {.kind = (uint8_t)op->kind,
@@ -143,9 +143,10 @@ record(struct op *op)
     struct err e;
 
     /* What changed nothing may be tried again as if it had never been. */
-    if (!op->has_op_id || op->repeated || op->stage == OP_WAITS ||
+    if (!op->has_op_id || op->repeated || op->recorded || op->stage == OP_WAITS ||
         (op->err.code != ERR_NONE && s->log.len == op->begin))
         return;
+    op->recorded = true;
     memcpy(r.id, op->op_id, OP_ID_BYTES);
     if (session_log_record(&s->log, &r, &e) == -1)
         log_line(LOG_WARNING, "op-id-lost session=%s why=\"%s\"", s->name, e.text);
@@ -188,7 +189,7 @@ finish(struct work *w, struct session *s)
     struct op *op = s->ops;
 
     op->end = op->repeated ? op->end : s->log.len;
-    record(op);
+    work_record(op);
     s->ops = op->next;
     if (s->ops == NULL)
         s->ops_tail = &s->ops;
@@ -421,11 +422,9 @@ work_end(struct work *w, struct quota *q)
     }
 }
 
-int
-work_rollback(struct work *w, struct session *s, uint64_t pos, struct err *e)
+void
+work_cut(struct work *w, struct session *s, uint64_t pos)
 {
-    if (session_log_truncate(&s->log, pos, e) == -1)
-        return -1;
     slots_drop_snapshots(&w->slots, s, pos);
     /* A snapshot of just that place is quicker than to compute its window again. */
     if (s->slot != NULL && s->slot->sent > pos) {
@@ -437,6 +436,14 @@ work_rollback(struct work *w, struct session *s, uint64_t pos, struct err *e)
                               s->slot->sent - pos > engine_info(w->engine)->max_rewind)))
             slots_close(&w->slots, s->slot);
     }
+}
+
+int
+work_rollback(struct work *w, struct session *s, uint64_t pos, struct err *e)
+{
+    if (session_log_truncate(&s->log, pos, e) == -1)
+        return -1;
+    work_cut(w, s, pos);
     if (s->state == SESSION_BROKEN)
         session_move(s, pos > 0 ? SESSION_COLD : SESSION_EMPTY, "rolled back");
     return 0;
@@ -466,15 +473,15 @@ work_fork(struct work *w, struct session *from, struct session *to, uint64_t pos
 }
 
 void
-work_snapshot(struct work *w, struct session *s)
+work_keep(struct work *w, struct session *s)
 {
-    struct slot *sl, *have = slots_snapshot(&w->slots, s, s->log.len);
+    const uint64_t pos = s->slot != NULL ? s->slot->len : 0;
+    struct slot *sl, *have = slots_snapshot(&w->slots, s, pos);
     struct err e;
 
-    if (w->o->snapshots == 0 || s->slot == NULL || s->slot->jobs > 0 ||
-        s->slot->len != s->log.len || s->log.len == 0 ||
+    if (w->o->snapshots == 0 || pos == 0 || s->slot->jobs > 0 ||
         !slots_room(&w->slots, WORK_JOBS_SPARE) ||
-        (have != NULL && have->snapshot_pos == s->log.len))
+        (have != NULL && have->snapshot_pos == pos))
         return;
     while (w->slots.n_snapshots >= w->o->snapshots)
         slots_drop_oldest_snapshot(&w->slots);
@@ -483,9 +490,16 @@ work_snapshot(struct work *w, struct session *s)
     sl = slots_take(&w->slots, s, SLOT_SNAPSHOT);
     if (sl == NULL)
         return;
-    sl->snapshot_pos = s->log.len;
+    sl->snapshot_pos = pos;
     if (slots_fork(&w->slots, sl, s->slot, s->user->uid, &e) == -1)
         slots_close(&w->slots, sl);
+}
+
+void
+work_snapshot(struct work *w, struct session *s)
+{
+    if (s->slot != NULL && s->slot->len == s->log.len)
+        work_keep(w, s);
 }
 
 uint64_t
