@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -34,6 +33,7 @@
 #include "daemon/server.h"
 #include "daemon/shm.h"
 #include "daemon/status.h"
+#include "daemon/store.h"
 #include "daemon/text.h"
 #include "daemon/work.h"
 #include "model/config.h"
@@ -57,7 +57,6 @@ struct daemon {
     struct tokenizer *tokenizer;
     struct event *on_term, *on_int, *on_hup, *tick, *watchdog, *deadline, *flushed;
     uint64_t extended_ns;
-    int state_lock;
     int status; /* to exit with */
     bool ready;
 };
@@ -78,6 +77,18 @@ say_status(struct daemon *d)
     notify_status("%s", sentence);
 }
 
+/* Loading and storing may take longer than systemd would wait by itself. */
+static void
+extend(struct daemon *d)
+{
+    const uint64_t now = clock_ns();
+
+    if (now - d->extended_ns <= EXTEND_EVERY_MS * UINT64_C(1000000))
+        return;
+    d->extended_ns = now;
+    notify_extend(EXTEND_USEC);
+}
+
 /* --- the engine --------------------------------------------------------------------------- */
 
 /* It is ready, was lost, or is further with loading. */
@@ -86,7 +97,6 @@ on_changed(void *arg)
 {
     struct daemon *d = arg;
     const enum engine_state state = engine_state(work_engine(d->server.work));
-    const uint64_t now = clock_ns();
 
     say_status(d);
     if (d->ready || d->server.stopping)
@@ -95,9 +105,8 @@ on_changed(void *arg)
         d->ready = true;
         notify_ready();
         log_line(LOG_NOTICE, "ready listening on %s", d->o.socket);
-    } else if (now - d->extended_ns > EXTEND_EVERY_MS * UINT64_C(1000000)) {
-        d->extended_ns = now;
-        notify_extend(EXTEND_USEC);
+    } else {
+        extend(d);
     }
 }
 
@@ -107,8 +116,8 @@ on_failed(void *arg, bool forever, int status)
     struct daemon *d = arg;
 
     say_status(d);
-    /* Sessions live in this process only: as long as there are tokens in them, it stays, so
-     * that they can be read; else whoever started us knows best what to do. */
+    /* As long as there is something to read it stays, so that it can be read; else whoever
+     * started us knows best what to do. */
     if (d->server.stopping || (!forever && d->server.quota.used[QUOTA_TOKENS] > 0))
         return;
     log_line(LOG_ERROR, "giving-up status=%d why=\"%s\"", status,
@@ -129,8 +138,9 @@ on_flushed(evutil_socket_t fd, short what, void *arg)
     event_base_loopbreak(d->server.base);
 }
 
+/* All is on the disk, or never will be. */
 static void
-on_stopped(void *arg)
+on_stored(void *arg)
 {
     struct daemon *d = arg;
     bool waiting = false;
@@ -138,6 +148,15 @@ on_stopped(void *arg)
     for (const struct conn *c = d->server.conns; c != NULL; c = c->next)
         waiting |= conn_waiting(c) > 0;
     event_add(d->flushed, &(struct timeval){.tv_usec = waiting ? FLUSH_MS * 1000 : 1});
+}
+
+/* The engine has gone, and nothing changes any more. */
+static void
+on_stopped(void *arg)
+{
+    struct daemon *d = arg;
+
+    store_end(d->server.store, on_stored, d);
 }
 
 static void
@@ -163,6 +182,7 @@ on_term(evutil_socket_t sig, short what, void *arg)
         return;
     d->server.stopping = true;
     notify_stopping();
+    extend(d);
     say_status(d);
     log_line(LOG_NOTICE, "stopping signal=%d", (int)sig);
     server_unlisten(&d->server);
@@ -198,9 +218,13 @@ on_hup(evutil_socket_t sig, short what, void *arg)
 static void
 on_tick(evutil_socket_t fd, short what, void *arg)
 {
+    struct daemon *d = arg;
+
     (void)fd;
     (void)what;
-    say_status(arg);
+    say_status(d);
+    if (d->server.stopping)
+        extend(d); /* until stop-timeout is over */
     journal_tell();
 }
 
@@ -215,22 +239,19 @@ on_watchdog(evutil_socket_t fd, short what, void *arg)
 
 /* --- starting ----------------------------------------------------------------------------- */
 
+/* Before there is a store nobody can be told what it holds; its owners' names may come later. */
 static int
-open_state(struct daemon *d, struct err *e)
+open_store(struct daemon *d, struct err *e)
 {
-    char path[4096];
+    struct server *sv = &d->server;
 
     if (file_make_dir(d->o.state, e) == -1)
         return err_prefix(e, "setting state");
-    snprintf(path, sizeof path, "%s/lock", d->o.state);
-    d->state_lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (d->state_lock == -1)
-        return err_set(e, ERR_READ_ONLY, errno, "%s: %s (setting state)", path,
-                       strerror(errno));
-    if (flock(d->state_lock, LOCK_EX | LOCK_NB) == -1)
-        return err_set(e, ERR_EXISTS, errno,
-                       "another fathomd has %s; stop it or choose another --state",
-                       d->o.state);
+    if (store_open(sv->base, &d->o, &sv->quota, &sv->store, e) == -1 ||
+        store_find_all(sv->store, e) == -1)
+        return -1;
+    for (struct user *u = sv->quota.users; u != NULL; u = u->next)
+        server_look_up(sv, u);
     return 0;
 }
 
@@ -356,7 +377,7 @@ start(struct daemon *d, struct err *e)
     raise_limits(&d->o);
     if (activation_take(&d->passed, e) == -1)
         return -1;
-    if (load_model(d, e) == -1 || open_state(d, e) == -1 || name_instance(sv, e) == -1)
+    if (load_model(d, e) == -1 || name_instance(sv, e) == -1)
         return -1;
     sv->base = event_base_new();
     if (sv->base == NULL)
@@ -365,13 +386,10 @@ start(struct daemon *d, struct err *e)
         return -1;
     quota_init(&sv->quota, &d->o);
     sv->text = text_new(sv->base, d->tokenizer, MAX_TOKENS_BYTES, e);
-    if (sv->text == NULL)
+    if (sv->text == NULL || open_store(d, e) == -1)
         return -1;
-    model = (struct work_model){.bos = sv->bos,
-                                .eos = sv->eos,
-                                .vocab = sv->vocab,
-                                .turn = turn_ids(d->tokenizer)};
-    sv->work = work_new(sv->base, &d->o, sv->text, &model, &calls, e);
+    model = (struct work_model){.bos = sv->bos, .eos = sv->eos, .vocab = sv->vocab};
+    sv->work = work_new(sv->base, &d->o, sv->text, sv->store, &model, &calls, e);
     if (sv->work == NULL || server_listen(sv, d->passed.api, e) == -1)
         return -1;
     d->passed.api = -1;
@@ -389,8 +407,8 @@ stop(struct daemon *d)
     conn_close_all(sv);
     pages_end(sv);
     text_free(sv->text);
-    if (sv->work != NULL)
-        work_end(sv->work, &sv->quota);
+    store_free(sv->store);
+    work_end(sv->work, &sv->quota);
     work_free(sv->work);
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         if (all[i] != NULL)
@@ -399,8 +417,6 @@ stop(struct daemon *d)
     if (sv->base != NULL)
         event_base_free(sv->base);
     tokenizer_free(d->tokenizer);
-    if (d->state_lock != -1)
-        close(d->state_lock);
     activation_done(&d->passed);
 }
 
@@ -429,8 +445,7 @@ run(struct daemon *d)
 int
 main(int argc, char **argv)
 {
-    struct daemon d = {
-        .argc = argc, .argv = argv, .passed = {-1, -1, -1}, .state_lock = -1};
+    struct daemon d = {.argc = argc, .argv = argv, .passed = {-1, -1, -1}};
     struct err e;
     int status;
 

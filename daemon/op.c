@@ -45,6 +45,8 @@ op_free(struct op *op)
 {
     if (op == NULL)
         return;
+    store_unwait(&op->wait);
+    store_unwait(&op->wait_made);
     if (op->mapped != NULL)
         munmap(op->mapped, op->n_text);
     else

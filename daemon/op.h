@@ -8,6 +8,7 @@
 
 #include "base/err.h"
 #include "daemon/session_log.h"
+#include "daemon/store.h"
 #include "model/chat.h"
 #include "model/sampler.h"
 #include "proto/link.h"
@@ -29,7 +30,7 @@ enum op_kind {
     OP_CALL, /* only keeps its place in the queue: rollback, checkpoint, fork */
 };
 
-enum op_stage { OP_WAITS, OP_IN_TEXT, OP_IN_ENGINE, OP_OVER };
+enum op_stage { OP_WAITS, OP_IN_TEXT, OP_IN_ENGINE, OP_IN_STORE, OP_OVER };
 
 enum op_input { OP_TOKENS, OP_TEXT, OP_MESSAGES };
 
@@ -40,7 +41,9 @@ struct op_calls {
     void (*progress)(struct op *op); /* it is further than before */
     void (*drawn)(struct op *op, uint64_t pos, const struct sample_choice *c, uint32_t n);
     int (*run)(struct op *op, struct err *e); /* OP_CALL, when its turn has come */
-    void (*done)(struct op *op);              /* op->err says how; op is freed after it */
+    bool reads;                               /* OP_CALL: it leaves the session as it is */
+    void (*stored)(struct op *op); /* more of the session is durable than before */
+    void (*done)(struct op *op);   /* op->err says how; op is freed after it */
 };
 
 struct op {
@@ -78,6 +81,9 @@ struct op {
     bool to_end; /* no max_tokens was asked for: to the end of the context */
     bool paused; /* its reader is slow: see work_pause() */
 
+    struct session *made; /* OP_CALL: a fork, whose ledger is waited for, too */
+    struct store_wait wait, wait_made; /* OP_IN_STORE */
+
     int fd;        /* OP_LOGITS: the memfd to be filled; OP_SAMPLE: for rows; owned; -1 */
     uint32_t rows; /* OP_SAMPLE: slots in it */
 
@@ -86,16 +92,11 @@ struct op {
     uint64_t n_drawn, stop_at;
     enum link_reason reason;
     bool context_full; /* the sample ended there */
-    bool recorded;     /* its result is in the log */
     bool repeated;     /* op_id was known: begin, end, reason are those of the first time */
     struct err err;    /* code ERR_NONE: fine */
     uint64_t queued_ns, began_ns, first_ns, end_ns;
 
-    bool sized; /* it fits the model: checked once, the model stays the same */
-    uint64_t
-        rest_at; /* OP_APPEND: on the way a copy of the caches is kept there; 0: none */
-    uint64_t dropped,
-        replay;       /* OP_APPEND of messages: of reasoning; computed again for it */
+    bool sized;       /* it fits the model: checked once, the model stays the same */
     bool held;        /* another one is on trial */
     bool was_stopped; /* its jobs were cancelled for paused or held, not to end it */
 

@@ -27,7 +27,8 @@ enum option_type {
     OPTION_BYTES,
     OPTION_TIME,
     OPTION_MODE,
-    OPTION_LEVEL
+    OPTION_LEVEL,
+    OPTION_DURABILITY
 };
 
 static const struct option_entry {
@@ -49,6 +50,10 @@ static const struct option_entry {
 };
 
 enum { N_OPTIONS = sizeof table / sizeof table[0], FIRST_LONG = 1000, MAX_FILE = 1 << 20 };
+
+static const char *const durabilities[] = {[DURABILITY_TURN] = "turn",
+                                           [DURABILITY_ALWAYS] = "always",
+                                           [DURABILITY_RELAXED] = "relaxed"};
 
 static char **
 text_of(const struct options *o, const struct option_entry *t)
@@ -92,6 +97,13 @@ parse_number(const struct option_entry *t, const char *value, uint64_t *out, str
                            value);
         *out = (uint64_t)level;
         return 0;
+    case OPTION_DURABILITY:
+        for (*out = t->min; *out <= t->max; ++*out) {
+            if (strcmp(value, durabilities[*out]) == 0)
+                return 0;
+        }
+        return err_set(e, ERR_INVALID, 0, "'%s' is none of turn, always and relaxed",
+                       value);
     default: return err_set(e, ERR_INTERNAL, 0, "no such type");
     }
 }
@@ -442,6 +454,7 @@ print_value(const struct options *o, const struct option_entry *t, FILE *f)
     case OPTION_TIME: fprintf(f, "%" PRIu64 "ms", n); break;
     case OPTION_MODE: fprintf(f, "%04" PRIo64, n); break;
     case OPTION_LEVEL: fputs(levels[n], f); break;
+    case OPTION_DURABILITY: fputs(durabilities[n], f); break;
     case OPTION_COUNT:
     case OPTION_BYTES: fprintf(f, "%" PRIu64, n); break;
     default: fputs(*text_of(o, t), f);

@@ -17,6 +17,7 @@ struct options {
 #define OPTION_C_TIME                                                uint64_t /* milliseconds */
 #define OPTION_C_MODE                                                uint64_t
 #define OPTION_C_LEVEL                                               uint64_t
+#define OPTION_C_DURABILITY                                          uint64_t
 #define OPTION(id, section, name, type, min, max, def, reload, text) OPTION_C_##type id;
 #include "daemon/options.def"
 #undef OPTION
@@ -26,6 +27,8 @@ struct options {
     bool help, version; /* asked for: nothing else was looked at */
     uint8_t *from;      /* enum option_source of each, in options.def's order */
 };
+
+enum durability { DURABILITY_TURN, DURABILITY_ALWAYS, DURABILITY_RELAXED };
 
 enum option_source { OPTION_DEFAULT, OPTION_FILE, OPTION_COMMAND };
 

@@ -31,6 +31,9 @@ static const struct {
     [QUOTA_BYTES] = {"bytes of queued input", "max-queued-input",
                      "max-queued-input-per-user", offsetof(struct options, max_queued),
                      offsetof(struct options, max_queued_user)},
+    [QUOTA_DISK] = {"bytes on the disk", "max-disk", "max-disk-per-user",
+                    offsetof(struct options, max_disk),
+                    offsetof(struct options, max_disk_user)},
 };
 
 static uint64_t
@@ -151,6 +154,13 @@ quota_take(struct user *u, enum quota_kind kind, uint64_t n, struct err *e)
     u->used[kind] += n;
     q->used[kind] += n;
     return 0;
+}
+
+void
+quota_force(struct user *u, enum quota_kind kind, uint64_t n)
+{
+    u->used[kind] += n;
+    u->q->used[kind] += n;
 }
 
 void

@@ -22,6 +22,7 @@ enum quota_kind {
     QUOTA_SESSIONS,
     QUOTA_TOKENS,
     QUOTA_BYTES, /* text, tokens and results held for requests under way */
+    QUOTA_DISK,  /* bytes of sessions' files; those that forks share count for each */
     QUOTA_KINDS
 };
 
@@ -55,6 +56,8 @@ struct user *quota_find_name(const struct quota *q, const char *name);
 /* All of n or nothing; ERR_QUOTA says which limit, how much is used, and its setting. */
 int quota_take(struct user *u, enum quota_kind kind, uint64_t n, struct err *e);
 void quota_give(struct user *u, enum quota_kind kind, uint64_t n);
+/* What is there already, whatever the limits are now. */
+void quota_force(struct user *u, enum quota_kind kind, uint64_t n);
 
 const char *quota_name(enum quota_kind kind);
 uint64_t quota_limit(const struct quota *q, enum quota_kind kind);      /* of all users */

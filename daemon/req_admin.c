@@ -33,23 +33,23 @@ on_user(struct text_job *job)
     text_job_free(job);
 }
 
-static void
-look_up(struct conn *c)
+void
+server_look_up(const struct server *sv, struct user *u)
 {
     struct err e;
     struct text_job *job;
 
-    if (c->user->looked_up)
+    if (u->looked_up)
         return;
-    job = text_job_new(TEXT_USER, on_user, c->user, &e);
+    job = text_job_new(TEXT_USER, on_user, u, &e);
     if (job == NULL)
         return; /* then the user has no name but the number */
     /* Once, whatever comes of it: a directory that is slow or down is not asked again and
      * again by a client that comes again and again. */
-    c->user->looked_up = true;
-    job->payer = quota_hold(c->user);
-    job->number = c->cred.uid;
-    text_post(c->server->text, job);
+    u->looked_up = true;
+    job->payer = quota_hold(u);
+    job->number = u->uid;
+    text_post(sv->text, job);
 }
 
 void
@@ -80,7 +80,7 @@ req_hello(struct request *r, const void *body)
     log_line(LOG_DEBUG, "conn-hello conn=%" PRIu64 " uid=%" PRIu32 " client=\"%.*s\"",
              c->number, c->cred.uid, (int)q->client.len,
              q->client.p != NULL ? q->client.p : "");
-    look_up(c);
+    server_look_up(sv, c->user);
     res.proto = WIRE_PROTO;
     res.server = wire_str(server_name);
     res.instance = wire_str(sv->instance);

@@ -44,8 +44,6 @@ on_done(struct op *op)
     struct request *r = request_of(op);
     struct wire_append_result res = {.pos = op->end, .appended = op->end - op->begin};
 
-    if (op->input == OP_MESSAGES && op->err.code == ERR_NONE && !op->repeated)
-        session_log_begin_turn(&op->session->log);
     if (r == NULL)
         return;
     if (op->err.code != ERR_NONE) {
@@ -54,10 +52,6 @@ on_done(struct op *op)
     }
     if (op->repeated)
         wire_put(&res, append_result, repeated, true);
-    if (op->dropped > 0) {
-        wire_put(&res, append_result, dropped, op->dropped);
-        wire_put(&res, append_result, replay, op->replay);
-    }
     request_reply(r, WIRE_MSG(append_result), &res);
 }
 

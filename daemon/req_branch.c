@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "daemon/options.h"
 #include "daemon/request.h"
+#include "daemon/session_files.h"
 #include "daemon/work.h"
 
 static void
@@ -176,6 +177,52 @@ req_rollback(struct request *r, const void *body)
     queue(r, &calls, d, wire_has(q, rollback, if_pos), q->if_pos);
 }
 
+/* Files of the past are shared: they count for both, within the limits. */
+static int
+share_files(struct session *to, const struct session *from, uint64_t pos, struct err *e)
+{
+    struct ledger_file *files;
+    uint64_t bytes = 0;
+    size_t n;
+    int rc;
+
+    if (session_files_until(from, pos, &files, &n, e) == -1)
+        return -1;
+    for (size_t i = 0; i < n; i++)
+        bytes += files[i].bytes;
+    rc = quota_take(to->user, QUOTA_DISK, bytes, e);
+    if (rc == 0) {
+        quota_give(to->user, QUOTA_DISK, bytes); /* counted by what follows */
+        rc = session_files_change(to, files, n, NULL, 0, e);
+    }
+    free(files);
+    return rc;
+}
+
+static struct session *
+make_fork(struct request *r, struct session *s, uint64_t pos, struct err *e)
+{
+    const struct queued *d = r->data;
+    const struct server *sv = r->conn->server;
+    struct session *to = session_new(r->conn->user, sv->o->max_checkpoints, e);
+
+    if (to == NULL)
+        return NULL;
+    if (session_link(to, d->to, e) == -1 ||
+        session_log_copy(&to->log, &s->log, pos, e) == -1 ||
+        share_files(to, s, pos, e) == -1 ||
+        store_adopt(sv->store, to, to->n_files > 0 ? s : NULL, e) == -1) {
+        session_free(to);
+        return NULL;
+    }
+    to->gid = r->conn->cred.gid;
+    if (pos > 0) {
+        to->max_id = s->max_id;
+        memcpy(to->fingerprint, s->fingerprint, sizeof to->fingerprint);
+    }
+    return to;
+}
+
 /* The new one belongs to whoever asks. */
 static int
 run_fork(struct op *op, struct err *e)
@@ -188,15 +235,10 @@ run_fork(struct op *op, struct err *e)
 
     if (resolve(d, s, &pos, e) == -1)
         return -1;
-    to = session_new(r->conn->user, sv->o->max_checkpoints, e);
+    to = make_fork(r, s, pos, e);
     if (to == NULL)
         return -1;
-    if (session_link(to, d->to, e) == -1 ||
-        session_log_copy(&to->log, &s->log, pos, e) == -1) {
-        session_free(to);
-        return -1;
-    }
-    to->gid = r->conn->cred.gid;
+    op->made = to;
     work_fork(sv->work, s, to, pos);
     d->pos = pos;
     d->replay = work_replay(sv->work, to);
@@ -208,7 +250,8 @@ run_fork(struct op *op, struct err *e)
 void
 req_fork(struct request *r, const void *body)
 {
-    static const struct op_calls calls = {.run = run_fork, .done = on_queued_done};
+    static const struct op_calls calls = {
+        .run = run_fork, .reads = true, .done = on_queued_done};
     const struct wire_fork *q = body;
     struct queued *d = new_queued(r);
     struct err e;

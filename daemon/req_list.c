@@ -164,7 +164,7 @@ req_list(struct request *r, const void *body)
                 .created_ms = s->created_ms,
                 .used_ms = s->used_ms,
                 .bytes = kv_bytes(r, s) + transcript_bytes(s),
-                .checkpoints = s->log.n_checkpoints,
+                .checkpoints = session_points(s),
             };
         }
         request_reply(r, WIRE_MSG(list_result), &res);
@@ -193,17 +193,22 @@ put_points(struct wire_stat_result *res, const struct session_log *l, struct wir
     }
 }
 
-void
-req_stat(struct request *r, const void *body)
+/* What cannot be loaded is told without its checkpoints. */
+static void
+tell_stat(struct request *r, const struct err *why)
 {
     const struct session *s = r->session;
     const struct link_ready *info = engine_info(work_engine(r->conn->server->work));
     struct wire_point *points = calloc(SHOWN_POINTS, sizeof *points);
     char owner[USER_NAME_MAX + 1], group[16], name[160];
     struct wire_stat_result res = {0};
-    struct err e;
+    struct err e, trouble;
 
-    (void)body;
+    if (why != NULL && s->state != SESSION_DAMAGED) {
+        free(points);
+        request_fail_at(r, why, s->log.len);
+        return;
+    }
     if (points == NULL) {
         err_set(&e, ERR_QUOTA, errno, "no memory for checkpoints");
         request_fail(r, &e);
@@ -232,6 +237,20 @@ req_stat(struct request *r, const void *body)
         res.bytes_per_token = (double)info->page_bytes / PAGE_TOKENS;
         wire_put(&res, stat_result, max_positions, info->max_positions);
     }
+    if (store_refuses(s, &trouble) == -1)
+        wire_put(&res, stat_result, why, wire_str(trouble.text));
     request_reply(r, WIRE_MSG(stat_result), &res);
     free(points);
+}
+
+void
+req_stat(struct request *r, const void *body)
+{
+    struct err why;
+
+    (void)body;
+    if (r->session->state == SESSION_DAMAGED && store_refuses(r->session, &why) == -1)
+        tell_stat(r, &why); /* to look at it is no new try */
+    else
+        request_load(r, tell_stat);
 }

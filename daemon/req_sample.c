@@ -184,6 +184,15 @@ on_drawn(struct op *op, uint64_t pos, const struct sample_choice *c, uint32_t n)
 }
 
 static void
+on_stored(struct op *op)
+{
+    struct request *r = op->owner;
+
+    if (r != NULL)
+        pump(r);
+}
+
+static void
 on_done(struct op *op)
 {
     struct request *r = request_of(op);
@@ -403,16 +412,29 @@ forget_weights(struct request *r, uint32_t n)
     quota_give(r->conn->user, QUOTA_BYTES, bytes);
 }
 
+/* How far the reader may see: with durability=always no further than the disk has it. */
+static uint64_t
+shown_until(const struct request *r)
+{
+    const struct sampling *d = r->data;
+    const uint64_t durable = session_log_durable(&r->session->log);
+
+    if (r->conn->server->o->durability != DURABILITY_ALWAYS || d->over || durable > d->end)
+        return d->end;
+    return durable > d->next ? durable : d->next;
+}
+
 /* One message of the stream. False: no more now. */
 static bool
 send_batch(struct request *r, struct batch *b, struct err *e)
 {
     struct sampling *d = r->data;
     struct conn *c = r->conn;
+    const uint64_t until = shown_until(r);
 
     b->n = 0;
     b->text.len = 0;
-    while (b->n < WIRE_MAX_BATCH && d->next < d->end && d->credit > 0 &&
+    while (b->n < WIRE_MAX_BATCH && d->next < until && d->credit > 0 &&
            b->text.len < ITEM_TEXT / 2) {
         if (put_token(r, b, e) == -1)
             return false;
@@ -516,7 +538,7 @@ pump(struct request *r)
         return;
     }
     conn_kick(c);
-    if (d->credit > 0 && d->next < d->end)
+    if (d->credit > 0 && d->next < shown_until(r))
         conn_again(c);
 }
 
@@ -595,7 +617,8 @@ read_body(struct request *r, struct sampling *d, struct op *op, const struct wir
 void
 req_sample(struct request *r, const void *body)
 {
-    static const struct op_calls calls = {.drawn = on_drawn, .done = on_done};
+    static const struct op_calls calls = {
+        .drawn = on_drawn, .stored = on_stored, .done = on_done};
     struct sampling *d = calloc(1, sizeof *d);
     struct op *op = NULL;
     struct err e;

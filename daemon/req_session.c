@@ -22,7 +22,7 @@ struct made {
     char name[SESSION_NAME_MAX + 1];
     unsigned mode;
     uint32_t gid;
-    bool has_mode, if_absent, chmod;
+    bool has_mode, if_absent, chmod, created;
 };
 
 static void
@@ -32,47 +32,82 @@ drop_data(struct request *r)
 }
 
 static void
-make_session(struct request *r, const struct made *m)
+tell_new(struct request *r, const struct err *why)
+{
+    const struct made *m = r->data;
+    struct wire_session_new_result res = {
+        .name = wire_str(m->name), .pos = r->session->log.len, .created = m->created};
+
+    if (why != NULL)
+        request_fail_at(r, why, r->session->log.len);
+    else
+        request_reply(r, WIRE_MSG(session_new_result), &res);
+}
+
+static struct session *
+new_session(struct request *r, const struct made *m, struct err *e)
 {
     const struct server *sv = r->conn->server;
-    struct wire_session_new_result res = {0};
-    struct user *u = r->conn->user;
-    struct session *s = session_find(u, m->name);
+    struct session *s = session_new(r->conn->user, sv->o->max_checkpoints, e);
+
+    if (s == NULL)
+        return NULL;
+    if (session_link(s, m->name, e) == -1 || store_adopt(sv->store, s, NULL, e) == -1) {
+        session_free(s);
+        return NULL;
+    }
+    s->gid = m->gid;
+    if (m->has_mode)
+        s->mode = m->mode;
+    log_line(LOG_INFO, "session-new session=%s uid=%" PRIu32, s->name, s->user->uid);
+    return s;
+}
+
+static void
+make_session(struct request *r, struct made *m)
+{
+    struct session *s = session_find(r->conn->user, m->name);
     struct err e;
 
-    res.created = s == NULL;
+    m->created = s == NULL;
     if (s != NULL && !m->if_absent) {
         err_set(&e, ERR_EXISTS, 0, "there is a session '%s' already", m->name);
         request_fail_at(r, &e, s->log.len);
         return;
     }
+    if (s == NULL)
+        s = new_session(r, m, &e);
     if (s == NULL) {
-        s = session_new(u, sv->o->max_checkpoints, &e);
-        if (s == NULL) {
-            request_fail(r, &e);
-            return;
-        }
-        if (session_link(s, m->name, &e) == -1) {
-            session_free(s);
-            request_fail(r, &e);
-            return;
-        }
-        s->gid = m->gid;
-        if (m->has_mode)
-            s->mode = m->mode;
-        log_line(LOG_INFO, "session-new session=%s uid=%" PRIu32, s->name, u->uid);
+        request_fail(r, &e);
+        return;
     }
-    res.name = wire_str(s->name);
-    res.pos = s->log.len;
-    request_reply(r, WIRE_MSG(session_new_result), &res);
+    r->session = s;
+    request_commit(r, tell_new);
 }
 
 static void
-change_mode(struct request *r, const struct made *m)
+tell_nothing(struct request *r, const struct err *why)
 {
-    r->session->mode = m->mode; /* held: see request_hold() */
-    r->session->gid = m->gid;
-    request_reply(r, WIRE_MSG(nothing), &(struct wire_nothing){0});
+    if (why != NULL)
+        request_fail_at(r, why, r->session->log.len);
+    else
+        request_reply(r, WIRE_MSG(nothing), &(struct wire_nothing){0});
+}
+
+static void
+change_mode(struct request *r, struct made *m)
+{
+    struct session *s = r->session; /* held: see request_hold() */
+    struct err e;
+
+    if (store_refuses(s, &e) == -1) {
+        request_fail(r, &e);
+        return;
+    }
+    s->mode = m->mode;
+    s->gid = m->gid;
+    session_log_touch(&s->log);
+    request_commit(r, tell_nothing);
 }
 
 static void
@@ -168,6 +203,12 @@ req_chmod(struct request *r, const void *body)
 
 /* --- at once ------------------------------------------------------------------------------ */
 
+static void
+on_deleted(struct store_wait *w, const struct err *why)
+{
+    tell_nothing(w->arg, why);
+}
+
 void
 req_delete(struct request *r, const void *body)
 {
@@ -176,39 +217,60 @@ req_delete(struct request *r, const void *body)
     (void)body;
     log_line(LOG_INFO, "session-delete session=%s uid=%" PRIu32 " by=%" PRIu32, s->name,
              s->user->uid, r->conn->cred.uid);
-    work_delete(r->conn->server->work, s);
-    request_reply(r, WIRE_MSG(nothing), &(struct wire_nothing){0});
+    request_hold(r);
+    r->changed = true;
+    r->wait = (struct store_wait){.fn = on_deleted, .arg = r};
+    work_delete(r->conn->server->work, s, &r->wait);
+}
+
+static void
+tell_renamed(struct request *r, const struct err *why)
+{
+    const struct wire_pos_result res = {.name = wire_str(r->data),
+                                        .pos = r->session->log.len};
+
+    if (why != NULL)
+        request_fail_at(r, why, r->session->log.len);
+    else
+        request_reply(r, WIRE_MSG(pos_result), &res);
+}
+
+static int
+rename_session(struct session *s, const char *to, struct err *e)
+{
+    char was[SESSION_NAME_MAX + 1];
+
+    if (session_name_check(to, e) == -1 || store_refuses(s, e) == -1)
+        return -1;
+    if (strcmp(to, s->name) != 0 && session_find(s->user, to) != NULL)
+        return err_set(e, ERR_EXISTS, 0, "there is a session '%s' already", to);
+    memcpy(was, s->name, sizeof was);
+    session_unlink(s);
+    session_link(s, to, e); /* cannot fail: the name is free, and so is its place */
+    session_log_touch(&s->log);
+    log_line(LOG_INFO, "session-rename session=%s to=%s uid=%" PRIu32, was, to,
+             s->user->uid);
+    return 0;
 }
 
 void
 req_rename(struct request *r, const void *body)
 {
     const struct wire_rename *q = body;
-    struct session *s = r->session;
-    struct wire_pos_result res = {0};
-    char to[SESSION_NAME_MAX + 1], was[SESSION_NAME_MAX + 1];
+    char *to = calloc(1, SESSION_NAME_MAX + 1);
     struct err e;
 
-    if (!request_copy(to, sizeof to, q->to)) {
+    r->data = to;
+    r->drop = drop_data;
+    if (to == NULL) {
+        err_set(&e, ERR_QUOTA, errno, "no memory for a name");
+        request_fail(r, &e);
+    } else if (!request_copy(to, SESSION_NAME_MAX + 1, q->to)) {
         err_set(&e, ERR_INVALID, 0, "key 'to': not a session's name");
         request_fail(r, &e);
-        return;
-    }
-    if (session_name_check(to, &e) == -1) {
+    } else if (rename_session(r->session, to, &e) == -1) {
         request_fail(r, &e);
-        return;
+    } else {
+        request_commit(r, tell_renamed);
     }
-    if (strcmp(to, s->name) != 0 && session_find(s->user, to) != NULL) {
-        err_set(&e, ERR_EXISTS, 0, "there is a session '%s' already", to);
-        request_fail(r, &e);
-        return;
-    }
-    memcpy(was, s->name, sizeof was);
-    session_unlink(s);
-    session_link(s, to, &e); /* cannot fail: the name is free */
-    log_line(LOG_INFO, "session-rename session=%s to=%s uid=%" PRIu32, was, to,
-             s->user->uid);
-    res.name = wire_str(s->name);
-    res.pos = s->log.len;
-    request_reply(r, WIRE_MSG(pos_result), &res);
 }

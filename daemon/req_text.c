@@ -97,37 +97,42 @@ show_text(struct request *r, const struct wire_transcript_result *res)
         request_fail(r, &e);
 }
 
-void
-req_transcript(struct request *r, const void *body)
+struct reading {
+    uint64_t from, n; /* n: UINT64_MAX for all */
+    bool ids;
+};
+
+static void
+read_transcript(struct request *r, const struct err *why)
 {
-    const struct wire_transcript *q = body;
+    struct reading q = *(struct reading *)r->data;
     const struct session_log *l = &r->session->log;
-    struct wire_transcript_result res = {.from = q->from, .pos = l->len};
-    const bool ids = wire_has(q, transcript, what) && wire_is(q->what, "tokens");
+    struct wire_transcript_result res = {.from = q.from, .pos = l->len};
     uint32_t *tokens;
     struct err e;
 
-    if (wire_has(q, transcript, what) && !ids && !wire_is(q->what, "text")) {
-        err_set(&e, ERR_INVALID, 0, "key 'what': neither text nor tokens");
-        request_fail(r, &e);
+    free(r->data);
+    r->data = NULL;
+    if (why != NULL) {
+        request_fail_at(r, why, l->len);
         return;
     }
-    if (q->from > l->len) {
+    if (q.from > l->len) {
         err_set(&e, ERR_INVALID, 0, "key 'from': past the end");
         request_fail_at(r, &e, l->len);
         return;
     }
-    res.n = l->len - q->from;
-    if (wire_has(q, transcript, n) && q->n < res.n)
-        res.n = q->n;
+    res.n = l->len - q.from;
+    if (q.n < res.n)
+        res.n = q.n;
     if (res.n > PAGE_TOKENS)
         res.n = PAGE_TOKENS;
-    if (!ids) {
-        res.n = text_page(r->conn->server->tokenizer, l->tokens + q->from, res.n);
+    if (!q.ids) {
+        res.n = text_page(r->conn->server->tokenizer, l->tokens + q.from, res.n);
         show_text(r, &res);
         return;
     }
-    tokens = sample_tokens_le(l->tokens + q->from, res.n);
+    tokens = sample_tokens_le(l->tokens + q.from, res.n);
     if (tokens == NULL) {
         err_set(&e, ERR_QUOTA, errno, "no memory for the transcript");
         request_fail(r, &e);
@@ -136,6 +141,31 @@ req_transcript(struct request *r, const void *body)
     wire_put(&res, transcript_result, tokens, wire_bin(tokens, res.n * sizeof *tokens));
     request_reply(r, WIRE_MSG(transcript_result), &res);
     free(tokens);
+}
+
+void
+req_transcript(struct request *r, const void *body)
+{
+    const struct wire_transcript *q = body;
+    struct reading *d = calloc(1, sizeof *d);
+    struct err e;
+
+    r->data = d;
+    r->drop = drop_data;
+    if (d == NULL) {
+        err_set(&e, ERR_QUOTA, errno, "no memory for the transcript");
+        request_fail(r, &e);
+        return;
+    }
+    d->ids = wire_has(q, transcript, what) && wire_is(q->what, "tokens");
+    d->from = q->from;
+    d->n = wire_has(q, transcript, n) ? q->n : UINT64_MAX;
+    if (wire_has(q, transcript, what) && !d->ids && !wire_is(q->what, "text")) {
+        err_set(&e, ERR_INVALID, 0, "key 'what': neither text nor tokens");
+        request_fail(r, &e);
+        return;
+    }
+    request_load(r, read_transcript);
 }
 
 /* --- tokenize ----------------------------------------------------------------------------- */
@@ -250,7 +280,7 @@ delete_scratch(struct op *op)
 {
     on_scored(op);
     if (op->session->state != SESSION_GONE)
-        work_delete(op->work, op->session);
+        work_delete(op->work, op->session, NULL);
 }
 
 void
@@ -282,13 +312,13 @@ req_score(struct request *r, const void *body)
     if (rc == -1) {
         op_free(op);
         if (scratch && r->session != NULL)
-            work_delete(w, r->session);
+            work_delete(w, r->session, NULL);
         request_fail(r, &e);
         return;
     }
     s = r->session;
     if (request_submit(r, op) == -1 && scratch)
-        work_delete(w, s);
+        work_delete(w, s, NULL);
 }
 
 /* --- logits ------------------------------------------------------------------------------- */

@@ -60,6 +60,7 @@ request_free(struct request *r)
     if (r->drop != NULL)
         r->drop(r);
     assert(r->op == NULL && r->text_job == NULL);
+    store_unwait(&r->wait);
     if (r->holds) {
         r->session->streams--;
         work_released(c->server->work, r->session);
@@ -150,6 +151,44 @@ request_hold(struct request *r)
     r->holds = true;
 }
 
+static void
+on_wait(struct store_wait *w, const struct err *why)
+{
+    struct request *r = w->arg;
+
+    r->go(r, why);
+}
+
+static void
+prepare(struct request *r, void (*go)(struct request *r, const struct err *why))
+{
+    request_hold(r);
+    r->go = go;
+    r->wait = (struct store_wait){.fn = on_wait, .arg = r};
+}
+
+void
+request_load(struct request *r, void (*go)(struct request *r, const struct err *why))
+{
+    struct err e;
+
+    prepare(r, go);
+    switch (store_need(r->conn->server->store, r->session, &r->wait, &e)) {
+    case 1: go(r, NULL); break;
+    case -1: go(r, &e); break;
+    default: break;
+    }
+}
+
+void
+request_commit(struct request *r, void (*go)(struct request *r, const struct err *why))
+{
+    prepare(r, go);
+    r->changed = true;
+    if (store_commit(r->conn->server->store, r->session, &r->wait))
+        go(r, NULL);
+}
+
 int
 request_submit(struct request *r, struct op *op)
 {
@@ -213,7 +252,7 @@ request_cancel(struct conn *c, uint32_t id)
     struct request *r = find(c, id);
     struct err why;
 
-    if (r == NULL)
+    if (r == NULL || r->changed)
         return; /* it was over before this came */
     err_set(&why, ERR_CANCELLED, 0, "cancelled by the client");
     if (r->op != NULL) {

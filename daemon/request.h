@@ -10,6 +10,7 @@
 #include "daemon/conn.h"
 #include "daemon/op.h"
 #include "daemon/server.h"
+#include "daemon/store.h"
 #include "proto/wire.h"
 
 struct session;
@@ -29,6 +30,9 @@ struct request {
     bool holds;
     struct op *op;             /* under way; op->owner is this request */
     struct text_job *text_job; /* under way; its arg is this request */
+    struct store_wait wait;    /* for its session's log, or for the disk */
+    bool changed;              /* waits for the disk: what it asked for is done */
+    void (*go)(struct request *r, const struct err *why); /* when the waiting is over */
 
     /* What happens to it; each may be NULL. */
     void (*credit)(struct request *r, uint32_t n);
@@ -59,6 +63,13 @@ void request_fail_at(struct request *r, const struct err *e, uint64_t pos);
 
 /* The session that it names stays until the request ends, though it may be GONE by then. */
 void request_hold(struct request *r);
+
+/* go() when the session's log is in memory (why NULL), or cannot be: at once or later. */
+void request_load(struct request *r, void (*go)(struct request *r, const struct err *why));
+
+/* go() when all of the session (r->session) is durable, or cannot be: at once or later. */
+void request_commit(struct request *r,
+                    void (*go)(struct request *r, const struct err *why));
 
 /* Hands op to the session's queue; on failure ends the request and frees op. */
 int request_submit(struct request *r, struct op *op);

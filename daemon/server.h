@@ -12,6 +12,7 @@ struct err;
 struct event;
 struct event_base;
 struct options;
+struct store;
 struct text;
 struct tokenizer;
 struct work;
@@ -25,6 +26,7 @@ struct server {
     struct quota quota;
     struct work *work;
     struct text *text;
+    struct store *store;
     const struct tokenizer *tokenizer;
     uint32_t bos, eos, vocab;
     char model[129]; /* its name: the last part of its path */
@@ -46,6 +48,9 @@ struct server {
 /* On the socket that was passed (activation.h; taken over), or, with -1, on one made at --socket.
  * ERR_EXISTS: another fathomd listens there. Connections are accepted from here on. */
 int server_listen(struct server *sv, int passed, struct err *e);
+
+/* Asks for the user's name, once; whoever needs it sooner takes the number. */
+void server_look_up(const struct server *sv, struct user *u);
 
 /* No new connections; those that there are stay. The socket's path goes if it is ours. */
 void server_unlisten(struct server *sv);

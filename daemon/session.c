@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/num.h"
 #include "daemon/session.h"
+#include "daemon/session_files.h"
 
 enum { FIRST_SESSIONS = 8 };
 
@@ -78,6 +79,23 @@ session_name_check(const char *name, struct err *e)
     return 0;
 }
 
+static struct session *
+make(struct user *owner, size_t max_checkpoints, struct err *e)
+{
+    struct session *s = calloc(1, sizeof *s);
+
+    if (s == NULL) {
+        err_set(e, ERR_QUOTA, errno, "no memory for a session");
+        return NULL;
+    }
+    s->user = quota_hold(owner);
+    s->mode = 0600;
+    s->state = SESSION_EMPTY;
+    s->ops_tail = &s->ops;
+    session_log_init(&s->log, owner, max_checkpoints);
+    return s;
+}
+
 struct session *
 session_new(struct user *owner, size_t max_checkpoints, struct err *e)
 {
@@ -85,18 +103,21 @@ session_new(struct user *owner, size_t max_checkpoints, struct err *e)
 
     if (quota_take(owner, QUOTA_SESSIONS, 1, e) == -1)
         return NULL;
-    s = calloc(1, sizeof *s);
-    if (s == NULL) {
+    s = make(owner, max_checkpoints, e);
+    if (s == NULL)
         quota_give(owner, QUOTA_SESSIONS, 1);
-        err_set(e, ERR_QUOTA, errno, "no memory for a session");
-        return NULL;
-    }
-    s->user = quota_hold(owner);
-    s->mode = 0600;
-    s->created_ms = s->used_ms = clock_wall_ms();
-    s->state = SESSION_EMPTY;
-    s->ops_tail = &s->ops;
-    session_log_init(&s->log, owner, max_checkpoints);
+    else
+        s->created_ms = s->used_ms = clock_wall_ms();
+    return s;
+}
+
+struct session *
+session_found(struct user *owner, size_t max_checkpoints, struct err *e)
+{
+    struct session *s = make(owner, max_checkpoints, e);
+
+    if (s != NULL)
+        quota_force(owner, QUOTA_SESSIONS, 1);
     return s;
 }
 
@@ -108,9 +129,20 @@ session_free(struct session *s)
     assert(s->ops == NULL && s->slot == NULL && !s->waiting && s->streams == 0);
     session_unlink(s);
     session_log_done(&s->log);
+    session_files_park(s);
+    quota_give(s->user, QUOTA_DISK,
+               s->file_bytes + (s->store.lasting ? SESSION_DISK_BYTES : 0));
     quota_give(s->user, QUOTA_SESSIONS, 1);
     quota_drop(s->user);
+    free(s->store.fault);
+    free(s->store.damage);
     free(s);
+}
+
+uint64_t
+session_points(const struct session *s)
+{
+    return s->log.parked ? s->log.n_points : s->log.n_checkpoints;
 }
 
 /* Where it is among its owner's, or would be. */

@@ -3,10 +3,13 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
+#include <time.h>
 
 #include "daemon/options.h"
 #include "daemon/server.h"
 #include "daemon/status.h"
+#include "daemon/store.h"
 #include "daemon/work.h"
 
 static const char *const words[] = {"loading", "serving", "restarting", "failed",
@@ -34,6 +37,31 @@ status_word(const struct server *sv)
     return words[status_number(sv)];
 }
 
+/* What the disk does not take, behind the sentence. */
+static void
+add_trouble(const struct server *sv, char *room, size_t size)
+{
+    const size_t len = strlen(room);
+    struct store_counts c;
+    char since[32] = "";
+    struct tm tm;
+    time_t t;
+
+    store_count(sv->store, &c);
+    if (c.full + c.read_only == 0)
+        return;
+    t = (time_t)(c.since_ms / 1000);
+    if (gmtime_r(&t, &tm) != NULL)
+        strftime(since, sizeof since, "%Y-%m-%d %H:%M:%S UTC", &tm);
+    if (c.read_only > 0)
+        snprintf(room + len, size - len,
+                 "; DEGRADED: %" PRIu64 " sessions read-only since %s", c.read_only, since);
+    else
+        snprintf(room + len, size - len,
+                 "; DEGRADED: disk full, %" PRIu64 " sessions wait since %s", c.full,
+                 since);
+}
+
 void
 status_sentence(const struct server *sv, char *room, size_t size)
 {
@@ -59,4 +87,5 @@ status_sentence(const struct server *sv, char *room, size_t size)
                  engine_restarts(g) + 1, engine_error(g)->text);
     else
         snprintf(room, size, "restarting the engine: %.150s", engine_error(g)->text);
+    add_trouble(sv, room, size);
 }

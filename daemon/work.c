@@ -26,15 +26,38 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/options.h"
+#include "daemon/session_files.h"
 #include "daemon/work_impl.h"
 
 static void end_op(struct work *w, struct op *op);
 
+/* Deleted ones are in a list until nobody holds them any more. */
 static void
-try_free(struct session *s)
+list_gone(struct work *w, struct session *s)
 {
-    if (s->state == SESSION_GONE && s->ops == NULL && s->streams == 0 && !s->waiting)
-        session_free(s);
+    s->next_gone = w->gone;
+    s->at_gone = &w->gone;
+    if (s->next_gone != NULL)
+        s->next_gone->at_gone = &s->next_gone;
+    w->gone = s;
+}
+
+static void
+free_gone(struct session *s)
+{
+    *s->at_gone = s->next_gone;
+    if (s->next_gone != NULL)
+        s->next_gone->at_gone = s->at_gone;
+    session_free(s);
+}
+
+void
+work_try_free(struct work *w, struct session *s)
+{
+    (void)w;
+    if (s->state == SESSION_GONE && s->ops == NULL && s->streams == 0 && s->slot == NULL &&
+        !s->waiting && s->store.busy == 0 && s->holds == 0)
+        free_gone(s);
 }
 
 void
@@ -73,7 +96,7 @@ on_fresh(evutil_socket_t fd, short what, void *arg)
         held = op->session;
         end_op(w, op);
         held->streams--;
-        try_free(held);
+        work_try_free(w, held);
     }
     w->waiting = NULL;
     w->waiting_tail = &w->waiting;
@@ -103,34 +126,34 @@ work_trim(struct work *w, struct session *s)
         slots_close(&w->slots, s->slot);
 }
 
-static void
-settle(struct work *w, struct session *s)
+void
+work_settle(struct work *w, struct session *s)
 {
     if (s->state == SESSION_GONE) {
         if (s->slot != NULL)
             slots_close(&w->slots, s->slot);
-        try_free(s);
+        work_try_free(w, s);
         return;
     }
-    if (s->state == SESSION_BROKEN)
+    if (s->state == SESSION_BROKEN || s->log.parked)
         return;
     work_trim(w, s);
     session_move(s,
-                 s->log.len == 0   ? SESSION_EMPTY
-                 : s->slot != NULL ? SESSION_WARM
-                                   : SESSION_COLD,
+                 s->store.fault != NULL ? SESSION_READ_ONLY
+                 : s->log.len == 0      ? SESSION_EMPTY
+                 : s->slot != NULL      ? SESSION_WARM
+                                        : SESSION_COLD,
                  "nothing to do");
 }
 
 void
 work_released(struct work *w, struct session *s)
 {
-    (void)w;
-    try_free(s);
+    work_try_free(w, s);
 }
 
-void
-work_record(struct op *op)
+static void
+record(struct op *op)
 {
     struct session *s = op->session;
     struct op_record r = {.kind = (uint8_t)op->kind,
@@ -143,10 +166,9 @@ work_record(struct op *op)
     struct err e;
 
     /* What changed nothing may be tried again as if it had never been. */
-    if (!op->has_op_id || op->repeated || op->recorded || op->stage == OP_WAITS ||
+    if (!op->has_op_id || op->repeated || op->stage == OP_WAITS ||
         (op->err.code != ERR_NONE && s->log.len == op->begin))
         return;
-    op->recorded = true;
     memcpy(r.id, op->op_id, OP_ID_BYTES);
     if (session_log_record(&s->log, &r, &e) == -1)
         log_line(LOG_WARNING, "op-id-lost session=%s why=\"%s\"", s->name, e.text);
@@ -168,6 +190,30 @@ end_turn(struct work *w, struct op *op)
         work_snapshot(w, s);
 }
 
+/* The engine is through with the first operation of the queue: what came of it is told to the
+ * session's log, so that it is stored together. */
+static void
+conclude(struct work *w, struct op *op)
+{
+    struct session *s = op->session;
+
+    op->end = op->repeated ? op->end : s->log.len;
+    work_end_trial(w, s);
+    work_wake(w); /* it may be evicted for another one now */
+    if (s->state == SESSION_GONE || s->log.parked)
+        return;
+    record(op);
+    s->used_ms = clock_wall_ms();
+    if (s->state != SESSION_BROKEN)
+        work_trim(w, s);
+    if (op->input == OP_MESSAGES && op->kind == OP_APPEND && op->err.code == ERR_NONE &&
+        !op->repeated)
+        session_log_begin_turn(&s->log);
+    if (s->slot != NULL)
+        slots_touch(&w->slots, s->slot);
+    end_turn(w, op);
+}
+
 static void
 end_op(struct work *w, struct op *op)
 {
@@ -182,27 +228,19 @@ end_op(struct work *w, struct op *op)
     s->streams--;
 }
 
-/* The first operation of the queue is over. */
+/* The first operation of the queue is over, and stored. */
 static void
 finish(struct work *w, struct session *s)
 {
     struct op *op = s->ops;
 
-    op->end = op->repeated ? op->end : s->log.len;
-    work_record(op);
     s->ops = op->next;
     if (s->ops == NULL)
         s->ops_tail = &s->ops;
     s->n_ops--;
-    s->used_ms = clock_wall_ms();
-    work_end_trial(w, s);
-    work_wake(w); /* it may be evicted for another one now */
-    if (s->state != SESSION_GONE && s->state != SESSION_BROKEN)
-        work_trim(w, s);
-    if (s->slot != NULL && s->state != SESSION_GONE) {
-        slots_touch(&w->slots, s->slot);
-        end_turn(w, op);
-    }
+    work_wake(w);
+    if (s->store.listed)
+        store_used(w->store, s);
     end_op(w, op);
 }
 
@@ -214,6 +252,8 @@ work_pump(struct work *w, struct session *s)
 
     while ((op = s->ops) != NULL) {
         if (op->stage == OP_WAITS && op->err.code == ERR_NONE) {
+            if (!work_loaded(w, s))
+                return;
             if (s->state != SESSION_GONE && s->state != SESSION_BROKEN)
                 session_move(s, SESSION_QUEUED, "work came");
             if (work_start(w, op, &e) == -1)
@@ -223,9 +263,13 @@ work_pump(struct work *w, struct session *s)
             return; /* also when it was cancelled: the text is the thread's until then */
         if (op->stage == OP_IN_ENGINE && !work_advance(w, op))
             return;
+        if (op->stage != OP_IN_STORE)
+            conclude(w, op);
+        if (!work_stored(w, op))
+            return;
         finish(w, s);
     }
-    settle(w, s);
+    work_settle(w, s);
 }
 
 struct engine *
@@ -236,7 +280,8 @@ work_engine(const struct work *w)
 
 struct work *
 work_new(struct event_base *base, const struct options *o, struct text *text,
-         const struct work_model *model, const struct work_calls *calls, struct err *e)
+         struct store *store, const struct work_model *model,
+         const struct work_calls *calls, struct err *e)
 {
     struct work *w = calloc(1, sizeof *w);
     struct engine_calls engine_calls;
@@ -247,6 +292,7 @@ work_new(struct event_base *base, const struct options *o, struct text *text,
     }
     w->o = o;
     w->text = text;
+    w->store = store;
     w->model = *model;
     w->calls = *calls;
     w->waiting_tail = &w->waiting;
@@ -261,6 +307,7 @@ work_new(struct event_base *base, const struct options *o, struct text *text,
         return NULL;
     }
     w->slots.engine = w->engine;
+    work_listen(w);
     return w;
 }
 
@@ -310,7 +357,8 @@ work_cancel(struct work *w, struct op *op, const struct err *why)
     struct session *s = op->session;
     struct op **at = &s->ops;
 
-    if (op->stage == OP_OVER || op->err.code != ERR_NONE)
+    /* In the store it is done: what came of it is told. */
+    if (op->stage == OP_OVER || op->stage == OP_IN_STORE || op->err.code != ERR_NONE)
         return;
     op_fail(op, why);
     if (op == s->ops) {
@@ -342,7 +390,7 @@ work_pause(struct work *w, struct op *op, bool pause)
 }
 
 void
-work_delete(struct work *w, struct session *s)
+work_delete(struct work *w, struct session *s, struct store_wait *wait)
 {
     struct err why;
 
@@ -352,8 +400,10 @@ work_delete(struct work *w, struct session *s)
     slots_drop_snapshots(&w->slots, s, 0);
     session_move(s, SESSION_GONE, "deleted");
     session_unlink(s);
+    list_gone(w, s);
     work_wait(w, s);
     work_wake(w);
+    store_delete(w->store, s, wait);
 }
 
 void
@@ -364,8 +414,10 @@ work_stop(struct work *w, const struct quota *q, const struct err *why)
         for (size_t i = 0; i < u->n_sessions; i++) {
             struct session *s = u->sessions[i];
 
-            for (struct op *op = s->ops; op != NULL; op = op->next)
-                op_fail(op, why);
+            for (struct op *op = s->ops; op != NULL; op = op->next) {
+                if (op->stage != OP_IN_STORE)
+                    op_fail(op, why);
+            }
             if (s->ops != NULL)
                 work_wait(w, s);
         }
@@ -391,27 +443,21 @@ free_session(struct session *s)
 void
 work_end(struct work *w, struct quota *q)
 {
-    struct session *s, *next;
+    struct session *s;
     struct op *op;
 
-    while ((op = w->over) != NULL) {
+    while (w != NULL && (op = w->over) != NULL) {
         w->over = op->next;
         op_free(op);
     }
-    for (s = w->waiting; s != NULL; s = next) {
-        next = s->next_waiting;
-        s->waiting = false;
-        if (s->state == SESSION_GONE && s->slot == NULL)
-            free_session(s);
+    while (w != NULL && (s = w->gone) != NULL) {
+        w->gone = s->next_gone;
+        free_session(s);
     }
-    for (uint32_t i = 0; i < w->slots.n; i++) {
-        struct slot *sl = &w->slots.all[i];
-
-        if (sl->use == SLOT_SESSION && sl->session->state == SESSION_GONE)
-            free_session(sl->session);
+    if (w != NULL) {
+        w->waiting = NULL;
+        w->waiting_tail = &w->waiting;
     }
-    w->waiting = NULL;
-    w->waiting_tail = &w->waiting;
     for (struct user *u = q->users; u != NULL;) {
         if (u->n_sessions == 0) {
             u = u->next;
@@ -422,9 +468,15 @@ work_end(struct work *w, struct quota *q)
     }
 }
 
-void
-work_cut(struct work *w, struct session *s, uint64_t pos)
+int
+work_rollback(struct work *w, struct session *s, uint64_t pos, struct err *e)
 {
+    if (pos <= s->log.len && session_files_cut(s, pos, e) == -1)
+        return -1;
+    if (session_log_truncate(&s->log, pos, e) == -1)
+        return -1;
+    if (pos == 0)
+        memset(s->fingerprint, 0, sizeof s->fingerprint); /* of no model any more */
     slots_drop_snapshots(&w->slots, s, pos);
     /* A snapshot of just that place is quicker than to compute its window again. */
     if (s->slot != NULL && s->slot->sent > pos) {
@@ -436,14 +488,6 @@ work_cut(struct work *w, struct session *s, uint64_t pos)
                               s->slot->sent - pos > engine_info(w->engine)->max_rewind)))
             slots_close(&w->slots, s->slot);
     }
-}
-
-int
-work_rollback(struct work *w, struct session *s, uint64_t pos, struct err *e)
-{
-    if (session_log_truncate(&s->log, pos, e) == -1)
-        return -1;
-    work_cut(w, s, pos);
     if (s->state == SESSION_BROKEN)
         session_move(s, pos > 0 ? SESSION_COLD : SESSION_EMPTY, "rolled back");
     return 0;
@@ -473,15 +517,15 @@ work_fork(struct work *w, struct session *from, struct session *to, uint64_t pos
 }
 
 void
-work_keep(struct work *w, struct session *s)
+work_snapshot(struct work *w, struct session *s)
 {
-    const uint64_t pos = s->slot != NULL ? s->slot->len : 0;
-    struct slot *sl, *have = slots_snapshot(&w->slots, s, pos);
+    struct slot *sl, *have = slots_snapshot(&w->slots, s, s->log.len);
     struct err e;
 
-    if (w->o->snapshots == 0 || pos == 0 || s->slot->jobs > 0 ||
+    if (w->o->snapshots == 0 || s->slot == NULL || s->slot->jobs > 0 ||
+        s->slot->len != s->log.len || s->log.len == 0 ||
         !slots_room(&w->slots, WORK_JOBS_SPARE) ||
-        (have != NULL && have->snapshot_pos == pos))
+        (have != NULL && have->snapshot_pos == s->log.len))
         return;
     while (w->slots.n_snapshots >= w->o->snapshots)
         slots_drop_oldest_snapshot(&w->slots);
@@ -490,16 +534,9 @@ work_keep(struct work *w, struct session *s)
     sl = slots_take(&w->slots, s, SLOT_SNAPSHOT);
     if (sl == NULL)
         return;
-    sl->snapshot_pos = pos;
+    sl->snapshot_pos = s->log.len;
     if (slots_fork(&w->slots, sl, s->slot, s->user->uid, &e) == -1)
         slots_close(&w->slots, sl);
-}
-
-void
-work_snapshot(struct work *w, struct session *s)
-{
-    if (s->slot != NULL && s->slot->len == s->log.len)
-        work_keep(w, s);
 }
 
 uint64_t

@@ -9,10 +9,11 @@
 #include "daemon/engine.h"
 #include "daemon/op.h"
 #include "daemon/session.h"
-#include "daemon/turn.h"
 
 struct event_base;
 struct options;
+struct store;
+struct store_wait;
 struct text;
 
 /*
@@ -30,7 +31,6 @@ struct work_calls {
 
 struct work_model {
     uint32_t bos, eos, vocab;
-    struct turn_ids turn;
 };
 
 struct work_counts {
@@ -40,8 +40,8 @@ struct work_counts {
 };
 
 struct work *work_new(struct event_base *base, const struct options *o, struct text *text,
-                      const struct work_model *model, const struct work_calls *calls,
-                      struct err *e);
+                      struct store *store, const struct work_model *model,
+                      const struct work_calls *calls, struct err *e);
 void work_free(struct work *w);
 struct engine *work_engine(const struct work *w);
 void work_count(const struct work *w, struct work_counts *out);
@@ -58,8 +58,9 @@ void work_cancel(struct work *w, struct op *op, const struct err *why);
 void work_pause(struct work *w, struct op *op, bool pause);
 
 /* Deletes a session: its name is free at once, its operations end with ERR_NOT_FOUND, and it
- * is freed when nothing holds it any more. */
-void work_delete(struct work *w, struct session *s);
+ * is freed when nothing holds it any more. Its folder goes too, if it has one; wait (NULL is fine)
+ * is told when that is so. */
+void work_delete(struct work *w, struct session *s, struct store_wait *wait);
 
 /* A stream has let go of the session (session.streams). */
 void work_released(struct work *w, struct session *s);
@@ -75,7 +76,7 @@ uint64_t work_kv_len(const struct session *s);
 /* How many tokens the engine will have to compute again when the session goes on. */
 uint64_t work_replay(const struct work *w, const struct session *s);
 
-/* The end: all operations and sessions are freed, whatever they wait for. */
+/* The end: all operations and sessions are freed, whatever they wait for. w may be NULL. */
 void work_end(struct work *w, struct quota *q);
 
 /* Ends all operations with `why`; calls->stopped() when the engine is gone, too. */

@@ -65,8 +65,6 @@ feed(struct work *w, struct op *op, uint64_t total, struct err *e)
         uint32_t n = (uint32_t)w->o->feed_tokens;
         const uint32_t *ids;
 
-        if (total - sl->sent < n)
-            n = (uint32_t)(total - sl->sent);
         if (op->kind == OP_SCORE && !scores && first - sl->sent < n)
             n = (uint32_t)(first - sl->sent);
         ids = tokens_at(op, sl->sent, &n);
@@ -154,7 +152,7 @@ drive(struct work *w, struct op *op, struct err *e)
         return 0;
     }
     /* Not whenever the slot is at rest: a rewind of the operation before may be under way. */
-    if (!op->sized && work_take_question(w, op, e) == -1)
+    if (!op->sized && work_check(w, op, e) == -1)
         return -1;
     op->sized = true;
     if (!slots_room(&w->slots, WORK_JOBS_SPARE)) {
@@ -171,7 +169,7 @@ drive(struct work *w, struct op *op, struct err *e)
     total = op->kind == OP_APPEND || op->kind == OP_SCORE ? op->begin + op->n_ids
                                                           : s->log.len;
     if (s->slot->sent < total) {
-        if (feed(w, op, work_rest(w, op, total), e) == -1)
+        if (feed(w, op, total, e) == -1)
             return -1;
     } else if (s->slot->jobs == 0) {
         if (op->kind == OP_APPEND || op->kind == OP_SCORE)
@@ -276,6 +274,7 @@ on_fed(struct work *w, struct op *op, const struct slots_news *news)
             return;
         }
         w->counts.appended += n;
+        work_grew(w, s);
     }
     if (op->calls->progress != NULL)
         op->calls->progress(op);
@@ -310,6 +309,7 @@ on_tokens(struct work *w, struct op *op, const struct slots_news *news)
         op->first_ns = clock_ns();
     op->n_drawn += news->n;
     w->counts.drawn += news->n;
+    work_grew(w, s);
     if (op->calls->drawn != NULL)
         op->calls->drawn(op, news->pos, news->tokens, news->n);
 }
@@ -442,7 +442,7 @@ on_lost(void *arg, bool own_fault)
             suspect(w, s, sl);
         if (s->state == SESSION_WARM)
             session_move(s, SESSION_COLD, "the engine is gone");
-        else if (s->state != SESSION_GONE && s->state != SESSION_BROKEN)
+        else if (s->ops != NULL && s->state != SESSION_GONE && s->state != SESSION_BROKEN)
             session_move(s, SESSION_QUEUED, "the engine is gone");
         work_wait(w, s);
     }

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -106,6 +107,39 @@ start_tokens(const struct work *w, struct op *op, struct err *e)
     return 0;
 }
 
+static bool
+reads_only(const struct op *op)
+{
+    return op->kind == OP_SCORE || op->kind == OP_LOGITS ||
+           (op->kind == OP_CALL && op->calls->reads);
+}
+
+/* The session's tokens are of one model; whether that is the engine's is known once it is there. */
+static int
+check_model(const struct session *s, const struct link_ready *info, struct err *e)
+{
+    static const uint8_t none[32];
+    char theirs[17], ours[17];
+
+    if (memcmp(s->fingerprint, none, sizeof none) != 0 &&
+        memcmp(s->fingerprint, info->fingerprint, sizeof s->fingerprint) != 0) {
+        for (int i = 0; i < 8; i++) {
+            snprintf(theirs + 2 * i, 3, "%02x", s->fingerprint[i]);
+            snprintf(ours + 2 * i, 3, "%02x", info->fingerprint[i]);
+        }
+        return err_set(
+            e, ERR_MODEL_MISMATCH, 0,
+            "the session's tokens are of model %s..., this is model %s...: it can "
+            "be read only",
+            theirs, ours);
+    }
+    if (s->max_id >= info->vocab)
+        return err_set(e, ERR_DAMAGED, 0,
+                       "the session holds token %" PRIu32 ", the vocabulary has %" PRIu32,
+                       s->max_id, info->vocab);
+    return 0;
+}
+
 /* Its turn has come. */
 int
 work_start(struct work *w, struct op *op, struct err *e)
@@ -143,6 +177,8 @@ work_start(struct work *w, struct op *op, struct err *e)
         return err_set(e, ERR_CONFLICT, 0,
                        "the session is at position %" PRIu64 ", not %" PRIu64, s->log.len,
                        op->if_pos);
+    if (!reads_only(op) && store_refuses(s, e) == -1)
+        return -1;
     if (op->kind == OP_CALL) {
         op->stage = OP_OVER;
         return op->calls->run(op, e);
@@ -169,6 +205,8 @@ work_check(const struct work *w, struct op *op, struct err *e)
     const struct link_ready *info = engine_info(w->engine);
     const uint64_t max = info->max_positions;
 
+    if (check_model(op->session, info, e) == -1)
+        return -1;
     for (size_t i = 0; i < op->n_ids && op->input == OP_TOKENS; i++) {
         if (op->ids[i] >= info->vocab)
             return err_set(e, ERR_INVALID, 0,

@@ -170,7 +170,7 @@ ok "without waiting for the answer's end"
 # --- a disk that is full, and one that cannot be written
 if [ -w /dev/full ]; then
     "$fathomd" --engine "$top_builddir/tests/fake_engine" --model "$model" \
-        --state "$dir/state" --socket "$sock" --log-level debug 2>/dev/full &
+        --state "$dir/full" --socket "$sock" --log-level debug 2>/dev/full &
     daemon=$!
     eventually status state=serving
     got=$(printf 'session.new name=a\nappend name=a text=hello\nsample name=a n=3 quiet=1\n' | talk)

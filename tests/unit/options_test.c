@@ -57,7 +57,7 @@ files_and_command_line(void **state)
     assert_int_equal(o.step_timeout, 120000);
     assert_int_equal(o.max_document, 2048);
     assert_int_equal(o.max_jobs, 9);
-    assert_int_equal(o.max_sessions, 4096);
+    assert_int_equal(o.max_sessions, 65536);
     assert_int_equal(o.socket_mode, 0660);
     options_done(&o);
 }

@@ -11,7 +11,10 @@
 #include "daemon/session_log.h"
 #include "tests/test.h"
 
-static struct options limits = {.max_tokens = 5000, .max_tokens_user = 3000};
+static struct options limits = {.max_tokens = 5000,
+                                .max_tokens_user = 3000,
+                                .max_disk = 100000,
+                                .max_disk_user = 100000};
 static const uint32_t ids[1000] = {11, 22, 33, 44, 55};
 
 struct fixture {

@@ -16,7 +16,9 @@ static struct options limits = {.max_sessions = 6,
                                 .max_tokens = 1000,
                                 .max_tokens_user = 1000,
                                 .max_connections = 10,
-                                .max_connections_user = 10};
+                                .max_connections_user = 10,
+                                .max_disk = 1 << 20,
+                                .max_disk_user = 1 << 20};
 
 static void
 names(void **state)
@@ -208,7 +210,8 @@ states(void **state)
         if (a != SESSION_GONE)
             assert_true(allowed[a][SESSION_GONE]); /* all can be deleted */
         /* The engine has nothing of an empty, cold or broken session: work goes by QUEUED. */
-        if (a == SESSION_EMPTY || a == SESSION_COLD || a == SESSION_BROKEN) {
+        if (a == SESSION_EMPTY || a == SESSION_COLD || a == SESSION_BROKEN ||
+            a == SESSION_PARKED || a == SESSION_LOADING || a == SESSION_DAMAGED) {
             assert_false(allowed[a][SESSION_FEEDING]);
             assert_false(allowed[a][SESSION_SAMPLING]);
             assert_false(allowed[a][SESSION_REPLAYING]);

@@ -1,0 +1,477 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The threads that wait for the disk, so that the event loop need not. They share nothing: a
+ * session's jobs all go to the thread that its id says, and with them its ledger. A ledger that
+ * failed is closed at once and opened anew by the next job: what it takes then is what the disk
+ * really holds.
+ *
+ * In front of a session's first change its id is made `hot` in the catalogue, when its ledger is
+ * closed the catalogue is told what is in it and the id is cold again: so after a crash only
+ * sessions that were changing have to be looked at.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "daemon/store_thread.h"
+
+enum { LONG_THREAD = STORE_THREADS, ALL_THREADS, TURN_MS = 1000 };
+
+struct handle {
+    struct kvfile_id id;
+    struct ledger *ledger; /* NULL: not in use */
+    bool hot;
+    struct catalog_entry entry; /* what the catalogue is to be told; hot */
+    uint64_t used;
+};
+
+struct thread {
+    struct store_tools tools;
+    struct store_threads *all;
+    struct mailbox *box;
+    pthread_t thread;
+    bool running;
+    struct handle handles[STORE_HANDLES];
+    uint64_t stamp;
+    _Atomic uint64_t turned_ns, began_ns; /* began: of the job under way; 0 */
+};
+
+struct store_threads {
+    struct io *io;
+    struct catalog *catalog;
+    struct mailbox *back;
+    struct event *on_back;
+    atomic_bool stop;
+    uint64_t waiting;
+    int ending; /* threads that have yet to close their ledgers */
+    void (*ended)(void *arg);
+    void *ended_arg;
+    struct thread threads[ALL_THREADS];
+};
+
+/* --- jobs --------------------------------------------------------------------------------- */
+
+struct store_job *
+store_job_new(enum store_kind kind, const struct kvfile_id *id,
+              void (*done)(struct store_job *), void *arg, struct err *e)
+{
+    struct store_job *job = calloc(1, sizeof *job);
+
+    if (job == NULL) {
+        err_set(e, ERR_QUOTA, errno, "no memory for a job of the store");
+        return NULL;
+    }
+    job->kind = kind;
+    if (id != NULL)
+        job->id = *id;
+    job->done = done;
+    job->arg = arg;
+    return job;
+}
+
+void
+store_job_free(struct store_job *job)
+{
+    if (job == NULL)
+        return;
+    free((void *)(uintptr_t)job->change.tokens);
+    free((void *)(uintptr_t)job->change.points);
+    free((void *)(uintptr_t)job->change.ops);
+    free((void *)(uintptr_t)job->change.add);
+    free((void *)(uintptr_t)job->change.drop);
+    ledger_content_done(&job->content);
+    free(job);
+}
+
+/* --- ledgers ------------------------------------------------------------------------------ */
+
+static struct handle *
+find(struct thread *th, const struct kvfile_id *id)
+{
+    for (size_t i = 0; i < STORE_HANDLES; i++) {
+        struct handle *h = &th->handles[i];
+
+        if (h->ledger != NULL && memcmp(&h->id, id, sizeof *id) == 0)
+            return h;
+    }
+    return NULL;
+}
+
+/* well: what it holds is what the catalogue is told. Else the id stays hot, and the next start
+ * looks for itself. */
+static void
+close_handle(struct thread *th, struct handle *h, bool well)
+{
+    struct err e;
+
+    ledger_close(h->ledger);
+    h->ledger = NULL;
+    if (h->hot && well &&
+        (catalog_note(th->tools.catalog, &h->entry, &e) == -1 ||
+         catalog_hot(th->tools.catalog, &h->id, false, &e) == -1))
+        log_line(LOG_WARNING, "catalogue-behind why=\"%s\"", e.text);
+}
+
+static struct handle *
+get(struct thread *th, const struct kvfile_id *id, struct err *e)
+{
+    struct handle *h = find(th, id), *oldest = th->handles;
+    char dir[CATALOG_DIR_MAX];
+
+    if (h == NULL) {
+        for (size_t i = 0; i < STORE_HANDLES && oldest->ledger != NULL; i++) {
+            h = &th->handles[i];
+            if (h->ledger == NULL || h->used < oldest->used)
+                oldest = h;
+        }
+        h = oldest;
+        if (h->ledger != NULL)
+            close_handle(th, h, true);
+        *h = (struct handle){.id = *id};
+        catalog_dir(id, dir);
+        if (ledger_open(th->tools.io, dir, false, &h->ledger, e) == -1) {
+            h->ledger = NULL;
+            return NULL;
+        }
+    }
+    h->used = ++th->stamp;
+    return h;
+}
+
+static struct ledger *
+tool_ledger(struct store_tools *t, const struct kvfile_id *id, struct err *e)
+{
+    struct thread *th = (struct thread *)(void *)t; /* its first member */
+    struct handle *h;
+
+    if (th == &th->all->threads[LONG_THREAD]) {
+        err_set(e, ERR_INTERNAL, 0, "the thread for long jobs has no ledgers");
+        return NULL;
+    }
+    h = get(th, id, e);
+    return h != NULL ? h->ledger : NULL;
+}
+
+static void
+tool_close(struct store_tools *t, const struct kvfile_id *id)
+{
+    struct thread *th = (struct thread *)(void *)t;
+    struct handle *h = find(th, id);
+
+    if (h != NULL)
+        close_handle(th, h, true);
+}
+
+static void
+close_all(struct thread *th)
+{
+    for (size_t i = 0; i < STORE_HANDLES; i++) {
+        if (th->handles[i].ledger != NULL)
+            close_handle(th, &th->handles[i], true);
+    }
+}
+
+/* --- what is done ------------------------------------------------------------------------- */
+
+static int
+load(struct thread *th, struct store_job *job, struct err *e)
+{
+    struct handle *h = get(th, &job->id, e);
+
+    if (h == NULL)
+        return -1;
+    if (ledger_load(h->ledger, &job->content, e) == -1) {
+        close_handle(th, h, false);
+        return -1;
+    }
+    for (uint64_t i = 0; i < job->content.len; i++) {
+        if (job->content.tokens[i] > job->max_id)
+            job->max_id = job->content.tokens[i];
+    }
+    return 0;
+}
+
+static int
+commit(struct thread *th, struct store_job *job, struct err *e)
+{
+    struct handle *h = get(th, &job->id, e);
+
+    if (h == NULL)
+        return -1;
+    if (!h->hot && catalog_hot(th->tools.catalog, &job->id, true, e) == -1)
+        return -1;
+    h->hot = true;
+    if (ledger_commit(h->ledger, &job->change, e) == -1) {
+        close_handle(th, h, false);
+        return -1;
+    }
+    h->entry = (struct catalog_entry){.id = job->id,
+                                      .meta = job->meta,
+                                      .len = job->len,
+                                      .n_points = job->n_points,
+                                      .disk_bytes = job->disk_bytes};
+    return 0;
+}
+
+static int
+sweep(struct thread *th, struct store_job *job, struct err *e)
+{
+    const int rc = catalog_sweep(th->tools.catalog, e);
+
+    job->more = rc == 1;
+    return rc == -1 ? -1 : 0;
+}
+
+static int
+run(struct thread *th, struct store_job *job, struct err *e)
+{
+    struct catalog *c = th->tools.catalog;
+
+    switch (job->kind) {
+    case STORE_CREATE: return catalog_create(c, &job->id, &job->change, e);
+    case STORE_FORK: return catalog_fork(c, &job->from, &job->id, &job->change, e);
+    case STORE_LOAD: return load(th, job, e);
+    case STORE_COMMIT: return commit(th, job, e);
+    case STORE_CLOSE: tool_close(&th->tools, &job->id); return 0;
+    case STORE_DELETE:
+        tool_close(&th->tools, &job->id);
+        return catalog_delete(c, &job->id, e);
+    case STORE_QUARANTINE:
+        tool_close(&th->tools, &job->id);
+        return catalog_quarantine(c, &job->id, job->why, e);
+    case STORE_RUN:
+    case STORE_RUN_LONG: return job->run(job->arg, &th->tools, e);
+    case STORE_SWEEP: return sweep(th, job, e);
+    case STORE_END: close_all(th); return 0;
+    }
+    return err_set(e, ERR_INTERNAL, 0, "no such job of the store");
+}
+
+static void *
+work(void *arg)
+{
+    struct thread *th = arg;
+    struct store_threads *all = th->all;
+    struct pollfd p = {.fd = mailbox_fd(th->box), .events = POLLIN};
+    sigset_t mask;
+
+    sigfillset(&mask);
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+    while (!atomic_load(&all->stop)) {
+        struct mail *next;
+
+        th->turned_ns = clock_ns();
+        if (poll(&p, 1, TURN_MS) == -1 && errno != EINTR)
+            break;
+        for (struct mail *m = mailbox_take_all(th->box); m != NULL; m = next) {
+            struct store_job *job = (struct store_job *)m;
+            struct err e = {0};
+
+            next = m->next;
+            th->began_ns = clock_ns();
+            if (!atomic_load(&all->stop) && run(th, job, &e) == -1)
+                job->err = e;
+            job->done_ns = th->turned_ns = clock_ns();
+            th->began_ns = 0;
+            mailbox_post(all->back, &job->mail);
+        }
+    }
+    close_all(th);
+    return NULL;
+}
+
+/* --- main's side -------------------------------------------------------------------------- */
+
+static void
+on_back(evutil_socket_t fd, short what, void *arg)
+{
+    struct store_threads *t = arg;
+    struct mail *next;
+
+    (void)fd;
+    (void)what;
+    for (struct mail *m = mailbox_take_all(t->back); m != NULL; m = next) {
+        struct store_job *job = (struct store_job *)m;
+
+        next = m->next;
+        t->waiting--;
+        job->done(job);
+    }
+}
+
+/* The same session, the same thread. */
+static struct thread *
+thread_of(struct store_threads *t, const struct store_job *job)
+{
+    const struct kvfile_id *id = job->kind == STORE_FORK ? &job->from : &job->id;
+
+    if (job->kind == STORE_RUN_LONG || job->kind == STORE_SWEEP)
+        return &t->threads[LONG_THREAD];
+    return &t->threads[id->b[0] % STORE_THREADS]; /* ids are random */
+}
+
+static void
+post(struct store_threads *t, struct thread *th, struct store_job *job)
+{
+    job->posted_ns = clock_ns();
+    t->waiting++;
+    mailbox_post(th->box, &job->mail);
+}
+
+void
+store_threads_post(struct store_threads *t, struct store_job *job)
+{
+    post(t, thread_of(t, job), job);
+}
+
+static void
+on_end(struct store_job *job)
+{
+    struct store_threads *t = job->arg;
+
+    store_job_free(job);
+    if (--t->ending == 0)
+        t->ended(t->ended_arg);
+}
+
+int
+store_threads_end(struct store_threads *t, void (*done)(void *arg), void *arg,
+                  struct err *e)
+{
+    struct store_job *jobs[ALL_THREADS] = {0};
+
+    for (int i = 0; i < ALL_THREADS; i++) {
+        jobs[i] = store_job_new(STORE_END, NULL, on_end, t, e);
+        if (jobs[i] != NULL)
+            continue;
+        while (i > 0)
+            store_job_free(jobs[--i]);
+        return -1;
+    }
+    t->ended = done;
+    t->ended_arg = arg;
+    t->ending = ALL_THREADS;
+    for (int i = 0; i < ALL_THREADS; i++)
+        post(t, &t->threads[i], jobs[i]);
+    return 0;
+}
+
+void
+store_threads_alive(const struct store_threads *t, struct store_alive *out)
+{
+    const uint64_t now = clock_ns();
+
+    *out = (struct store_alive){.waiting = t->waiting};
+    for (int i = 0; i < STORE_THREADS; i++) {
+        const uint64_t turned = t->threads[i].turned_ns, began = t->threads[i].began_ns;
+
+        if (now > turned && now - turned > out->turned_ns)
+            out->turned_ns = now - turned;
+        if (began != 0 && now > began && now - began > out->job_ns)
+            out->job_ns = now - began;
+    }
+}
+
+static int
+start_thread(struct store_threads *t, struct thread *th, struct err *e)
+{
+    int rc;
+
+    th->tools = (struct store_tools){
+        .io = t->io, .catalog = t->catalog, .ledger = tool_ledger, .close = tool_close};
+    th->all = t;
+    th->turned_ns = clock_ns();
+    th->box = mailbox_new(e);
+    if (th->box == NULL)
+        return -1;
+    rc = pthread_create(&th->thread, NULL, work, th);
+    if (rc != 0)
+        return err_set(e, ERR_INTERNAL, rc, "pthread_create: %s", strerror(rc));
+    th->running = true;
+    return 0;
+}
+
+struct store_threads *
+store_threads_new(struct event_base *base, struct io *io, struct catalog *catalog,
+                  struct err *e)
+{
+    struct store_threads *t = calloc(1, sizeof *t);
+
+    if (t == NULL) {
+        err_set(e, ERR_QUOTA, errno, "no memory for the store's threads");
+        return NULL;
+    }
+    t->io = io;
+    t->catalog = catalog;
+    t->back = mailbox_new(e);
+    if (t->back == NULL)
+        goto fail;
+    t->on_back = event_new(base, mailbox_fd(t->back), EV_READ | EV_PERSIST, on_back, t);
+    if (t->on_back == NULL || event_add(t->on_back, NULL) == -1) {
+        err_set(e, ERR_QUOTA, errno, "no memory for the store's threads");
+        goto fail;
+    }
+    for (int i = 0; i < ALL_THREADS; i++) {
+        if (start_thread(t, &t->threads[i], e) == -1)
+            goto fail;
+    }
+    return t;
+
+fail:
+    store_threads_free(t);
+    return NULL;
+}
+
+static void
+drop_all(struct mailbox *box)
+{
+    struct mail *next;
+
+    for (struct mail *m = mailbox_take_all(box); m != NULL; m = next) {
+        next = m->next;
+        store_job_free((struct store_job *)m);
+    }
+}
+
+void
+store_threads_free(struct store_threads *t)
+{
+    struct store_job *nudge;
+    struct err e;
+
+    if (t == NULL)
+        return;
+    atomic_store(&t->stop, true);
+    for (int i = 0; i < ALL_THREADS; i++) {
+        struct thread *th = &t->threads[i];
+
+        /* Without it the thread looks by itself, a turn later. */
+        nudge = th->running ? store_job_new(STORE_END, NULL, NULL, NULL, &e) : NULL;
+        if (nudge != NULL)
+            mailbox_post(th->box, &nudge->mail);
+    }
+    for (int i = 0; i < ALL_THREADS; i++) {
+        struct thread *th = &t->threads[i];
+
+        if (th->running)
+            pthread_join(th->thread, NULL);
+        if (th->box != NULL)
+            drop_all(th->box);
+        mailbox_free(th->box);
+    }
+    if (t->on_back != NULL)
+        event_free(t->on_back);
+    if (t->back != NULL)
+        drop_all(t->back);
+    mailbox_free(t->back);
+    free(t);
+}
