@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* SQLite on the real struct io, in a folder of its own. Crash states: kvstore's are in
- * sim_fs_test.c and in the tests of what uses databases. */
+/*
+ * SQLite on the real struct io, in a folder of its own; and on a simulated file system: what was
+ * committed is there in every state that a crash could leave, and with any one of the syncs
+ * left out there is a state in which it is not.
+ */
 #include "config.h"
 
 #include <errno.h>
 #include <sqlite3.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +17,7 @@
 #include "base/err.h"
 #include "kvstore/io.h"
 #include "kvstore/vfs.h"
+#include "tests/sim_fs.h"
 #include "tests/test.h"
 
 static char folder[] = "vfs_test_XXXXXX";
@@ -136,6 +141,116 @@ test_errors(void **state)
     vfs_unregister("vfs_test_none");
 }
 
+enum { COMMITS = 4 };
+
+/* Four transactions; the mark is how many are committed. False: SQLite says no. */
+static bool
+commit_some(struct sim *sim, const char *mode)
+{
+    char pragmas[200], insert[100];
+    struct err e;
+    sqlite3 *db;
+    bool ok;
+
+    vfs_register(sim_io(sim), "vfs_test_sim", &e);
+    ok = sqlite3_open_v2("s.db", &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
+                         "vfs_test_sim") == SQLITE_OK;
+    snprintf(
+        pragmas, sizeof pragmas,
+        "PRAGMA locking_mode=EXCLUSIVE; PRAGMA temp_store=MEMORY; PRAGMA journal_mode=%s;"
+        "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=6;"
+        "CREATE TABLE t (a INTEGER PRIMARY KEY, b BLOB)",
+        mode);
+    ok = ok && sqlite3_exec(db, pragmas, NULL, NULL, NULL) == SQLITE_OK;
+    for (int i = 1; i <= COMMITS && ok; i++) {
+        snprintf(insert, sizeof insert, "INSERT INTO t VALUES (%d, zeroblob(%d))", i,
+                 i * 1500);
+        ok = sqlite3_exec(db, insert, NULL, NULL, NULL) == SQLITE_OK;
+        if (ok)
+            sim_mark(sim, (uint64_t)i);
+    }
+    ok = sqlite3_close(db) == SQLITE_OK && ok;
+    vfs_unregister("vfs_test_sim");
+    return ok;
+}
+
+/* A sound database with what was promised, and with at most what was on its way. */
+static int
+look(void *arg, struct io *at, uint64_t mark, const char *what)
+{
+    const char *why = "cannot be read";
+    sqlite3_stmt *st = NULL;
+    int64_t n = -1;
+    sqlite3 *db;
+    struct err e;
+
+    (void)arg;
+    vfs_register(at, "vfs_test_state", &e);
+    sqlite3_open_v2("s.db", &db, SQLITE_OPEN_READWRITE, "vfs_test_state");
+    sqlite3_exec(db, "PRAGMA locking_mode=EXCLUSIVE", NULL, NULL, NULL);
+    if (mark == 0) {
+        why = NULL; /* nothing was promised */
+    } else if (sqlite3_prepare_v2(db, "PRAGMA integrity_check", -1, &st, NULL) ==
+                   SQLITE_OK &&
+               sqlite3_step(st) == SQLITE_ROW) {
+        why = strcmp((const char *)sqlite3_column_text(st, 0), "ok") == 0 ? NULL
+                                                                          : "is damaged";
+        sqlite3_finalize(st);
+        st = NULL;
+        if (why == NULL &&
+            sqlite3_prepare_v2(db, "SELECT count(*) FROM t WHERE length(b) = a * 1500", -1,
+                               &st, NULL) == SQLITE_OK &&
+            sqlite3_step(st) == SQLITE_ROW)
+            n = sqlite3_column_int64(st, 0);
+        if (n != (int64_t)mark && n != (int64_t)mark + 1)
+            why = "has other rows";
+    }
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    vfs_unregister("vfs_test_state");
+    if (why != NULL)
+        print_message("# %s: the database %s (%d rows)\n", what, why, (int)n);
+    return why != NULL;
+}
+
+static void
+crash_states(const char *mode)
+{
+    static const struct sim_bounds bounds = {.all = 64, .samples = 8, .seed = 1};
+    struct sim *sim = sim_new();
+    uint64_t n, n_syncs, n_needed = 0;
+
+    assert_true(commit_some(sim, mode));
+    assert_int_equal(sim_states(sim, &bounds, look, NULL, &n), 0);
+    n_syncs = sim_calls(sim, SIM_SYNC | SIM_SYNC_DIR);
+    sim_free(sim);
+    for (uint64_t k = 0; k < n_syncs; k++) {
+        sim = sim_new();
+        sim_fault(sim, &(struct sim_fault){
+                           .kinds = SIM_SYNC | SIM_SYNC_DIR, .at = k, .how = SIM_LIE});
+        assert_true(commit_some(sim, mode));
+        n_needed += sim_states(sim, &bounds, look, NULL, NULL) != 0;
+        sim_free(sim);
+    }
+    print_message("# %s: %d states, %d of %d syncs needed\n", mode, (int)n, (int)n_needed,
+                  (int)n_syncs);
+    assert_true(n_needed > 0);
+}
+
+static void
+test_crash_wal(void **state)
+{
+    (void)state;
+    crash_states("WAL");
+}
+
+static void
+test_crash_journal(void **state)
+{
+    (void)state;
+    crash_states("DELETE");
+}
+
 static int
 set_up(void **state)
 {
@@ -164,9 +279,9 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_wal),
-        cmocka_unit_test(test_journal),
-        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_wal),           cmocka_unit_test(test_journal),
+        cmocka_unit_test(test_errors),        cmocka_unit_test(test_crash_wal),
+        cmocka_unit_test(test_crash_journal),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
