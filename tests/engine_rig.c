@@ -50,8 +50,8 @@ rig_bytes(uint64_t seqs, uint64_t pages)
     return toy_bytes(&c, seqs, pages);
 }
 
-void
-rig_start(struct rig *r, uint64_t kv_bytes)
+static void
+start(struct rig *r, uint64_t kv_bytes, bool arena)
 {
     struct model_config c;
     const struct backend_opts o = {.max_seqs = SEQS, .kv_bytes = kv_bytes};
@@ -63,12 +63,14 @@ rig_start(struct rig *r, uint64_t kv_bytes)
     memset(r, 0, sizeof *r);
     r->exit = ENGINE_GOES_ON;
     assert_int_equal(kv_layout_init(&r->layout, &c, false, &e), 0);
-    r->arena = aligned_alloc(64, ARENA);
-    assert_non_null(r->arena);
-    memset(r->arena, 0xee, ARENA);
     m.layout = &r->layout;
-    m.arena = r->arena;
-    m.arena_bytes = ARENA;
+    if (arena) {
+        r->arena = aligned_alloc(64, ARENA);
+        assert_non_null(r->arena);
+        memset(r->arena, 0xee, ARENA);
+        m.arena = r->arena;
+        m.arena_bytes = ARENA;
+    }
     assert_int_equal(link_pair(sock, &e), 0);
     r->backend = backend_toy.open(&c, NULL, &o, &e);
     assert_non_null(r->backend);
@@ -81,6 +83,18 @@ rig_start(struct rig *r, uint64_t kv_bytes)
     peer_init(r->p, sock[0]);
     r->p->turn = rig_turn;
     r->p->turn_arg = r;
+}
+
+void
+rig_start(struct rig *r, uint64_t kv_bytes)
+{
+    start(r, kv_bytes, true);
+}
+
+void
+rig_start_without_arena(struct rig *r)
+{
+    start(r, 0, false);
 }
 
 void

@@ -29,6 +29,7 @@ struct rig {
 };
 
 void rig_start(struct rig *r, uint64_t kv_bytes);
+void rig_start_without_arena(struct rig *r);
 void rig_stop(struct rig *r);
 uint64_t rig_bytes(uint64_t seqs, uint64_t pages); /* that many are room for, as kv_bytes */
 int rig_turn(

@@ -513,7 +513,7 @@ copy_or_queue(struct backend *b, const struct copy *c, int when)
 {
     struct copy **at = &b->later, *own;
 
-    if (when != TOY_LATER) {
+    if (when != TOY_LATER && !has_copies(b, c->seq)) { /* in order */
         do_copy(b, c);
         return 0;
     }

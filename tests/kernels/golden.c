@@ -140,9 +140,9 @@ read_answers(struct golden *g, const char *dir, struct err *e)
     return 0;
 }
 
-/* flash-tiny is in the tree; the others are wherever GOLDEN_DIR says. */
-static void
-find_dir(const char *name, char *dir, size_t size)
+/* flash-tiny is in the tree. */
+void
+golden_dir(const char *name, char *dir, size_t size)
 {
     const char *top = getenv("srcdir"), *more = getenv("GOLDEN_DIR");
     char probe[4200];
@@ -161,7 +161,7 @@ golden_open(struct golden *g, const char *name)
 
     *g = (struct golden){.n_tokens = 0};
     snprintf(g->name, sizeof g->name, "%s", name);
-    find_dir(name, dir, sizeof dir);
+    golden_dir(name, dir, sizeof dir);
     snprintf(probe, sizeof probe, "%s/config.json", dir);
     if (access(probe, R_OK) == -1) {
         print_message("# no %s: GOLDEN_DIR does not name a folder that has it\n", name);

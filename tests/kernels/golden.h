@@ -38,6 +38,9 @@ struct golden {
 
 enum golden_floor { FLOOR_REPEAT, FLOOR_PREFILL, FLOOR_DECODE };
 
+/* The folder of that name: in the tree, or wherever GOLDEN_DIR says. */
+void golden_dir(const char *name, char *dir, size_t size);
+
 /* 0, 1 if the folder is not there, -1 with a message printed. */
 int golden_open(struct golden *g, const char *name);
 void golden_close(struct golden *g);

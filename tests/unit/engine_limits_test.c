@@ -332,6 +332,9 @@ scribble(uint16_t type, uint8_t *body, uint32_t (*random)(void))
         [LINK_FEED] = sizeof(struct link_feed) + 50 * sizeof(uint32_t),
         [LINK_SAMPLE] = sizeof(struct link_sample) + sizeof(struct sample_params),
         [LINK_LOGITS] = 0,
+        [LINK_KV_OUT] = sizeof(struct link_kv_out) + 2 * sizeof(struct link_kv_run),
+        [LINK_KV_IN] = sizeof(struct link_kv_in) + 50 * sizeof(uint32_t),
+        [LINK_KV_SET] = sizeof(struct link_kv_set),
     };
     struct link_feed *f = (void *)body;
     struct link_sample *s = (void *)body;
@@ -349,6 +352,18 @@ scribble(uint16_t type, uint8_t *body, uint32_t (*random)(void))
     } else if (type == LINK_FEED) {
         *f = (struct link_feed){random() % 3 == 0 ? random() % 200 : 0, 50, random() % 2};
         rig_tokens((uint32_t *)(f + 1), 50, random());
+    } else if (type == LINK_KV_OUT) {
+        struct link_kv_out *k = (void *)body;
+        struct link_kv_run *run = (void *)(k + 1);
+
+        *k = (struct link_kv_out){random() % 2 ? 4096 : LINK_NOWHERE, 8192, 2, 0};
+        run[0].n = random() % 3 == 0;
+        run[1].at = random() % (2 * ARENA) / 8 * 8;
+    } else if (type == LINK_KV_IN) {
+        *(struct link_kv_in *)(void *)body = (struct link_kv_in){.n = 50};
+        rig_tokens((uint32_t *)(void *)(body + sizeof(struct link_kv_in)), 50, random());
+    } else if (type == LINK_KV_SET) {
+        *(struct link_kv_set *)(void *)body = (struct link_kv_set){50, 4096, 8192};
     } else if (len > 0) {
         *(uint32_t *)body = random() % (SEQS + 2);
     }
@@ -370,15 +385,15 @@ static void
 test_nonsense_is_answered_job_by_job(void **state)
 {
     struct peer *p = ((struct rig *)*state)->p;
-    static const uint16_t types[] = {LINK_OPEN,  LINK_OPEN,   LINK_FORK,
-                                     LINK_CLOSE, LINK_REWIND, LINK_FEED,
-                                     LINK_FEED,  LINK_SAMPLE, LINK_LOGITS};
+    static const uint16_t types[] = {LINK_OPEN,   LINK_OPEN,   LINK_FORK,  LINK_CLOSE,
+                                     LINK_REWIND, LINK_FEED,   LINK_FEED,  LINK_SAMPLE,
+                                     LINK_LOGITS, LINK_KV_OUT, LINK_KV_IN, LINK_KV_SET};
     static _Alignas(8)
         uint8_t body[sizeof(struct link_sample) + sizeof(struct sample_params) + 8];
     uint32_t good = 0;
 
     for (int i = 0; i < 4000; i++) {
-        const uint16_t type = types[next_random() % 9];
+        const uint16_t type = types[next_random() % (sizeof types / sizeof *types)];
         const uint32_t seq = next_random() % (SEQS + 1);
         const size_t len = type == LINK_CLOSE ? 0 : scribble(type, body, next_random);
         const int fd = type == LINK_LOGITS && next_random() % 2 ? memfd_create("x", 0) : -1;
