@@ -9,15 +9,7 @@
  * which page holds what. One text for C, for kernels, and for the prover (verify/), which puts
  * terms in place of numbers; so a value that depends on a condition is an INDEX_IF.
  */
-#ifndef INDEX_FN
-#    ifdef __CUDACC__
-#        define INDEX_FN static __host__ __device__ inline
-#    else
-#        define INDEX_FN static inline
-#    endif
-#    define INDEX_T                      uint64_t
-#    define INDEX_IF(condition, yes, no) ((condition) ? (yes) : (no))
-#endif
+#include "base/index_t.h"
 
 /* The oldest position in the window of the query at pos; the newest is pos itself. */
 INDEX_FN INDEX_T

@@ -21,6 +21,7 @@
 
 #include "base/err.h"
 #include "kvstore/kvfile.h"
+#include "kvstore/offsets.h"
 
 enum {
     MAX_SECTIONS = 3,
@@ -68,15 +69,10 @@ struct head {
 };
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "files are read as they are");
+_Static_assert(KVFILE_ALIGN == (int)OFFSETS_BLOCK, "one block");
 _Static_assert(sizeof(struct section) == 56, "no holes");
 _Static_assert(sizeof(struct head) == KVFILE_ALIGN, "no holes");
 _Static_assert(sizeof(struct kvfile_part) == 24, "no holes");
-
-static uint64_t
-whole_blocks(uint64_t n)
-{
-    return (n + KVFILE_ALIGN - 1) / KVFILE_ALIGN * KVFILE_ALIGN;
-}
 
 static const char *
 kind_name(uint32_t kind)
@@ -117,7 +113,7 @@ lay_out(const struct kvfile_model *m, const struct kvfile_about *a,
     for (uint32_t i = 0; i < n; i++) {
         s[i].at = at;
         s[i].bytes = s[i].row_bytes * s[i].rows;
-        at += whole_blocks(s[i].bytes);
+        at = section_behind(at, s[i].bytes);
         switch (s[i].kind) {
         case KVFILE_PAGES: plan->pages_at = s[i].at; break;
         case KVFILE_STATE_DATA: plan->state_at = s[i].at; break;

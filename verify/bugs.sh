@@ -11,7 +11,7 @@ build=$(cd "$top_builddir" && pwd)
 bad=0
 
 bug() { # HEADER SED-SCRIPT OBLIGATION WHAT
-    rm -rf "${work:?}/verify" "$work/gpu" "$work/base"
+    rm -rf "${work:?}/gpu" "$work/base" "$work/kvstore"
     mkdir -p "$work/$(dirname "$1")"
     sed "$2" "$here/$1" >"$work/$1"
     if cmp -s "$work/$1" "$here/$1"; then
@@ -21,7 +21,7 @@ bug() { # HEADER SED-SCRIPT OBLIGATION WHAT
     fi
     # shellcheck disable=SC2046 # paths of libraries
     "$CXX" -std=c++17 -O1 -I"$work" -I"$here" -I"$build" -o "$work/prove" "$here"/verify/*.cc \
-        "$build/model/libmodel.a" "$build/base/.libs/libbase.a" \
+        "$build/kvstore/libkvstore.a" "$build/model/libmodel.a" "$build/base/.libs/libbase.a" \
         $(pkg-config --libs jansson libpcre2-8 libxxhash) -lz3 -lm
     found=$("$work/prove" "$here/models/fathom-mini" "$here/tests/data/flash" | grep " FAILED " || true)
     if printf '%s\n' "$found" | grep -q " $3 "; then
@@ -40,5 +40,7 @@ bug gpu/index.h 's|return pos % slots;|return pos % (slots - 1);|' window-keeps 
     "a ring of one slot too few"
 bug gpu/index.h 's|return j % per_page;|return j % (per_page - INDEX_IF(per_page > 1, 1, 0));|' \
     entry-is-alone "two entries on one row of a page"
+bug kvstore/offsets.h 's|(n + OFFSETS_BLOCK - 1) / OFFSETS_BLOCK|n / OFFSETS_BLOCK|' sections-apart \
+    "a section of a file that overlaps the next one"
 bug base/fpbits.h 's|u + 0x7fff + (u >> 16 \& 1)|u + 0x8000|' bf16-rounds "ties away from zero"
 exit $bad

@@ -3,16 +3,15 @@
 #define VERIFY_FORMULAS_HH
 
 #include "verify/term.hh"
-
 /* The formulas that ship, as terms over whole numbers. */
 #define INDEX_FN                     static inline
 #define INDEX_T                      verify::Int
 #define INDEX_IF(condition, yes, no) verify::choose((condition), (yes), (no))
-
 namespace formula
 {
 #include "gpu/index.h"
-}
+#include "kvstore/offsets.h"
+} // namespace formula
 
 #undef INDEX_FN
 #undef INDEX_T

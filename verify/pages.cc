@@ -7,6 +7,8 @@
 #include "verify/prove.hh"
 
 extern "C" {
+#include "base/err.h"
+#include "model/kvlayout.h"
 #include "model/kvsize.h"
 }
 
@@ -100,39 +102,35 @@ entry_on_its_page(const Config &k, Statement &s)
     });
 }
 
-/* Rows of all layers, main and index, lie one behind the other inside the page: any two bytes of
- * different rows are different bytes. */
+/* Rows of all layers, main and index, as kv_layout_init() places them: any two bytes of different
+ * rows are different bytes of the page. */
 void
 rows_are_disjoint(const Config &k, Statement &s)
 {
-    const int64_t main = kv_row_bytes(k.c.head_dim, k.c.rope_dim);
-    const int64_t index = kv_index_row_bytes(k.c.index_head_dim);
-    const Int page = kv_page_bytes(&k.c);
-    std::vector<std::pair<int64_t, std::pair<int, int64_t>>> parts; /* at, (rows, row) */
-    int64_t at = 0;
+    struct kv_layout l;
+    struct err e;
+    Int behind = 0;
 
-    for (int l = 0; l < k.c.n_layers; l++) {
-        const int r = k.c.ratio[l], rows = r == 0 ? 0 : KV_PAGE_TOKENS / r;
+    if (kv_layout_init(&l, &k.c, true, &e) == -1) {
+        s.claim(behind == 1);
+        return;
+    }
+    for (size_t i = 0; i < l.n_parts; i++) {
+        const struct kv_part &p = l.parts[i];
+        const std::string n = std::to_string(i);
 
-        if (r == 0)
+        if (p.kind != KV_PART_MAIN && p.kind != KV_PART_INDEX)
             continue;
-        parts.push_back({at, {rows, main}});
-        at += rows * main;
-        if (r == MODEL_CSA_RATIO) {
-            parts.push_back({at, {rows, index}});
-            at += rows * index;
-        }
-    }
-    for (size_t p = 0; p < parts.size(); p++) {
-        const std::string n = std::to_string(p);
-        const auto [rows, row] = parts[p].second;
-        const Int x = s.any(("x" + n).c_str(), 0, rows - 1),
-                  b = s.any(("b" + n).c_str(), 0, row - 1);
-        const Int byte = Int(parts[p].first) + x * row + b;
-        const Int end = p + 1 < parts.size() ? Int(parts[p + 1].first) : page;
+        const Int per = KV_PAGE_TOKENS / p.ratio, j = s.any(("j" + n).c_str(), 0, 262143);
+        const Int b = s.any(("b" + n).c_str(), 0, p.row_bytes - 1);
+        const Int at = Int(p.page_at) + entry_row(j, per) * p.row_bytes + b;
+        const Int end = Int(p.page_at) + per * p.row_bytes;
 
-        s.claim(byte >= parts[p].first && byte < (s.mutant && p == 0 ? end - 1 : end));
+        s.claim(at >= behind && at < (s.mutant ? end - 1 : end));
+        behind = end;
     }
+    s.claim(behind == Int(l.page_bytes));
+    kv_layout_done(&l);
 }
 
 /* What kernels keep in an int: entries of the longest session, and places in a page. */

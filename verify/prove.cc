@@ -253,7 +253,7 @@ main(int argc, char **argv)
     if (!list)
         printf("%-7s %-20s %7s  %-8s %7s  %7s  %s\n", "group", "obligation", "configs",
                "result", "ms", "mutant", "the mutant");
-    for (const auto *group : {&rings, &pages, &formats}) {
+    for (const auto *group : {&rings, &pages, &files, &formats}) {
         for (const Obligation &o : *group) {
             if (list) {
                 printf("%-7s %-20s %s\n", o.group, o.name, o.says);

@@ -53,7 +53,7 @@ struct Obligation {
 };
 
 /* Each group's list; prove.cc runs them all. */
-extern const std::vector<Obligation> rings, pages, formats;
+extern const std::vector<Obligation> rings, pages, files, formats;
 
 } // namespace verify
 

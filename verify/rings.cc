@@ -18,7 +18,8 @@ enum { SPARE = 16 }; /* MAX_REWIND, CUDA_REWIND */
 static void
 window_keeps(const Config &k, Statement &s)
 {
-    const Int window = k.c.window, slots = window + SPARE, max = k.c.max_positions;
+    const Int window = k.c.window, slots = window_slots(window, SPARE),
+              max = k.c.max_positions;
     const Int t = s.any("t", 0, max - 1), p = s.any("p", 0, max - 1),
               w = s.any("w", 0, max - 1);
 
@@ -30,7 +31,8 @@ window_keeps(const Config &k, Statement &s)
 static void
 slot_inside(const Config &k, Statement &s)
 {
-    const Int slots = k.c.window + SPARE, p = s.any("p", 0, Int(k.c.max_positions) - 1);
+    const Int slots = window_slots(k.c.window, SPARE),
+              p = s.any("p", 0, Int(k.c.max_positions) - 1);
 
     s.claim(ring_slot(p, slots) >= 0 &&
             ring_slot(p, slots) < (s.mutant ? slots - 1 : slots));
@@ -60,7 +62,8 @@ frontier_keeps(const Config &k, Statement &s)
         const Int j = s.any(("j" + n).c_str(), 0, max / r - 1);
         const Int p = s.any(("p" + n).c_str(), 0, max - 1),
                   w = s.any(("w" + n).c_str(), 0, max);
-        const Int last = (j + 1) * r - 1, slots = back + SPARE;
+        const Int last = (j + 1) * r - 1;
+        const Int slots = frontier_slots(r, ratio == MODEL_CSA_RATIO ? 1 : 0, SPARE);
 
         s.assume(p > last - back && p <= last && w > p && w <= last + SPARE);
         s.claim(ring_slot(p, s.mutant ? slots - 1 : slots) !=
