@@ -187,6 +187,7 @@ catalog_close(struct catalog *c)
     if (c->held != -1)
         c->io->ops->close(c->io, c->held);
     ids_done(&c->hot);
+    ids_done(&c->due);
     ids_done(&c->building);
     pthread_mutex_destroy(&c->lock);
     free(c);
@@ -315,7 +316,11 @@ set_hot(struct catalog *c, const struct kvfile_id *id, struct err *e)
 static int
 set_cold(struct catalog *c, const struct kvfile_id *id, struct err *e)
 {
+    struct err ignored;
+
     ids_drop(&c->hot, id);
+    if (!ids_has(&c->due, id))
+        ids_add(&c->due, id, &ignored); /* or after the next start */
     if (c->dead) {
         *e = c->why;
         return -1;

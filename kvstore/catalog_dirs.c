@@ -114,6 +114,7 @@ move(struct catalog *c, const char *from, const char *from_parent, const char *t
 static int
 forget(struct catalog *c, const struct kvfile_id *id, struct err *e)
 {
+    ids_drop(&c->due, id);
     if (c->dead)
         return 0; /* the index will be compared with the folders when it is opened again */
     return sql_do(c->db, NULL, e, "DELETE FROM sessions WHERE id = ?1", "b",

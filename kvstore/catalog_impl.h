@@ -33,6 +33,7 @@ struct catalog {
     bool dead; /* a change of the index failed: why */
     struct err why;
     struct ids hot;
+    struct ids due;          /* to be swept: have been hot, as their rows' `swept` says */
     struct ids building;     /* their folders in tmp/ are not to be swept */
     bool shelf_durable[256]; /* sessions/ab is there after a crash */
 };

@@ -29,6 +29,7 @@ enum { N_TABLES = sizeof tables / sizeof tables[0] };
 struct survey {
     struct ids known, doubtful, folders;
     char shelf[8]; /* "ab": whose folders are being listed */
+    bool synced[256];
     struct err *e;
 };
 
@@ -107,18 +108,18 @@ known_row(void *arg, const struct catalog_entry *en)
 }
 
 static int
-hot_rows(struct catalog *c, struct survey *s, struct err *e)
+read_ids(struct catalog *c, const char *select, struct ids *out, struct err *e)
 {
     sqlite3_stmt *q = NULL;
-    int rc = sql_prepare(c->db, "SELECT id FROM hot", &q, e);
+    int rc = sql_prepare(c->db, select, &q, e);
 
     while (rc == 0 && (rc = sql_step(q, e)) == 1) {
         struct sql_row r = {.s = q};
         struct kvfile_id id;
 
         sql_blob(&r, 0, id.b, sizeof id.b);
-        rc = r.bad != NULL ? err_set(e, ERR_DAMAGED, 0, "index.db: hot: %s", r.bad)
-                           : ids_add(&s->doubtful, &id, e);
+        rc = r.bad != NULL ? err_set(e, ERR_DAMAGED, 0, "index.db: %s", r.bad)
+                           : ids_add(out, &id, e);
     }
     sqlite3_finalize(q);
     return rc;
@@ -134,7 +135,10 @@ read_index(struct catalog *c, struct survey *s, struct err *e)
         return -1;
     if (version != INDEX_VERSION)
         return err_set(e, ERR_DAMAGED, 0, "index.db: an older format");
-    return catalog_rows(c->db, known_row, s, e) == -1 || hot_rows(c, s, e) == -1 ? -1 : 0;
+    return catalog_rows(c->db, known_row, s, e) == -1 ||
+                   read_ids(c, "SELECT id FROM hot", &s->doubtful, e) == -1
+               ? -1
+               : 0;
 }
 
 static int
@@ -166,13 +170,15 @@ list_folders(struct catalog *c, struct survey *s, struct err *e)
 
 /* What the index knew of it stays, where the ledger does not tell. */
 static int
-look_again(struct catalog *c, const struct kvfile_id *id, bool known, struct err *e)
+look_again(struct catalog *c, struct survey *s, const struct kvfile_id *id, bool known,
+           struct err *e)
 {
     struct catalog_entry en = {0};
     char shelf[24];
 
-    if (!known) {
+    if (!known && !s->synced[id->b[0]]) {
         /* Put there by a fathomd that was killed before it had synced it, or by hand. */
+        s->synced[id->b[0]] = true;
         snprintf(shelf, sizeof shelf, "sessions/%02x", id->b[0]);
         if (c->io->ops->sync_dir(c->io, shelf, e) == -1)
             return -1;
@@ -206,7 +212,7 @@ merge(struct catalog *c, struct survey *s, struct err *e)
         } else if (order < 0 || (s->doubtful.n > 0 &&
                                  bsearch(&s->folders.v[f], s->doubtful.v, s->doubtful.n,
                                          sizeof *s->doubtful.v, ids_order) != NULL)) {
-            if (look_again(c, &s->folders.v[f], order == 0, e) == -1)
+            if (look_again(c, s, &s->folders.v[f], order == 0, e) == -1)
                 return -1;
         }
         f += order <= 0;
@@ -244,6 +250,9 @@ catalog_index_open(struct catalog *c, struct err *e)
         rc = merge(c, &s, e);
     if (rc == 0)
         rc = sql_run(c->db, "COMMIT; PRAGMA synchronous=NORMAL", e);
+    if (rc == 0)
+        rc = read_ids(c, "SELECT id FROM sessions WHERE swept = 0 AND damaged = 0", &c->due,
+                      e);
     survey_done(&s);
     return rc;
 }

@@ -172,37 +172,24 @@ sweep_session(struct catalog *c, const struct kvfile_id *id, struct err *e)
     return rc;
 }
 
-/* One that is due: 1, *id. */
-static int
-next_session(struct catalog *c, struct kvfile_id *id, struct err *e)
-{
-    sqlite3_stmt *s = NULL;
-    int rc = sql_prepare(c->db, "SELECT id FROM sessions WHERE swept = 0 AND damaged = 0",
-                         &s, e);
-
-    while (rc == 0 && (rc = sql_step(s, e)) == 1) {
-        struct sql_row r = {.s = s};
-
-        sql_blob(&r, 0, id->b, sizeof id->b);
-        if (r.bad == NULL && !ids_has(&c->hot, id))
-            break;
-        rc = 0;
-    }
-    sqlite3_finalize(s);
-    return rc;
-}
-
-/* One that cannot be swept is left until it has been hot again. */
+/* One that cannot be swept is left until it has been hot again, or the next start. */
 static int
 sweep_next(struct catalog *c, struct err *e)
 {
     struct kvfile_id id;
-    int rc = c->dead ? 0 : next_session(c, &id, e);
+    int rc;
 
-    if (rc != 1)
-        return rc;
+    if (c->dead || c->due.n == 0)
+        return 0;
+    id = c->due.v[--c->due.n];
+    if (ids_has(&c->hot, &id)) /* again: due when it is cold */
+        return 1;
     rc = sweep_session(c, &id, e);
-    if (rc != 1 && sql_do(c->db, NULL, e, "UPDATE sessions SET swept = 1 WHERE id = ?1",
+    if (rc == 1) {
+        c->due.n++;
+        return 1;
+    }
+    if (rc == 0 && sql_do(c->db, NULL, e, "UPDATE sessions SET swept = 1 WHERE id = ?1",
                           "b", (const void *)id.b, sizeof id.b) == -1)
         return catalog_index_failed(c, e);
     return rc == -1 ? -1 : 1;

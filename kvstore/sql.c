@@ -280,20 +280,24 @@ look_it_over(sqlite3 *db, enum sql_how how, struct err *e)
     return 0;
 }
 
-/* Each connection has a VFS of its own, so that none outlives its io. */
+/* Each connection has a VFS of its own, so that none outlives its io. A look at a database without
+ * a WAL makes none: immutable. */
 static int
-open_by(struct io *io, const char *path, enum sql_how how, sqlite3 **db, struct err *e)
+open_by(struct io *io, const char *path, enum sql_how how, bool wal, sqlite3 **db,
+        struct err *e)
 {
     static atomic_uint_least64_t n_opened;
-    const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX |
+    const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_URI |
                       (how == SQL_CREATE ? SQLITE_OPEN_CREATE : 0);
-    char vfs[VFS_NAME_ROOM];
+    char vfs[VFS_NAME_ROOM], uri[PATH_ROOM + 24];
 
     snprintf(vfs, sizeof vfs, "fathom-%" PRIu64, atomic_fetch_add(&n_opened, 1));
     if (vfs_register(io, vfs, e) == -1)
         return -1;
     vfs_clear_error();
-    if (sqlite3_open_v2(path, db, flags, vfs) == SQLITE_OK)
+    snprintf(uri, sizeof uri, "file:%s%s", path,
+             how == SQL_LOOK && !wal ? "?immutable=1" : "");
+    if (sqlite3_open_v2(uri, db, flags, vfs) == SQLITE_OK)
         return 0;
     sql_error(*db, e);
     sqlite3_close(*db);
@@ -325,14 +329,13 @@ sql_open(struct io *io, const char *path, enum sql_how how, sqlite3 **out, struc
                        there ? "is there already" : "is not there");
     if (how != SQL_CREATE && bytes == 0) /* which SQLite would take for a new one */
         return err_set(e, ERR_DAMAGED, 0, "%s: is empty", path);
-    if (open_by(io, path, how, &db, e) == -1)
+    if (open_by(io, path, how, wal_there, &db, e) == -1)
         return -1;
     if (settings(db, how, e) == -1 || (wal_bytes > 0 && look_it_over(db, how, e) == -1)) {
         sql_close(db, wal_there);
         return -1;
     }
-    /* A look leaves the WAL as it was; one that it made itself goes when it is closed. */
-    if (how == SQL_LOOK && wal_there)
+    if (how == SQL_LOOK)
         keep_wal(db);
     *out = db;
     return 0;
