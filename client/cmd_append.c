@@ -139,6 +139,8 @@ cmd_append(struct client *c)
         json_str("name", a.name);
         json_u64("appended", appended);
         json_u64("pos", r->pos);
+        json_u64("dropped", r->dropped);
+        json_u64("replay", r->replay);
         json_end();
     }
     note(c, "appended %s tokens in %.2f s (%s tokens/s); %s is at position %s",

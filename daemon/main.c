@@ -388,7 +388,8 @@ start(struct daemon *d, struct err *e)
     sv->text = text_new(sv->base, d->tokenizer, MAX_TOKENS_BYTES, e);
     if (sv->text == NULL || open_store(d, e) == -1)
         return -1;
-    model = (struct work_model){.bos = sv->bos, .eos = sv->eos, .vocab = sv->vocab};
+    model = (struct work_model){
+        .bos = sv->bos, .eos = sv->eos, .vocab = sv->vocab, .turn = turn_ids(d->tokenizer)};
     sv->work = work_new(sv->base, &d->o, sv->text, sv->store, &model, &calls, e);
     if (sv->work == NULL || server_listen(sv, d->passed.api, e) == -1)
         return -1;

@@ -92,11 +92,16 @@ struct op {
     uint64_t n_drawn, stop_at;
     enum link_reason reason;
     bool context_full; /* the sample ended there */
+    bool recorded;     /* its result is in the log */
     bool repeated;     /* op_id was known: begin, end, reason are those of the first time */
     struct err err;    /* code ERR_NONE: fine */
     uint64_t queued_ns, began_ns, first_ns, end_ns;
 
-    bool sized;       /* it fits the model: checked once, the model stays the same */
+    bool sized; /* it fits the model: checked once, the model stays the same */
+    uint64_t
+        rest_at; /* OP_APPEND: on the way a copy of the caches is kept there; 0: none */
+    uint64_t dropped,
+        replay;       /* OP_APPEND of messages: of reasoning; computed again for it */
     bool held;        /* another one is on trial */
     bool was_stopped; /* its jobs were cancelled for paused or held, not to end it */
 

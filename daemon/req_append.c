@@ -52,6 +52,10 @@ on_done(struct op *op)
     }
     if (op->repeated)
         wire_put(&res, append_result, repeated, true);
+    if (op->dropped > 0) {
+        wire_put(&res, append_result, dropped, op->dropped);
+        wire_put(&res, append_result, replay, op->replay);
+    }
     request_reply(r, WIRE_MSG(append_result), &res);
 }
 

@@ -238,6 +238,60 @@ session_log_truncate(struct session_log *l, uint64_t pos, struct err *e)
     return 0;
 }
 
+/* Checkpoints of what lay behind the part that went: they mean the same tokens as before. */
+static void
+move_points(struct session_log *l, const struct checkpoint *old, size_t n,
+            const struct session_log_edit *x)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        struct checkpoint c = old[i];
+
+        if (c.pos > x->at && c.pos < x->from)
+            continue;
+        if (c.pos >= x->from)
+            c.pos = c.pos - x->from + x->at + x->n_mid;
+        l->checkpoints[kept++] = c;
+    }
+    l->n_checkpoints = kept;
+    l->diff.points = true;
+}
+
+int
+session_log_edit(struct session_log *l, const struct session_log_edit *x, struct err *e)
+{
+    const uint64_t n_tail = l->len - x->from;
+    const uint64_t len = x->at + x->n_mid + n_tail + x->n_more, was = l->len;
+    const size_t n_points = l->n_checkpoints, n_after = (size_t)(len - x->at);
+    struct checkpoint *points = malloc((n_points + 1) * sizeof *points);
+    uint32_t *after = malloc((n_after + 1) * sizeof *after), *p = after;
+    int rc = -1;
+
+    if (points == NULL || after == NULL) {
+        err_set(e, ERR_QUOTA, errno, "no memory for %zu tokens", n_after);
+    } else if (len <= was || take_tokens(l, len - was, e) == 0) {
+        /* Asked for, so that what follows cannot fail half-way: nobody comes in between. */
+        if (len > was)
+            give_tokens(l, len - was);
+        rc = len > was ? reserve(l, len - was, e) : 0;
+    }
+    if (rc == 0) {
+        memcpy(p, x->mid, x->n_mid * sizeof *p);
+        memcpy(p += x->n_mid, l->tokens + x->from, n_tail * sizeof *p);
+        memcpy(p += n_tail, x->more, x->n_more * sizeof *p);
+        memcpy(points, l->checkpoints, n_points * sizeof *points);
+        rc = session_log_truncate(l, x->at, e);
+    }
+    if (rc == 0)
+        rc = session_log_append(l, after, n_after, e);
+    if (rc == 0)
+        move_points(l, points, n_points, x);
+    free(points);
+    free(after);
+    return rc;
+}
+
 uint64_t
 session_log_low(const struct session_log *l, uint64_t rollbacks)
 {

@@ -100,6 +100,17 @@ int session_log_append(struct session_log *l, const uint32_t *ids, size_t n, str
 /* Forgets tokens from pos on, and checkpoints behind it. ERR_INVALID if pos > len. */
 int session_log_truncate(struct session_log *l, uint64_t pos, struct err *e);
 
+/* In one change: the tokens in [at, from) make way for `mid`, and `more` come behind the end.
+ * Checkpoints within [at, from) go, those behind move along. All or nothing; ERR_QUOTA. */
+struct session_log_edit {
+    uint64_t at, from;
+    const uint32_t *mid, *more;
+    size_t n_mid, n_more;
+};
+
+int session_log_edit(struct session_log *l, const struct session_log_edit *x,
+                     struct err *e);
+
 /* The shortest that it has been since `rollbacks` was this; 0 if that is too long ago to know.
  * What lay behind it then may be other tokens now. */
 uint64_t session_log_low(const struct session_log *l, uint64_t rollbacks);

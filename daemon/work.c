@@ -152,8 +152,8 @@ work_released(struct work *w, struct session *s)
     work_try_free(w, s);
 }
 
-static void
-record(struct op *op)
+void
+work_record(struct op *op)
 {
     struct session *s = op->session;
     struct op_record r = {.kind = (uint8_t)op->kind,
@@ -166,9 +166,10 @@ record(struct op *op)
     struct err e;
 
     /* What changed nothing may be tried again as if it had never been. */
-    if (!op->has_op_id || op->repeated || op->stage == OP_WAITS ||
+    if (!op->has_op_id || op->repeated || op->recorded || op->stage == OP_WAITS ||
         (op->err.code != ERR_NONE && s->log.len == op->begin))
         return;
+    op->recorded = true;
     memcpy(r.id, op->op_id, OP_ID_BYTES);
     if (session_log_record(&s->log, &r, &e) == -1)
         log_line(LOG_WARNING, "op-id-lost session=%s why=\"%s\"", s->name, e.text);
@@ -202,7 +203,7 @@ conclude(struct work *w, struct op *op)
     work_wake(w); /* it may be evicted for another one now */
     if (s->state == SESSION_GONE || s->log.parked)
         return;
-    record(op);
+    work_record(op);
     s->used_ms = clock_wall_ms();
     if (s->state != SESSION_BROKEN)
         work_trim(w, s);
@@ -468,15 +469,9 @@ work_end(struct work *w, struct quota *q)
     }
 }
 
-int
-work_rollback(struct work *w, struct session *s, uint64_t pos, struct err *e)
+void
+work_cut(struct work *w, struct session *s, uint64_t pos)
 {
-    if (pos <= s->log.len && session_files_cut(s, pos, e) == -1)
-        return -1;
-    if (session_log_truncate(&s->log, pos, e) == -1)
-        return -1;
-    if (pos == 0)
-        memset(s->fingerprint, 0, sizeof s->fingerprint); /* of no model any more */
     slots_drop_snapshots(&w->slots, s, pos);
     /* A snapshot of just that place is quicker than to compute its window again. */
     if (s->slot != NULL && s->slot->sent > pos) {
@@ -488,6 +483,18 @@ work_rollback(struct work *w, struct session *s, uint64_t pos, struct err *e)
                               s->slot->sent - pos > engine_info(w->engine)->max_rewind)))
             slots_close(&w->slots, s->slot);
     }
+}
+
+int
+work_rollback(struct work *w, struct session *s, uint64_t pos, struct err *e)
+{
+    if (pos <= s->log.len && session_files_cut(s, pos, e) == -1)
+        return -1;
+    if (session_log_truncate(&s->log, pos, e) == -1)
+        return -1;
+    if (pos == 0)
+        memset(s->fingerprint, 0, sizeof s->fingerprint); /* of no model any more */
+    work_cut(w, s, pos);
     if (s->state == SESSION_BROKEN)
         session_move(s, pos > 0 ? SESSION_COLD : SESSION_EMPTY, "rolled back");
     return 0;
@@ -517,15 +524,15 @@ work_fork(struct work *w, struct session *from, struct session *to, uint64_t pos
 }
 
 void
-work_snapshot(struct work *w, struct session *s)
+work_keep(struct work *w, struct session *s)
 {
-    struct slot *sl, *have = slots_snapshot(&w->slots, s, s->log.len);
+    const uint64_t pos = s->slot != NULL ? s->slot->len : 0;
+    struct slot *sl, *have = slots_snapshot(&w->slots, s, pos);
     struct err e;
 
-    if (w->o->snapshots == 0 || s->slot == NULL || s->slot->jobs > 0 ||
-        s->slot->len != s->log.len || s->log.len == 0 ||
+    if (w->o->snapshots == 0 || pos == 0 || s->slot->jobs > 0 ||
         !slots_room(&w->slots, WORK_JOBS_SPARE) ||
-        (have != NULL && have->snapshot_pos == s->log.len))
+        (have != NULL && have->snapshot_pos == pos))
         return;
     while (w->slots.n_snapshots >= w->o->snapshots)
         slots_drop_oldest_snapshot(&w->slots);
@@ -534,9 +541,16 @@ work_snapshot(struct work *w, struct session *s)
     sl = slots_take(&w->slots, s, SLOT_SNAPSHOT);
     if (sl == NULL)
         return;
-    sl->snapshot_pos = s->log.len;
+    sl->snapshot_pos = pos;
     if (slots_fork(&w->slots, sl, s->slot, s->user->uid, &e) == -1)
         slots_close(&w->slots, sl);
+}
+
+void
+work_snapshot(struct work *w, struct session *s)
+{
+    if (s->slot != NULL && s->slot->len == s->log.len)
+        work_keep(w, s);
 }
 
 uint64_t

@@ -9,6 +9,7 @@
 #include "daemon/engine.h"
 #include "daemon/op.h"
 #include "daemon/session.h"
+#include "daemon/turn.h"
 
 struct event_base;
 struct options;
@@ -31,6 +32,7 @@ struct work_calls {
 
 struct work_model {
     uint32_t bos, eos, vocab;
+    struct turn_ids turn;
 };
 
 struct work_counts {

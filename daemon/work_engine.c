@@ -65,6 +65,8 @@ feed(struct work *w, struct op *op, uint64_t total, struct err *e)
         uint32_t n = (uint32_t)w->o->feed_tokens;
         const uint32_t *ids;
 
+        if (total - sl->sent < n)
+            n = (uint32_t)(total - sl->sent);
         if (op->kind == OP_SCORE && !scores && first - sl->sent < n)
             n = (uint32_t)(first - sl->sent);
         ids = tokens_at(op, sl->sent, &n);
@@ -152,7 +154,7 @@ drive(struct work *w, struct op *op, struct err *e)
         return 0;
     }
     /* Not whenever the slot is at rest: a rewind of the operation before may be under way. */
-    if (!op->sized && work_check(w, op, e) == -1)
+    if (!op->sized && work_take_question(w, op, e) == -1)
         return -1;
     op->sized = true;
     if (!slots_room(&w->slots, WORK_JOBS_SPARE)) {
@@ -169,7 +171,7 @@ drive(struct work *w, struct op *op, struct err *e)
     total = op->kind == OP_APPEND || op->kind == OP_SCORE ? op->begin + op->n_ids
                                                           : s->log.len;
     if (s->slot->sent < total) {
-        if (feed(w, op, total, e) == -1)
+        if (feed(w, op, work_rest(w, op, total), e) == -1)
             return -1;
     } else if (s->slot->jobs == 0) {
         if (op->kind == OP_APPEND || op->kind == OP_SCORE)

@@ -45,11 +45,27 @@ void work_wake(struct work *w);
 /* The slot goes back to what the transcript holds. */
 void work_trim(struct work *w, struct session *s);
 
+/* The transcript has other tokens behind pos now, or none: what the engine has of them goes. */
+void work_cut(struct work *w, struct session *s, uint64_t pos);
+
+/* A copy of the caches as they stand in the engine now, if there is room. */
+void work_keep(struct work *w, struct session *s);
+
+/* Chat (work_turn.c): checks an append's size and, for a question, takes the reasoning of the
+ * exchange before it out of the transcript, in one change with the question itself. */
+int work_take_question(struct work *w, struct op *op, struct err *e);
+
+/* How far the append may be fed now: to its end, or to where the caches are kept first. */
+uint64_t work_rest(struct work *w, struct op *op, uint64_t total);
+
 /* The operation's turn has come: its stage afterwards says how it goes on. */
 int work_start(struct work *w, struct op *op, struct err *e);
 
 /* What the model's size says about it, once that is known. */
 int work_check(const struct work *w, struct op *op, struct err *e);
+
+/* Its result into the log, once, if it has an op_id and has changed anything. */
+void work_record(struct op *op);
 
 /* Goes on with an operation in the engine: false if it goes on, true if it is over. */
 bool work_advance(struct work *w, struct op *op);

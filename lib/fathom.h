@@ -122,12 +122,13 @@ enum fathom_reason {
 
 /* How a request ended. What does not apply to it is 0. */
 struct fathom_result {
-    uint64_t pos;     /* the session's position now */
-    uint64_t n;       /* tokens: appended, drawn, read, scored, made of text */
-    uint64_t dropped; /* rollback: tokens taken away */
-    uint64_t replay;  /* tokens that the engine has to compute again */
-    uint64_t vocab;   /* logits */
-    double total;     /* score: sum of the log-probabilities */
+    uint64_t pos; /* the session's position now */
+    uint64_t n;   /* tokens: appended, drawn, read, scored, made of text */
+    uint64_t
+        dropped;     /* rollback: tokens taken away; append: reasoning of the turn before */
+    uint64_t replay; /* tokens that the engine has to compute again */
+    uint64_t vocab;  /* logits */
+    double total;    /* score: sum of the log-probabilities */
     int fd; /* logits: vocab float32 values to map or read; stats, ring, ring_wake; yours
                      to close; else -1 */
     int created;          /* new: 0 if it was there */

@@ -445,6 +445,8 @@ reply_small(struct call *c, struct wire_in *in, struct err *e)
         c->r.pos = r.append.pos;
         c->r.n = r.append.appended;
         c->r.repeated = r.append.repeated;
+        c->r.dropped = r.append.dropped;
+        c->r.replay = r.append.replay;
         break;
     case WIRE_METHOD_tokenize:
         c->r.n = r.tokenize.n;
