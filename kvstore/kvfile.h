@@ -99,7 +99,8 @@ void kvfile_name(const struct kvfile_about *a, char name[KVFILE_NAME_MAX]);
 
 /*
  * Writes an image under its name, in this order: reserve, write, sync, name, sync of the
- * directory. When it returns 0 the file is there after any crash; on failure there is nothing.
+ * directory. When it returns 0 the file is there after any crash. On failure there is nothing, or,
+ * when it could not even be taken back, a whole file that no ledger names.
  * A file of that name already is not an error: same id, same bytes. A failed sync is never
  * repeated on the same file: once more with a new one, then ERR_READ_ONLY.
  */

@@ -69,6 +69,24 @@ write_nameless(struct io *io, int h, const uint8_t *image, uint64_t bytes, struc
     return DONE;
 }
 
+/*
+ * There is a file of that name: the same bytes, from an earlier call. Whether its name is certain
+ * nobody knows (that call may have failed to sync the folder, and a sync now would not help
+ * it), so ours takes its place; in one step, because a ledger may name it.
+ */
+static int
+take_place(struct io *io, int h, const char *path, struct err *e)
+{
+    char aside[PATH_ROOM + 8];
+
+    snprintf(aside, sizeof aside, "%s.again", path);
+    if (io->ops->unlink(io, aside, e) == -1 && e->code != ERR_NOT_FOUND)
+        return -1;
+    if (io->ops->name(io, h, aside, e) == -1)
+        return -1;
+    return io->ops->rename(io, aside, path, e);
+}
+
 static enum tried
 try_publish(struct io *io, const char *path, const char *dir, const uint8_t *image,
             uint64_t bytes, struct err *e)
@@ -82,16 +100,15 @@ try_publish(struct io *io, const char *path, const char *dir, const uint8_t *ima
         return FAILED;
     t = write_nameless(io, h, image, bytes, e);
     if (t == DONE && io->ops->name(io, h, path, e) == -1) {
-        /* The same bytes, from an earlier call that got that far. */
         ours = false;
-        if (e->code != ERR_EXISTS)
+        if (e->code != ERR_EXISTS || take_place(io, h, path, e) == -1)
             t = FAILED;
     }
     io->ops->close(io, h);
     if (t != DONE || io->ops->sync_dir(io, dir, e) == 0)
         return t;
-    /* The name may be lost though a later sync succeeds. Ours can be taken back and given again;
-     * one that was there may be in a ledger by now, and stays. */
+    /* The name may be lost though a later sync succeeds. It can be taken back and given again, but
+     * not where there was a file before, which a ledger may name. */
     if (!ours || io->ops->unlink(io, path, &ignored) == -1)
         return FAILED;
     return SYNC_FAILED;

@@ -756,6 +756,16 @@ sim_ops(const struct sim *s)
     return sim_calls(s, SIM_ALL);
 }
 
+unsigned
+sim_handles(const struct sim *s)
+{
+    unsigned n = 0;
+
+    for (int h = 0; h < SIM_HANDLES; h++)
+        n += s->handles[h].used;
+    return n;
+}
+
 void
 sim_fault(struct sim *s, const struct sim_fault *f)
 {

@@ -61,6 +61,8 @@ enum sim_kind {
 uint64_t sim_calls(const struct sim *s, unsigned kinds);
 uint64_t sim_ops(const struct sim *s); /* of all kinds */
 
+unsigned sim_handles(const struct sim *s); /* that are open */
+
 enum sim_how {
     SIM_BEFORE, /* nothing is done */
     SIM_HALF,   /* of a write the first half, else nothing */
