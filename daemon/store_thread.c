@@ -5,9 +5,9 @@
  * failed is closed at once and opened anew by the next job: what it takes then is what the disk
  * really holds.
  *
- * In front of a session's first change its id is made `hot` in the catalogue, when its ledger is
- * closed the catalogue is told what is in it and the id is cold again: so after a crash only
- * sessions that were changing have to be looked at.
+ * Before a ledger is opened its id is made `hot` in the catalogue; when it is closed the catalogue is
+ * told what is in it, and the id is cold again: so after a crash only sessions that were in use have
+ * to be looked at.
  */
 #include "config.h"
 
@@ -29,8 +29,9 @@ enum { LONG_THREAD = STORE_THREADS, ALL_THREADS, TURN_MS = 1000 };
 struct handle {
     struct kvfile_id id;
     struct ledger *ledger; /* NULL: not in use */
-    bool hot;
-    struct catalog_entry entry; /* what the catalogue is to be told; hot */
+    bool changed;
+    struct catalog_entry entry; /* changed: what the catalogue is to be told */
+    uint32_t pins;
     uint64_t used;
 };
 
@@ -115,29 +116,46 @@ close_handle(struct thread *th, struct handle *h, bool well)
 
     ledger_close(h->ledger);
     h->ledger = NULL;
-    if (h->hot && well &&
-        (catalog_note(th->tools.catalog, &h->entry, &e) == -1 ||
-         catalog_hot(th->tools.catalog, &h->id, false, &e) == -1))
+    if (well && ((h->changed && catalog_note(th->tools.catalog, &h->entry, &e) == -1) ||
+                 catalog_hot(th->tools.catalog, &h->id, false, &e) == -1))
         log_line(LOG_WARNING, "catalogue-behind why=\"%s\"", e.text);
+}
+
+/* A place for one more: free, or the least recently used. */
+static struct handle *
+place(struct thread *th, struct err *e)
+{
+    struct handle *best = NULL;
+
+    for (size_t i = 0; i < STORE_HANDLES; i++) {
+        struct handle *h = &th->handles[i];
+
+        if (h->ledger == NULL)
+            return h;
+        if (h->pins == 0 && (best == NULL || h->used < best->used))
+            best = h;
+    }
+    if (best == NULL)
+        err_set(e, ERR_BUSY, 0, "files of %d sessions are being written", STORE_HANDLES);
+    else
+        close_handle(th, best, true);
+    return best;
 }
 
 static struct handle *
 get(struct thread *th, const struct kvfile_id *id, struct err *e)
 {
-    struct handle *h = find(th, id), *oldest = th->handles;
+    struct handle *h = find(th, id);
     char dir[CATALOG_DIR_MAX];
 
     if (h == NULL) {
-        for (size_t i = 0; i < STORE_HANDLES && oldest->ledger != NULL; i++) {
-            h = &th->handles[i];
-            if (h->ledger == NULL || h->used < oldest->used)
-                oldest = h;
-        }
-        h = oldest;
-        if (h->ledger != NULL)
-            close_handle(th, h, true);
+        h = place(th, e);
+        if (h == NULL)
+            return NULL;
         *h = (struct handle){.id = *id};
         catalog_dir(id, dir);
+        if (catalog_hot(th->tools.catalog, id, true, e) == -1)
+            return NULL;
         if (ledger_open(th->tools.io, dir, false, &h->ledger, e) == -1) {
             h->ledger = NULL;
             return NULL;
@@ -147,17 +165,23 @@ get(struct thread *th, const struct kvfile_id *id, struct err *e)
     return h;
 }
 
+/* For run(): the tools are a thread's first member. */
+static struct handle *
+tool_get(struct store_tools *t, const struct kvfile_id *id, struct err *e)
+{
+    struct thread *th = (struct thread *)(void *)t;
+
+    if (th != &th->all->threads[LONG_THREAD])
+        return get(th, id, e);
+    err_set(e, ERR_INTERNAL, 0, "the thread for long jobs has no ledgers");
+    return NULL;
+}
+
 static struct ledger *
 tool_ledger(struct store_tools *t, const struct kvfile_id *id, struct err *e)
 {
-    struct thread *th = (struct thread *)(void *)t; /* its first member */
-    struct handle *h;
+    struct handle *h = tool_get(t, id, e);
 
-    if (th == &th->all->threads[LONG_THREAD]) {
-        err_set(e, ERR_INTERNAL, 0, "the thread for long jobs has no ledgers");
-        return NULL;
-    }
-    h = get(th, id, e);
     return h != NULL ? h->ledger : NULL;
 }
 
@@ -169,6 +193,26 @@ tool_close(struct store_tools *t, const struct kvfile_id *id)
 
     if (h != NULL)
         close_handle(th, h, true);
+}
+
+static int
+tool_pin(struct store_tools *t, const struct kvfile_id *id, struct err *e)
+{
+    struct handle *h = tool_get(t, id, e);
+
+    if (h == NULL)
+        return -1;
+    h->pins++;
+    return 0;
+}
+
+static void
+tool_unpin(struct store_tools *t, const struct kvfile_id *id)
+{
+    struct handle *h = find((struct thread *)(void *)t, id);
+
+    if (h != NULL && h->pins > 0) /* a failure may have closed it meanwhile */
+        h->pins--;
 }
 
 static void
@@ -207,13 +251,11 @@ commit(struct thread *th, struct store_job *job, struct err *e)
 
     if (h == NULL)
         return -1;
-    if (!h->hot && catalog_hot(th->tools.catalog, &job->id, true, e) == -1)
-        return -1;
-    h->hot = true;
     if (ledger_commit(h->ledger, &job->change, e) == -1) {
         close_handle(th, h, false);
         return -1;
     }
+    h->changed = true;
     h->entry = (struct catalog_entry){.id = job->id,
                                       .meta = job->meta,
                                       .len = job->len,
@@ -386,8 +428,12 @@ start_thread(struct store_threads *t, struct thread *th, struct err *e)
 {
     int rc;
 
-    th->tools = (struct store_tools){
-        .io = t->io, .catalog = t->catalog, .ledger = tool_ledger, .close = tool_close};
+    th->tools = (struct store_tools){.io = t->io,
+                                     .catalog = t->catalog,
+                                     .ledger = tool_ledger,
+                                     .close = tool_close,
+                                     .pin = tool_pin,
+                                     .unpin = tool_unpin};
     th->all = t;
     th->turned_ns = clock_ns();
     th->box = mailbox_new(e);

@@ -29,6 +29,7 @@
  *   silent@K       nothing is sent any more after step K; steps and beat go on
  *   lie-vocab      LINK_READY has one token too many; lie-seqs: 1000000 sequences; lie-step:
  *                  steps of no tokens
+ *   other-model    LINK_READY has the fingerprint of another model
  *   Calls of the backend that move caches are counted too, from 1: each LINK_KV_IN and
  *   LINK_KV_SET is one, a LINK_KV_OUT is one for each 8 MiB of a run and one for the state.
  *   kv-crash@K     abort() in call K                   kv-fail@K  call K fails with ERR_QUOTA
@@ -86,6 +87,7 @@ enum wrong {
     TWICE,
     SILENT,
     LIE_VOCAB,
+    OTHER_MODEL,
     LIE_SEQS,
     LIE_STEP,
     KV_CRASH,
@@ -166,6 +168,8 @@ read_plan(char *words)
             plan.wrong = NOREADY;
         else if (strcmp(w, "lie-vocab") == 0)
             plan.wrong = LIE_VOCAB;
+        else if (strcmp(w, "other-model") == 0)
+            plan.wrong = OTHER_MODEL;
         else if (strcmp(w, "lie-seqs") == 0)
             plan.wrong = LIE_SEQS;
         else if (strcmp(w, "lie-step") == 0)
@@ -325,6 +329,7 @@ tell_lie(struct link_head *h, uint8_t *body)
     case LIE_JOB: h->job += 1000000; break;
     case LIE_SEQ: h->seq += 1000000; break;
     case LIE_VOCAB: ready->vocab++; break;
+    case OTHER_MODEL: ready->fingerprint[0] ^= 1; break;
     case LIE_SEQS: ready->max_seqs = 1000000; break;
     case LIE_STEP: ready->max_step_tokens = 0; break;
     default: break;
