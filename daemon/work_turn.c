@@ -99,6 +99,7 @@ drop_reasoning(struct work *w, struct op *op, const struct turn_cut *cut, struct
                                   .n_mid = add_end && empty ? 2 : 1,
                                   .more = ids,
                                   .n_more = n};
+    /* Files first: without them there is more to compute, with too many it would be wrong. */
     rc = session_files_cut(s, cut->at, e);
     if (rc == 0)
         rc = session_log_edit(&s->log, &x, e);
@@ -110,6 +111,7 @@ drop_reasoning(struct work *w, struct op *op, const struct turn_cut *cut, struct
     }
     op->dropped = cut->from - cut->at - 1;
     session_log_begin_turn(&s->log);
+    work_grew(w, s);
     work_record(op); /* with the change itself: what it did must never be done again */
     op->replay = go_back(w, s, cut->at) - op->n_ids;
     w->counts.appended += op->n_ids;
