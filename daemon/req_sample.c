@@ -36,6 +36,8 @@ struct sampling {
     struct sample_params params;
     struct stream_text text;
     bool quiet, parse, detach, pauses, logprobs, over, thinking, in_answer, begun;
+    bool
+        waits; /* the newest token for the next one, or the end: its text is not decided yet */
     uint64_t begin, next,
         end; /* positions: of the sample, of the reader, of what is there */
     uint64_t credit;
@@ -434,8 +436,14 @@ send_batch(struct request *r, struct batch *b, struct err *e)
 
     b->n = 0;
     b->text.len = 0;
+    d->waits = false;
     while (b->n < WIRE_MAX_BATCH && d->next < until && d->credit > 0 &&
            b->text.len < ITEM_TEXT / 2) {
+        /* The last token brings what had been held back until then, and this may be it. */
+        d->waits = d->next + 1 == d->end && !d->over &&
+                   stream_text_would_hold(&d->text, r->session->log.tokens[d->next]);
+        if (d->waits)
+            break;
         if (put_token(r, b, e) == -1)
             return false;
         d->credit--;
@@ -538,7 +546,7 @@ pump(struct request *r)
         return;
     }
     conn_kick(c);
-    if (d->credit > 0 && d->next < shown_until(r))
+    if (d->credit > 0 && d->next < shown_until(r) && !d->waits)
         conn_again(c);
 }
 

@@ -90,6 +90,24 @@ stream_text_add(struct stream_text *x, uint32_t id, struct buf *out, struct err 
     return release(x, x->held.len - keep, out, e);
 }
 
+bool
+stream_text_would_hold(const struct stream_text *x, uint32_t id)
+{
+    struct stream_text copy = *x;
+    struct buf out;
+    struct err e;
+    bool holds = true;
+
+    buf_init(&copy.held, MOST_HELD);
+    buf_init(&out, 2 * MOST_HELD);
+    if ((x->held.len == 0 || buf_add(&copy.held, x->held.p, x->held.len, &e) == 0) &&
+        stream_text_add(&copy, id, &out, &e) == 0)
+        holds = copy.held.len > 0 && !copy.stopped;
+    buf_done(&copy.held);
+    buf_done(&out);
+    return holds;
+}
+
 int
 stream_text_end(struct stream_text *x, uint64_t stop_at, struct buf *out, struct err *e)
 {

@@ -33,6 +33,10 @@ void stream_text_done(struct stream_text *x);
 /* Appends to out what the token completes. */
 int stream_text_add(struct stream_text *x, uint32_t id, struct buf *out, struct err *e);
 
+/* Would text be left that only the next token, or the end, can release? Changes nothing; true too
+ * if there is no memory to find out. */
+bool stream_text_would_hold(const struct stream_text *x, uint32_t id);
+
 /* The end: appends what is left, up to byte stop_at of all drawn text (UINT64_MAX: all). */
 int stream_text_end(struct stream_text *x, uint64_t stop_at, struct buf *out,
                     struct err *e);

@@ -86,6 +86,12 @@ fathom log c --tokens --from "$pos" >"$dir/ids"
 is "$(wc -l <"$dir/ids")" 48 "what was drawn is part of the session"
 is "$(fathom sample a -n 5 --temp 0 --json | sed -n 's/.*"id":\([0-9]*\),.*/\1/p')" "$(head -5 "$dir/ids")" \
     "sample --json has the same ids"
+# What is held back in case a stop string comes is not lost if none does.
+fathom fork -q a stop1 && fathom fork -q a stop2
+all=$(fathom sample stop1 -n 6 --temp 0 --ignore-eos)
+is "$(fathom sample stop2 -n 6 --temp 0 --ignore-eos --stop "$(printf '%s' "$all" | tail -c 9)zzz")" "$all" \
+    "a stop string that begins at the end of it all"
+fathom rm -q stop1 stop2
 one=$(fathom fork a d -q && fathom sample d -n 20 --seed 5)
 two=$(fathom fork a e -q && fathom sample e -n 20 --seed 5)
 is "$one" "$two" "same seed, same text"

@@ -59,7 +59,11 @@ stream(const char *text, const struct sample_params *p, uint64_t stop_at)
     buf_init(&out, 10000);
     stream_text_init(&x, t, p, false);
     for (; *text != '\0'; text++) {
-        assert_int_equal(stream_text_add(&x, byte_id((unsigned char)*text), &out, &e), 0);
+        const uint32_t id = byte_id((unsigned char)*text);
+        const bool holds = stream_text_would_hold(&x, id);
+
+        assert_int_equal(stream_text_add(&x, id, &out, &e), 0);
+        assert_int_equal(holds, x.held.len > 0 && !x.stopped); /* as it was foretold */
         buf_adds(&out, "|", &e);
     }
     assert_int_equal(stream_text_end(&x, stop_at, &out, &e), 0);
