@@ -153,12 +153,11 @@ start_out(struct engine *en, struct job *j)
         (s = seq_find(&en->seqs, j->seq, &j->err)) == NULL ||
         check_out(en, j, s, &pages) == -1)
         return -1;
-    if (state && !has_saved_row(s)) {
-        /* The row is gone, by a rewind: the last token runs once more. */
-        if (seq_want_row(&en->seqs, j->seq, &j->err) == -1)
-            return -1;
+    /* The row is gone, by a rewind: the last token runs once more. */
+    if (state && !has_saved_row(s) && seq_want_row(&en->seqs, j->seq, &j->err) == -1)
+        return -1;
+    if (state && !has_saved_row(s))
         return 1;
-    }
     if (pages * KV_PAGE_TOKENS > s->computed)
         return 1;
     if (begin(j) == NULL)

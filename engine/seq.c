@@ -39,6 +39,7 @@ forget(struct seqs *ss, uint32_t n)
         ss->ops->seq_close(ss->backend, n);
     free(s->tokens);
     free(s->row);
+    free(s->set_row);
     *s = (struct seq){0};
 }
 
@@ -135,13 +136,19 @@ reserve(struct seqs *ss, struct seq *s, size_t want, struct err *e)
 }
 
 static int
-make_row(struct seqs *ss, struct seq *s, struct err *e)
+make_one(const struct seqs *ss, float **row, struct err *e)
 {
-    if (s->row == NULL)
-        s->row = malloc(ss->vocab * sizeof *s->row);
-    if (s->row == NULL)
+    if (*row == NULL)
+        *row = malloc(ss->vocab * sizeof **row);
+    if (*row == NULL)
         return err_set(e, ERR_QUOTA, 0, "no memory for a row of %u logits", ss->vocab);
     return 0;
+}
+
+static int
+make_row(struct seqs *ss, struct seq *s, struct err *e)
+{
+    return make_one(ss, &s->row, e);
 }
 
 int
@@ -154,6 +161,7 @@ seq_fork(struct seqs *ss, uint32_t from, uint32_t to, uint32_t owner, struct err
         return -1;
     if ((f->len > 0 && reserve(ss, s, f->len, e) == -1) ||
         (f->row_ok && make_row(ss, s, e) == -1) ||
+        (f->set_row != NULL && make_one(ss, &s->set_row, e) == -1) ||
         (f->backed && ss->ops->seq_fork(ss->backend, from, to, e) == -1)) {
         forget(ss, to);
         return -1;
@@ -168,6 +176,9 @@ seq_fork(struct seqs *ss, uint32_t from, uint32_t to, uint32_t owner, struct err
     s->row_ok = f->row_ok;
     if (f->row_ok)
         memcpy(s->row, f->row, ss->vocab * sizeof *s->row);
+    s->set_at = f->set_at;
+    if (f->set_row != NULL)
+        memcpy(s->set_row, f->set_row, ss->vocab * sizeof *s->row);
     return 0;
 }
 
@@ -188,6 +199,10 @@ uncompute(struct seqs *ss, uint32_t n, size_t to, struct err *e)
     struct err why;
 
     s->row_ok = false;
+    if (to < s->set_at) { /* other tokens may come in place of those */
+        free(s->set_row);
+        s->set_row = NULL;
+    }
     if (ss->ops->seq_rewind(ss->backend, n, to, &why) == 0) {
         s->computed = to;
         return 0;
@@ -257,6 +272,11 @@ seq_want_row(struct seqs *ss, uint32_t n, struct err *e)
 
     if (s->len == 0 || s->computed < s->len || s->row_ok)
         return 0;
+    if (s->set_row != NULL && s->len == s->set_at) {
+        memcpy(s->row, s->set_row, ss->vocab * sizeof *s->row);
+        s->row_ok = true;
+        return 0;
+    }
     return uncompute(ss, n, s->len - 1, e);
 }
 
@@ -281,11 +301,13 @@ seq_kv_set(struct seqs *ss, uint32_t n, const uint8_t *state, const float *row,
 {
     struct seq *s = &ss->all[n];
 
-    if (make_row(ss, s, e) == -1 || ss->ops->kv_set(ss->backend, n, s->len, state, e) == -1)
+    if (make_row(ss, s, e) == -1 || make_one(ss, &s->set_row, e) == -1 ||
+        ss->ops->kv_set(ss->backend, n, s->len, state, e) == -1)
         return -1;
     memcpy(s->row, row, ss->vocab * sizeof *row);
+    memcpy(s->set_row, row, ss->vocab * sizeof *row);
     s->row_ok = true;
-    s->computed = s->len;
+    s->set_at = s->computed = s->len;
     s->coming = false;
     return 0;
 }

@@ -32,6 +32,9 @@ struct seq {
     size_t computed;
     float *row; /* f32 [vocab]; allocated with the first row */
     bool row_ok;
+    float *
+        set_row; /* f32 [vocab] behind set_at tokens, where a KV_SET has made it, or NULL: */
+    size_t set_at; /* the caches cannot go back further, to compute that row again */
 };
 
 /* All sequences, by number, and the backend that runs them. */

@@ -327,14 +327,25 @@ test_rewind_below_the_restore(void **state)
     static const uint64_t to[] = {300, 299, 200, 1};
     struct rig *r = *state;
     struct peer *p = r->p;
+    uint64_t steps;
 
     peer_open(p, 0, 1);
     peer_feed(p, 0, 0, t, 300, false);
     save(r, 0, 2);
     peer_open(p, 1, 1);
     restore(r, 1, t, 300, 256);
+    /* To where it was set it costs nothing: that row is kept, for its forks too. */
     peer_ok(p, peer_feed(p, 1, 300, t + 300, 5, false));
     peer_ok(p, peer_fork(p, 1, 2));
+    steps = r->status.steps;
+    for (uint32_t seq = 1; seq <= 2; seq++) {
+        peer_ok(p, peer_rewind(p, seq, 300));
+        assert_int_equal(save(r, seq, 2), 300);
+        rig_check_logits(p, seq, t, 300);
+    }
+    assert_int_equal(r->status.steps, steps);
+    peer_ok(p, peer_feed(p, 1, 300, t + 300, 5, false));
+    peer_ok(p, peer_feed(p, 2, 300, t + 300, 5, false));
     for (size_t i = 0; i < sizeof to / sizeof *to; i++) {
         peer_ok(p, peer_rewind(p, 1, to[i]));
         rig_check_logits(p, 1, t, to[i]);

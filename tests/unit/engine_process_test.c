@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The engine as a process of its own, as fathomd sees it: killed at any token and started again
- * it draws the same; it ends with the daemon; what cannot be loaded is said. On the small model
+ * it draws the same, from tokens or from caches that it left behind; it ends with the daemon; what
+ * cannot be loaded is said. On the small model
  * with the real program, and with the fake one, which dies inside chosen steps.
  */
 #include "config.h"
@@ -38,11 +39,17 @@ struct child {
     struct link_status *status;
 };
 
+/* For the caches, outliving the engines: state, row of logits, one page. */
+enum { STATE_AT = 0, ROW_AT = 8 << 20, PAGE_AT = 12 << 20, ARENA = 16 << 20 };
+
+static int arena_fd = -1;
+static uint8_t *arena;
+
 static void
 spawn(struct child *c, const char *program, const char *model)
 {
     int sock[2], fd = memfd_create("status", 0);
-    char link[16], status[16];
+    char link[16], status[16], at[16], bytes[16];
     struct err e;
 
     assert_int_equal(link_pair(sock, &e), 0);
@@ -54,8 +61,11 @@ spawn(struct child *c, const char *program, const char *model)
     assert_true(c->pid >= 0);
     if (c->pid == 0) {
         snprintf(link, sizeof link, "%d", dup(sock[1])); /* a copy outlives the exec */
+        snprintf(at, sizeof at, "%d", arena_fd);
+        snprintf(bytes, sizeof bytes, "%d", ARENA);
         execl(program, program, "--model", model, "--link-fd", link, "--status-fd", status,
-              "--threads", "2", "--max-seqs", "4", (char *)NULL);
+              "--threads", "2", "--max-seqs", "4", "--arena-fd", at, "--arena-bytes", bytes,
+              (char *)NULL);
         _exit(127);
     }
     close(sock[1]);
@@ -182,6 +192,148 @@ test_killed_and_replayed(void **state)
                 under("srcdir", "models/fathom-mini"), kills, 3);
 }
 
+enum { BEFORE = 5 }; /* drawn by the engine that saves */
+
+static const struct peer_job *
+save(struct child *c)
+{
+    const struct link_kv_run page = {.first = 0, .n = 1, .at = PAGE_AT};
+
+    return peer_wait(c->p, peer_kv_out(c->p, 2, STATE_AT, ROW_AT, &page, 1));
+}
+
+/* Draws some tokens and saves behind the last but one: the state that is at hand. */
+static const struct peer_job *
+draw_and_save(struct child *c, uint32_t tokens[PROMPT + DRAWN])
+{
+    struct sample_params sp = params();
+    const struct peer_job *j;
+
+    prompt(tokens);
+    peer_open(c->p, 2, 1);
+    peer_feed(c->p, 2, 0, tokens, PROMPT, false);
+    sp.max_tokens = BEFORE;
+    j = peer_ok(c->p, peer_sample(c->p, 2, PROMPT, 0, &sp));
+    memcpy(tokens + PROMPT, j->tokens, BEFORE * sizeof *tokens);
+    return save(c);
+}
+
+/* The others, by an engine that has the caches: what was chosen, with its probability. */
+static void
+bring_back_and_draw(struct child *c, const uint32_t *tokens,
+                    struct sample_choice out[DRAWN - BEFORE])
+{
+    const uint32_t n = PROMPT + BEFORE - 1;
+    const struct sample_params sp = params();
+    const struct peer_job *j;
+
+    peer_open(c->p, 1, 1);
+    peer_kv_in(c->p, 1, 0, PAGE_AT, tokens, n);
+    peer_ok(c->p, peer_kv_set(c->p, 1, n, STATE_AT, ROW_AT));
+    peer_feed(c->p, 1, n, tokens + n, 1, false);
+    j = peer_ok(c->p, peer_sample(c->p, 1, n + 1, BEFORE, &sp));
+    assert_int_equal(j->n_tokens, DRAWN - BEFORE);
+    memcpy(out, j->choices, (DRAWN - BEFORE) * sizeof *out);
+}
+
+static void
+check_caches(const char *program, const char *model)
+{
+    struct sample_choice want[DRAWN], got[DRAWN - BEFORE];
+    uint32_t tokens[PROMPT + DRAWN];
+    const struct sample_params sp = params();
+    const struct peer_job *j;
+    struct child c;
+
+    prompt(tokens);
+    spawn(&c, program, model);
+    peer_open(c.p, 0, 1);
+    peer_feed(c.p, 0, 0, tokens, PROMPT, false);
+    j = peer_ok(c.p, peer_sample(c.p, 0, PROMPT, 0, &sp));
+    memcpy(want, j->choices, sizeof want);
+    peer_quit(c.p);
+    reap(&c);
+
+    memset(arena, 0xee, ARENA);
+    spawn(&c, program, model);
+    j = draw_and_save(&c, tokens);
+    assert_int_equal(j->end.reason, LINK_DONE);
+    assert_int_equal(j->saved.pos, PROMPT + BEFORE - 1);
+    kill(c.pid, SIGKILL);
+    assert_int_equal(reap(&c), -SIGKILL);
+
+    spawn(&c, program, model);
+    bring_back_and_draw(&c, tokens, got);
+    assert_memory_equal(got, want + BEFORE, sizeof got);
+    peer_ok(c.p, peer_close(c.p, 1));
+    memset(arena + STATE_AT, 0, 4096); /* the control */
+    bring_back_and_draw(&c, tokens, got);
+    assert_memory_not_equal(got, want + BEFORE, sizeof got);
+    peer_quit(c.p);
+    assert_int_equal(reap(&c), LINK_EXIT_OK);
+}
+
+static void
+test_caches_outlive_the_engine(void **state)
+{
+    (void)state;
+    check_caches(under("top_builddir", "engine/fathom-engine"),
+                 under("srcdir", "models/fathom-mini"));
+    check_caches(under("top_builddir", "tests/fake_engine"),
+                 under("srcdir", "models/fathom-mini"));
+    setenv("FAKE_ENGINE", "kv-slow=20ms", 1);
+    check_caches(under("top_builddir", "tests/fake_engine"),
+                 under("srcdir", "models/fathom-mini"));
+    unsetenv("FAKE_ENGINE");
+}
+
+/* What the tests of the daemon ask of the fake one. */
+static void
+test_the_fake_one_goes_wrong_with_caches(void **state)
+{
+    const char *program = under("top_builddir", "tests/fake_engine");
+    const char *model = under("srcdir", "models/fathom-mini");
+    struct sample_choice good[DRAWN - BEFORE], got[DRAWN - BEFORE];
+    uint32_t tokens[PROMPT + DRAWN];
+    const struct peer_job *j;
+    struct child c;
+
+    (void)state;
+    setenv("FAKE_ENGINE", "kv-fail@2", 1);
+    spawn(&c, program, model);
+    j = draw_and_save(&c, tokens);
+    assert_int_equal(j->end.err.code, ERR_QUOTA);
+    assert_int_equal(save(&c)->end.reason, LINK_DONE); /* the calls behind it do not */
+    bring_back_and_draw(&c, tokens, good);
+    peer_quit(c.p);
+    reap(&c);
+
+    setenv("FAKE_ENGINE", "kv-lie@1", 1);
+    spawn(&c, program, model);
+    assert_int_equal(draw_and_save(&c, tokens)->saved.pos, PROMPT + BEFORE - 1 + 1000);
+    peer_quit(c.p);
+    reap(&c);
+
+    setenv("FAKE_ENGINE", "kv-spoil@2", 1);
+    spawn(&c, program, model);
+    assert_int_equal(draw_and_save(&c, tokens)->end.reason, LINK_DONE);
+    bring_back_and_draw(&c, tokens, got);
+    assert_memory_not_equal(got, good, sizeof got);
+    peer_quit(c.p);
+    reap(&c);
+
+    setenv("FAKE_ENGINE", "kv-crash@1", 1);
+    spawn(&c, program, model);
+    unsetenv("FAKE_ENGINE");
+    prompt(tokens);
+    peer_open(c.p, 2, 1);
+    peer_feed(c.p, 2, 0, tokens, PROMPT, false);
+    peer_kv_out(c.p, 2, STATE_AT, ROW_AT, NULL, 0);
+    while (peer_wait_some(c.p))
+        ;
+    assert_int_equal(reap(&c), -SIGABRT);
+}
+
 static void
 test_the_fake_one_is_killed_too(void **state)
 {
@@ -280,6 +432,8 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_killed_and_replayed),
+        cmocka_unit_test(test_caches_outlive_the_engine),
+        cmocka_unit_test(test_the_fake_one_goes_wrong_with_caches),
         cmocka_unit_test(test_the_fake_one_is_killed_too),
         cmocka_unit_test(test_the_fake_one_dies_within_steps),
         cmocka_unit_test(test_loading_fails_with_a_reason),
@@ -287,5 +441,11 @@ main(void)
     };
 
     signal(SIGPIPE, SIG_IGN);
+    arena_fd = memfd_create("arena", 0);
+    if (arena_fd == -1 || ftruncate(arena_fd, ARENA) == -1)
+        return 99;
+    arena = mmap(NULL, ARENA, PROT_READ | PROT_WRITE, MAP_SHARED, arena_fd, 0);
+    if (arena == MAP_FAILED)
+        return 99;
     return cmocka_run_group_tests_name("engine process", tests, NULL, NULL);
 }
