@@ -152,14 +152,14 @@ catalog_build_finish(struct catalog *c, const struct kvfile_id *id, struct err *
     return rc;
 }
 
-static int
-write_ledger(struct io *io, const char *dir, const struct ledger_change *first,
-             struct err *e)
+int
+catalog_build_ledger(struct catalog *c, const char *dir, const struct ledger_change *first,
+                     struct err *e)
 {
     struct ledger *l;
     int rc;
 
-    if (ledger_open(io, dir, true, &l, e) == -1)
+    if (ledger_open(c->io, dir, true, &l, e) == -1)
         return -1;
     rc = ledger_commit(l, first, e);
     ledger_close(l);
@@ -235,7 +235,7 @@ create(struct catalog *c, const struct kvfile_id *from, const struct kvfile_id *
 
     if (catalog_build_begin(c, to, dir, e) == -1)
         return -1;
-    rc = write_ledger(c->io, dir, first, e);
+    rc = catalog_build_ledger(c, dir, first, e);
     if (rc == 0 && from != NULL) {
         catalog_dir(from, old);
         rc = link_files(c->io, old, dir, first->add, first->n_add, e);

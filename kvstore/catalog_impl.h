@@ -50,11 +50,14 @@ int catalog_index_open(struct catalog *c, struct err *e);
 int catalog_index_failed(struct catalog *c, struct err *e);
 
 /*
- * A folder on its way in: begin makes tmp/<uuid> with c/ and k/, which the caller fills; finish
+ * A folder on its way in: begin makes tmp/<uuid> with c/ and k/, which the caller fills; ledger
+ * writes session.db; finish
  * puts it in place, drop gives it up. What the caller puts there must be durable before finish.
  */
 int catalog_build_begin(struct catalog *c, const struct kvfile_id *id,
                         char dir[CATALOG_DIR_MAX], struct err *e);
+int catalog_build_ledger(struct catalog *c, const char *dir,
+                         const struct ledger_change *first, struct err *e);
 int catalog_build_finish(struct catalog *c, const struct kvfile_id *id, struct err *e);
 void catalog_build_drop(struct catalog *c, const struct kvfile_id *id);
 

@@ -2,6 +2,7 @@
 #ifndef KVSTORE_LEDGER_IMPL_H
 #define KVSTORE_LEDGER_IMPL_H
 
+#include "base/err.h"
 #include "kvstore/ledger.h"
 #include "kvstore/sql.h"
 
@@ -52,6 +53,8 @@ void ledger_meta_read(struct sql_row *r, int col, struct ledger_meta *m);
 const char *ledger_meta_wrong(const struct ledger_meta *m);
 const char *ledger_point_wrong(const struct ledger_point *p, uint64_t len);
 const char *ledger_file_wrong(const struct ledger_file *f, uint64_t len);
+/* 0: two are the same; -1: no memory. */
+int ledger_labels_differ(const struct ledger_content *c);
 
 #define LEDGER_POINTS "SELECT label, automatic, pos, made_ms, n FROM points ORDER BY n"
 void ledger_point_read(struct sql_row *r, struct ledger_point *p);

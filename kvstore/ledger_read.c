@@ -233,23 +233,21 @@ by_label(const void *a, const void *b)
     return strcmp((*x)->label, (*y)->label);
 }
 
-static int
-labels_differ(const struct ledger *l, const struct ledger_content *c, struct err *e)
+int
+ledger_labels_differ(const struct ledger_content *c)
 {
     const struct ledger_point **p = malloc((c->n_points + 1) * sizeof *p);
-    int rc = 0;
+    int differ = 1;
 
     if (p == NULL)
-        return err_set(e, ERR_QUOTA, errno, "no memory for checkpoints");
+        return -1;
     for (size_t i = 0; i < c->n_points; i++)
         p[i] = &c->points[i];
     qsort(p, c->n_points, sizeof *p, by_label);
-    for (size_t i = 1; rc == 0 && i < c->n_points; i++) {
-        if (strcmp(p[i - 1]->label, p[i]->label) == 0)
-            rc = damaged(l, "checkpoints", "two of one label", e);
-    }
+    for (size_t i = 1; differ && i < c->n_points; i++)
+        differ = strcmp(p[i - 1]->label, p[i]->label) != 0;
     free(p);
-    return rc;
+    return differ;
 }
 
 /* Of all blocks, without reading them: what there is must be as many as `len` says. */
@@ -319,8 +317,14 @@ load(struct ledger *l, bool all, struct ledger_content *out, struct err *e)
     if (rc == 0 && all)
         rc = load_rows(l, &op_rows, c.len, &ops, &c.n_ops, e);
     c.ops = ops;
-    if (rc == 0)
-        rc = labels_differ(l, &c, e);
+    if (rc == 0) {
+        const int differ = ledger_labels_differ(&c);
+
+        if (differ == 0)
+            rc = damaged(l, "checkpoints", "two of one label", e);
+        else if (differ == -1)
+            rc = err_set(e, ERR_QUOTA, errno, "no memory for checkpoints");
+    }
     if (rc == 0)
         rc = all ? load_tokens(l, &c, e) : count_tokens(l, c.len, e);
     if (rc == -1)

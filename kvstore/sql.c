@@ -268,11 +268,17 @@ size_of(struct io *io, const char *path, bool *there, uint64_t *bytes, struct er
     return 0;
 }
 
+int
+sql_quick_check(sqlite3 *db, struct err *e)
+{
+    return pragma_is(db, "PRAGMA quick_check(1)", "ok", e);
+}
+
 /* After nobody closed it. */
 static int
 look_it_over(sqlite3 *db, enum sql_how how, struct err *e)
 {
-    if (pragma_is(db, "PRAGMA quick_check(1)", "ok", e) == -1)
+    if (sql_quick_check(db, e) == -1)
         return -1;
     if (how == SQL_WRITE && sqlite3_wal_checkpoint_v2(db, NULL, SQLITE_CHECKPOINT_TRUNCATE,
                                                       NULL, NULL) != SQLITE_OK)

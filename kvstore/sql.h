@@ -45,6 +45,9 @@ int sql_schema(sqlite3 *db, uint32_t application, uint32_t version,
  * ERR_NOT_FOUND, ERR_READ_ONLY (a change failed), else ERR_INTERNAL. */
 int sql_error(sqlite3 *db, struct err *e);
 
+/* SQLite's own look at every page: ERR_DAMAGED, and what it found first. */
+int sql_quick_check(sqlite3 *db, struct err *e);
+
 int sql_run(sqlite3 *db, const char *text, struct err *e);
 
 /* Values for ?1, ?2, ...; one letter of fmt each: u uint64_t, t const char *, b const void * and

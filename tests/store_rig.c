@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "kvstore/io.h"
+#include "tests/kvfile_sample.h"
 #include "tests/store_rig.h"
 
 struct io *
@@ -58,7 +59,7 @@ rig_meta(struct ledger_meta *m, const char *name)
 uint32_t
 rig_token(uint64_t seed, uint64_t pos)
 {
-    return (uint32_t)((seed * 1000003 + pos) * 2654435761u >> 7) % 129280;
+    return (uint32_t)((seed * 1000003 + pos) * 2654435761u >> 7) % 1000;
 }
 
 void
@@ -111,6 +112,24 @@ rig_state(struct ledger_file *f, unsigned n, uint64_t pos)
         .bytes = 4 * KVFILE_ALIGN,
     };
     rig_id(&f->about.id, n);
+}
+
+int
+rig_publish(struct io *io, const char *dir, struct ledger_file *f, uint64_t seed,
+            struct err *e)
+{
+    uint32_t tokens[KVFILE_CHUNK_TOKENS];
+    const struct kvfile_sample sample = {.about = f->about, .tokens = tokens};
+    struct kvfile_plan plan;
+    uint8_t *image;
+    int rc;
+
+    rig_tokens(tokens, seed, f->about.pos, f->about.n_tokens);
+    image = kvfile_sample_make(&sample, &plan);
+    f->bytes = plan.bytes;
+    rc = kvfile_publish(io, dir, &f->about, image, plan.bytes, e);
+    free(image);
+    return rc;
 }
 
 static bool

@@ -8,6 +8,7 @@
 
 #include "kvstore/ledger.h"
 
+struct err;
 struct io;
 
 /*
@@ -27,6 +28,10 @@ void rig_op(struct ledger_op *o, unsigned n);
 void rig_id(struct kvfile_id *id, unsigned n);
 void rig_chunk(struct ledger_file *f, unsigned n, uint64_t pos, uint32_t n_tokens);
 void rig_state(struct ledger_file *f, unsigned n, uint64_t pos);
+
+/* A real file of kvfile_sample_model for it, with the tokens of this seed; sets f->bytes. */
+int rig_publish(struct io *io, const char *dir, struct ledger_file *f, uint64_t seed,
+                struct err *e);
 
 /* NULL if they are the same, else what is not. */
 const char *rig_differ(const struct ledger_content *a, const struct ledger_content *b);
