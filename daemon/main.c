@@ -28,6 +28,7 @@
 #include "daemon/conn.h"
 #include "daemon/engine.h"
 #include "daemon/journal.h"
+#include "daemon/metrics.h"
 #include "daemon/notify.h"
 #include "daemon/options.h"
 #include "daemon/server.h"
@@ -48,12 +49,16 @@ enum {
     SPARE_FILES = 64, /* descriptors besides those of connections */
 };
 
+/* A store thread that has not looked for work for so long hangs in a disk. */
+#define STORE_ANSWER_NS UINT64_C(10000000000)
+
 struct daemon {
     int argc;
     char **argv;
     struct options o;
     struct activation passed;
     struct server server;
+    struct metrics *metrics;
     struct tokenizer *tokenizer;
     struct event *on_term, *on_int, *on_hup, *tick, *watchdog, *deadline, *flushed;
     uint64_t extended_ns;
@@ -231,10 +236,18 @@ on_tick(evutil_socket_t fd, short what, void *arg)
 static void
 on_watchdog(evutil_socket_t fd, short what, void *arg)
 {
+    const struct daemon *d = arg;
+    struct store_alive alive = {0};
+
     (void)fd;
     (void)what;
-    (void)arg;
-    notify_watchdog(); /* the loop turned: that is the proof */
+    /* The loop turned, or we would not be here; and so must have the store's threads. */
+    if (d->server.store != NULL)
+        store_alive(d->server.store, &alive);
+    if (alive.job_ns < STORE_ANSWER_NS && alive.turned_ns < STORE_ANSWER_NS)
+        notify_watchdog();
+    else
+        log_line(LOG_ERROR, "watchdog-held seconds=%" PRIu64, alive.turned_ns / 1000000000);
 }
 
 /* --- starting ----------------------------------------------------------------------------- */
@@ -394,6 +407,9 @@ start(struct daemon *d, struct err *e)
     if (sv->work == NULL || server_listen(sv, d->passed.api, e) == -1)
         return -1;
     d->passed.api = -1;
+    if (metrics_open(sv, d->passed.metrics, &d->metrics, e) == -1)
+        return -1;
+    d->passed.metrics = -1;
     return engine_start(work_engine(sv->work), e);
 }
 
@@ -405,6 +421,7 @@ stop(struct daemon *d)
                            d->watchdog, d->deadline, d->flushed};
 
     server_unlisten(sv);
+    metrics_close(d->metrics);
     conn_close_all(sv);
     pages_end(sv);
     text_free(sv->text);
@@ -452,7 +469,8 @@ main(int argc, char **argv)
 
     log_init("fathomd", LOG_INFO);
     journal_init();
-    d.server.fd = d.server.spare = d.server.lock = -1;
+    d.server.listener = LISTENER_NONE;
+    d.server.spare = -1;
     d.server.o = &d.o;
     if (options_load(&d.o, argc, argv, &e) == -1) {
         log_line(LOG_ERROR, "settings why=\"%s\"", e.text);

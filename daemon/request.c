@@ -79,6 +79,7 @@ overflow(struct conn *c, const struct err *e)
 {
     log_line(LOG_NOTICE, "conn-overflow conn=%" PRIu64 " uid=%" PRIu32 " why=\"%s\"",
              c->number, c->cred.uid, e->text);
+    c->server->slow++;
     conn_drop(c);
 }
 
@@ -108,19 +109,29 @@ request_reply(struct request *r, const struct wire_message *m, const void *body)
     conn_kick(c);
 }
 
+/* A request with this id ends with an error. */
+static void
+tell_error(struct conn *c, uint32_t id, const struct wire_error *body)
+{
+    struct err e;
+
+    if (body->code < ERR_CODES)
+        c->server->errors[body->code]++;
+    if (body->code == ERR_QUOTA)
+        log_line(LOG_NOTICE, "quota-refused uid=%" PRIu32 " why=\"%.*s\"", c->cred.uid,
+                 (int)body->text.len, body->text.p);
+    if (wire_fail(&c->out, id, body, &e) == -1)
+        overflow(c, &e);
+}
+
 static void
 send_error(struct request *r, const struct wire_error *body)
 {
     struct conn *c = r->conn;
-    struct err e;
-    const int sent = wire_fail(&c->out, r->id, body, &e);
+    const uint32_t id = r->id;
 
-    if (body->code == ERR_QUOTA)
-        log_line(LOG_NOTICE, "quota-refused uid=%" PRIu32 " why=\"%.*s\"", c->cred.uid,
-                 (int)body->text.len, body->text.p);
+    tell_error(c, id, body); /* first: body may point into what the request holds */
     request_free(r);
-    if (sent == -1)
-        overflow(c, &e);
     conn_kick(c);
 }
 
@@ -329,13 +340,11 @@ static void
 refuse(struct conn *c, uint32_t id, const struct err *e, const char *key)
 {
     struct wire_error body;
-    struct err ignored;
 
     wire_error_from(&body, e);
     if (key[0] != '\0')
         wire_put(&body, error, key, wire_str(key));
-    if (wire_fail(&c->out, id, &body, &ignored) == -1)
-        overflow(c, &ignored);
+    tell_error(c, id, &body);
     conn_kick(c);
 }
 
@@ -413,5 +422,6 @@ request_new(struct conn *c, struct wire_in *in)
         r->next->at = &r->next;
     c->requests = r;
     c->n_requests++;
+    c->server->requests[method]++;
     run(r, in);
 }

@@ -5,10 +5,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/err.h"
+#include "daemon/listener.h"
 #include "daemon/quota.h"
+#include "proto/wire.h"
 
 struct conn;
-struct err;
 struct event;
 struct event_base;
 struct options;
@@ -35,14 +37,15 @@ struct server {
     bool stopping;
 
     struct conn *conns;
-    int fd;    /* listening; -1 */
+    struct listener listener;
     int spare; /* given up for a moment when descriptors run out */
-    int lock;  /* of the socket's path, if it is ours */
-    bool bound;
     struct event *on_accept, *again;
     struct event *on_page; /* pages.c's */
     uint32_t n_pages;
-    uint64_t accepted, refused;
+
+    /* Counted since the start. */
+    uint64_t accepted, refused, slow;
+    uint64_t requests[WIRE_METHODS], errors[ERR_CODES];
 };
 
 /* On the socket that was passed (activation.h; taken over), or, with -1, on one made at --socket.

@@ -247,7 +247,7 @@ on_entry(void *arg, const struct catalog_entry *en)
     f->st->counts.damaged += en->damaged;
     if (en->damaged) {
         s->store.damage = strdup(en->why);
-        log_line(LOG_ERROR, "session-damaged uid=%" PRIu32 " name=%s why=\"%s\"",
+        log_line(LOG_ERROR, "session-damaged uid=%" PRIu32 " session=%s why=\"%s\"",
                  en->meta.uid, en->meta.name, en->why);
     }
     f->v[f->n].s = s;

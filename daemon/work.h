@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "daemon/engine.h"
+#include "daemon/histogram.h"
 #include "daemon/op.h"
 #include "daemon/session.h"
 #include "daemon/turn.h"
@@ -39,6 +40,7 @@ struct work_counts {
     uint64_t queued, running, busy; /* operations now; sessions with any */
     uint64_t appended, drawn;       /* tokens, since the start */
     uint64_t faults, broken, evictions, replayed;
+    struct histogram wait, first; /* from the request to its turn, and to its first token */
 };
 
 struct work *work_new(struct event_base *base, const struct options *o, struct text *text,

@@ -307,8 +307,10 @@ on_tokens(struct work *w, struct op *op, const struct slots_news *news)
         op_fail(op, &e);
         return;
     }
-    if (op->n_drawn == 0)
+    if (op->n_drawn == 0) {
         op->first_ns = clock_ns();
+        histogram_add(&w->counts.first, op->first_ns - op->queued_ns);
+    }
     op->n_drawn += news->n;
     w->counts.drawn += news->n;
     work_grew(w, s);

@@ -149,6 +149,7 @@ work_start(struct work *w, struct op *op, struct err *e)
                                               : NULL;
 
     op->began_ns = clock_ns();
+    histogram_add(&w->counts.wait, op->began_ns - op->queued_ns);
     op->begin = op->end = s->log.len;
     if (r != NULL) {
         if (r->kind != op->kind)

@@ -11,13 +11,12 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/err.h"
-#include "base/file.h"
 #include "proto/page.h"
 #include "proto/wire.h"
+#include "tools/doc.h"
 
 static const char begin_mark[] =
     "<!-- tables: made by tools/wire-doc from proto/messages.def -->\n";
@@ -130,32 +129,6 @@ print_tables(void)
     printf("\n");
 }
 
-static int
-update(const char *path)
-{
-    struct err e;
-    size_t len;
-    char *text = file_read(path, 1 << 20, &len, &e), *begin, *end;
-
-    if (text == NULL) {
-        fprintf(stderr, "wire-doc: %s\n", e.text);
-        return 66;
-    }
-    begin = strstr(text, begin_mark);
-    end = begin != NULL ? strstr(begin, end_mark) : NULL;
-    if (end == NULL) {
-        fprintf(stderr, "wire-doc: %s: the marks around the tables are missing\n", path);
-        free(text);
-        return 65;
-    }
-    begin += strlen(begin_mark);
-    fwrite(text, 1, (size_t)(begin - text), stdout);
-    print_tables();
-    fputs(end, stdout);
-    free(text);
-    return 0;
-}
-
 static void
 print_word(const char *s)
 {
@@ -184,7 +157,7 @@ main(int argc, char **argv)
     else if (argc == 2 && strcmp(argv[1], "dictionary") == 0)
         print_dictionary();
     else if (argc == 3 && strcmp(argv[1], "update") == 0)
-        status = update(argv[2]);
+        status = doc_update("wire-doc", argv[2], begin_mark, end_mark, print_tables);
     else
         status = 64;
     if (status == 64)
