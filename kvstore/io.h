@@ -88,7 +88,8 @@ void io_close_root(struct io *io); /* NULL is fine; all handles must be closed *
 const char *io_bulk_name(const struct io *io); /* "io_uring" or "threads" */
 
 /*
- * A disk may stop answering. A bulk call during which nothing has come back for this long fails
+ * A disk may stop answering. All calls but the bulk ones then wait as long as the kernel does: they
+ * are for threads that may wait, watched by one that does not. A bulk call during which nothing has come back for this long fails
  * with e->sys ETIMEDOUT (a read: ERR_UNAVAILABLE, a write: ERR_READ_ONLY). Its requests are still
  * with the kernel, so the memory that it was given may yet be read or written: it must not be
  * used, given away, unmapped or freed before io_bulk_stuck() says 0. While IO_STUCK_MOST calls

@@ -3,7 +3,8 @@
  * A file of class B. With a first byte of 0 the rest is the file as it is. Else the head gets its
  * checksum and, with an odd one, each section its hash where the table says that it lies, so that
  * mutations reach what lies behind the sums. What is accepted must be
- * as long as its head says, its tokens readable, and refused where another file is wanted.
+ * as long as its head says, its tokens readable, of the samples' model or said to be of another,
+ * and refused where another file is wanted.
  */
 #include "config.h"
 
@@ -13,6 +14,7 @@
 
 #include "base/err.h"
 #include "kvstore/kvfile.h"
+#include "tests/kvfile_sample.h"
 
 enum { HEAD = 4096, N_SECTIONS_AT = 44, TABLE_AT = 152, ENTRY = 56, MAX_SECTIONS = 3 };
 
@@ -69,6 +71,8 @@ check(const uint8_t *file, size_t n)
         return;
     }
     must(plan.bytes == n);
+    if (kvfile_check(file, n, &kvfile_sample_model, NULL, NULL, NULL, NULL, &e) == -1)
+        must(e.code == ERR_MODEL_MISMATCH);
     must((about.type == KVFILE_CHUNK) == (tokens != NULL));
     for (uint32_t i = 0; i < about.n_tokens; i++)
         sum += tokens[i]; /* all of them can be read */
