@@ -5,6 +5,7 @@
 #
 #   tools/deps.sh            to build and run
 #   tools/deps.sh --check    and to run the whole test suite (tools/check.sh)
+#   tools/deps.sh --packages and to make Debian packages (tools/package.sh)
 set -eu
 
 build='gcc make autoconf automake libtool autoconf-archive pkg-config
@@ -12,12 +13,14 @@ libevent-dev libmsgpack-dev libsystemd-dev libpcre2-dev libjansson-dev libinih-d
 libxxhash-dev libsqlite3-dev liburing-dev libarchive-dev'
 check='clang clang-format libclang-rt-14-dev libcmocka-dev libopenblas-dev shellcheck mandoc
 libz3-dev systemd python3 python3-msgpack xz-utils g++ git util-linux procps'
+packages='debhelper lintian mmdebstrap dpkg-dev systemd xz-utils git util-linux'
 
 case ${1-} in
 '') wanted=$build ;;
 --check) wanted="$build $check" ;;
+--packages) wanted="$build $packages" ;;
 *)
-    echo "usage: tools/deps.sh [--check]" >&2
+    echo "usage: tools/deps.sh [--check|--packages]" >&2
     exit 64
     ;;
 esac
