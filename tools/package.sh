@@ -5,7 +5,7 @@
 #
 #   tools/package.sh [DIR]    packages and their log go to DIR [build/packages]
 #
-# With DEB_BUILD_OPTIONS=check the build runs the test suite, too.
+# With CHECK=1 the build runs the test suite, too.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -42,11 +42,10 @@ build() {
     git archive HEAD | tar -x -C "$work/fathom-$version"
     cp -r "$work/fathom-$version/packaging/debian" "$work/fathom-$version/debian"
     cd "$work/fathom-$version"
-    case " ${DEB_BUILD_OPTIONS-} " in
-    *" check "*) export DEB_BUILD_OPTIONS="parallel=$(nproc)" ;;
-    *) export DEB_BUILD_OPTIONS="nocheck parallel=$(nproc)" ;;
-    esac
-    dpkg-buildpackage -us -uc
+    local options
+    options="parallel=$(nproc)"
+    [ -n "${CHECK-}" ] || options="$options nocheck"
+    DEB_BUILD_OPTIONS=$options dpkg-buildpackage -us -uc
     rm -f "$out"/*.deb "$out"/*.changes "$out"/*.dsc "$out"/*.buildinfo "$out"/*.tar.xz
     cp "$work"/fathom*_"$version"* "$work"/lib*_"$version"* "$out/"
 }
@@ -55,13 +54,16 @@ build() {
 look() { lintian --allow-root --display-info --fail-on error,warning,info "$out/fathom_${version}"_*.changes; }
 
 try() {
-    local chroot=$work/chroot sources
+    local chroot=$work/chroot sources suite
+    # shellcheck source=/dev/null
+    suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
     sources=$(ls /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list /etc/apt/sources.list 2>/dev/null || true)
     # shellcheck disable=SC2086 # a list of files
-    "${sudo[@]}" mmdebstrap --quiet --variant=apt "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$chroot" $sources
+    "${sudo[@]}" mmdebstrap --quiet --variant=apt "$suite" "$chroot" $sources
     "${sudo[@]}" mkdir "$chroot/packages"
     "${sudo[@]}" cp "$out"/*.deb packaging/debian/tests/sessions "$chroot/packages/"
     # a process namespace of its own: nothing of it is left afterwards
+    # shellcheck disable=SC2016 # for the shell inside
     "${sudo[@]}" unshare --pid --fork --mount --kill-child sh -ec '
         mount -t proc proc "$1/proc"
         mount --rbind /dev "$1/dev"
