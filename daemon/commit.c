@@ -180,13 +180,10 @@ measure(struct store *st, const struct store_job *job)
 {
     const uint64_t ns = clock_ns() - job->posted_ns;
 
-    st->counts.commits++;
     st->counts.creates += job->kind == STORE_CREATE;
     st->counts.forks += job->kind == STORE_FORK;
-    st->counts.commit_ns += ns;
+    histogram_add(&st->counts.commit, ns);
     st->counts.commit_tokens += job->change.n_tokens;
-    if (ns > st->counts.commit_ns_max)
-        st->counts.commit_ns_max = ns;
 }
 
 /* The ids that it told are the ledger's now; others have been touched since. */

@@ -137,8 +137,7 @@ take_in(struct store *st, struct session *s, struct store_job *job)
     if (why.code == ERR_NONE && session_from_ledger(s, &job->content, &why) == 0) {
         s->max_id = job->max_id;
         s->store.failures = 0;
-        st->counts.loads++;
-        st->counts.load_ns += clock_ns() - job->posted_ns;
+        histogram_add(&st->counts.load, clock_ns() - job->posted_ns);
         session_move(s, s->log.len > 0 ? SESSION_COLD : SESSION_EMPTY, "its log is here");
         store_loaded_add(st, s);
         STORE_TELL(st, loaded, s);

@@ -24,6 +24,7 @@
 #include "daemon/metrics_http.h"
 #include "daemon/options.h"
 #include "daemon/server.h"
+#include "daemon/store.h"
 #include "daemon/work.h"
 
 enum { PULSE_MS = 250 };
@@ -137,6 +138,29 @@ collect_work(const struct work *w, struct metrics_values *v)
     }
 }
 
+static void
+collect_store(const struct server *sv, struct metrics_values *v)
+{
+    struct store_counts c;
+    struct store_alive alive;
+
+    store_count(sv->store, &c);
+    store_alive(sv->store, &alive);
+    v->commit = c.commit;
+    v->load = c.load;
+    v->commit_tokens = c.commit_tokens;
+    v->unloads = c.unloads;
+    v->store_errors = c.errors;
+    v->store_jobs = alive.waiting;
+    v->store_job_ns = alive.job_ns;
+    v->loaded = c.loaded;
+    v->loaded_bytes = c.loaded_bytes;
+    v->full = c.full;
+    v->read_only = c.read_only;
+    v->tier_bytes[METRICS_DISK] = sv->quota.used[QUOTA_DISK];
+    v->tier_limit[METRICS_DISK] = quota_limit(&sv->quota, QUOTA_DISK);
+}
+
 static int
 write_page(void *arg, struct buf *out, struct err *e)
 {
@@ -148,6 +172,7 @@ write_page(void *arg, struct buf *out, struct err *e)
         return err_set(e, ERR_QUOTA, errno, "no memory for metrics");
     collect_clients(m->server, v);
     collect_work(m->server->work, v);
+    collect_store(m->server, v);
     collect_process(m, v);
     rc = metrics_write(v, out, e);
     free(v);

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/histogram.h"
 #include "daemon/store_thread.h"
 
 struct err;
@@ -49,8 +50,8 @@ struct store_listener {
 };
 
 struct store_counts {
-    uint64_t commits, commit_ns, commit_ns_max; /* and what they took, from post to end */
-    uint64_t commit_tokens, loads, load_ns, unloads, creates, forks, deletes, errors;
+    struct histogram commit, load; /* what they took, from post to end */
+    uint64_t commit_tokens, unloads, creates, forks, deletes, errors;
     uint64_t loaded, loaded_bytes; /* now: sessions whose log is in memory */
     uint64_t parked, damaged;
     uint64_t full, read_only; /* sessions that take nothing new */

@@ -55,6 +55,48 @@ daemon=
 has "$(cat "$dir/log")" 'no listening Unix stream socket for clients' "and why"
 unset HEAR_LISTEN HEAR_STORE
 
+# --- a disk that hangs: the loop turns, the store's threads do not, and systemd shall know
+cat >"$dir/hang" <<'END'
+truncate -s 64M "$dir/image" && mkfs.ext4 -q "$dir/image" && mkdir "$dir/disk" &&
+    mount -o loop "$dir/image" "$dir/disk" || exit 77
+thaw() { fsfreeze -u "$dir/disk"; }
+WATCHDOG_USEC=300000 "$top_builddir/tests/hear" "$dir/notify" "$top_builddir/daemon/fathomd" \
+    --engine "$top_builddir/tests/fake_engine" --model "$srcdir/models/fathom-mini" \
+    --state "$dir/disk/state" --socket "$dir/sock" >"$dir/heard" 2>"$dir/log" &
+daemon=$!
+beats() { grep -c WATCHDOG=1 "$dir/heard"; }
+until grep -q '^READY=1' "$dir/heard"; do sleep 0.05; kill -0 $daemon; done
+fsfreeze -f "$dir/disk"
+trap thaw EXIT
+echo 'session.new name=a' | "$top_builddir/tests/talk" "$dir/sock" >"$dir/talk" &
+until grep -q watchdog-held "$dir/log"; do sleep 0.05; kill -0 $daemon; done
+held=$(beats)
+sleep 2
+[ "$(beats)" -eq "$held" ]
+echo status | "$top_builddir/tests/talk" "$dir/sock" | grep -q 'state=serving'
+trap - EXIT
+thaw
+until [ "$(beats)" -gt "$held" ]; do sleep 0.05; kill -0 $daemon; done
+until grep -q 'ok name=a' "$dir/talk"; do sleep 0.05; kill -0 $daemon; done
+kill $daemon
+wait $daemon
+umount "$dir/disk"
+END
+if [ "$(id -u)" -eq 0 ] && command -v mkfs.ext4 >/dev/null && command -v fsfreeze >/dev/null; then
+    export dir srcdir top_builddir
+    rm -f "$dir/notify"
+    timeout 600 unshare -m sh -e "$dir/hang" 2>"$dir/why"
+    rc=$?
+else
+    rc=77
+fi
+if [ $rc -eq 77 ]; then
+    skip "a disk that hangs" "no filesystem of one's own"
+else
+    is $rc 0 "WATCHDOG stops while a disk hangs, and comes again"
+    [ $rc -eq 0 ] || sed 's/^/# /' "$dir/why" "$dir/log"
+fi
+
 # --- journald's place is taken in a namespace of our own
 cat >"$dir/inside" <<'END'
 mount -t tmpfs none /run && mkdir -p /run/systemd/journal || exit 77

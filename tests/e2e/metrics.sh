@@ -57,6 +57,8 @@ is "$(value 'fathom_request_errors_total{error="not-found"}' "$dir/values1")" 1.
 is "$(value 'fathom_first_token_seconds_count' "$dir/values1")" 1.0 "one first token"
 is "$(value 'fathom_wait_seconds_count' "$dir/values1")" 2.0 "two turns"
 is "$(sed -n 's/^fathom_sessions{.*} //p' "$dir/values1" | grep -cv '^0.0')" 1 "one session, in one state"
+[ "$(value 'fathom_commit_seconds_count' "$dir/values1" | cut -d. -f1)" -ge 2 ]
+ok "it is on the disk"
 ! grep -q 'xyzzy\|uid' "$dir/page1"
 ok "no name and no uid"
 engine=$(engine_pid)
