@@ -51,6 +51,7 @@ struct engine {
     struct engine_calls calls;
     enum engine_state state;
     struct engine_child child;
+    struct engine_arena arena;
     struct event *on_link, *on_writable, *on_exit, *watch, *again;
     struct packet *out, **out_tail;
     struct link_ready info;
@@ -576,7 +577,7 @@ engine_start(struct engine *g, struct err *e)
 
     assert(g->child.pid == 0);
     g->oom_kills = engine_oom_kills("/proc/vmstat", "/proc/self/cgroup", "/sys/fs/cgroup");
-    if (engine_spawn(&g->child, g->o, e) == -1)
+    if (engine_spawn(&g->child, g->o, &g->arena, e) == -1)
         return -1;
     g->state = ENGINE_LOADING;
     g->killed = g->broken = g->told = false;
@@ -618,6 +619,12 @@ on_again(evutil_socket_t fd, short what, void *arg)
     }
 }
 
+void
+engine_set_arena(struct engine *g, int fd, uint64_t bytes)
+{
+    g->arena = (struct engine_arena){fd, bytes};
+}
+
 struct engine *
 engine_new(struct event_base *base, const struct options *o, uint32_t vocab,
            const struct engine_calls *calls, struct err *e)
@@ -634,6 +641,7 @@ engine_new(struct event_base *base, const struct options *o, uint32_t vocab,
     g->calls = *calls;
     g->state = ENGINE_STOPPED;
     g->child = (struct engine_child){.pidfd = -1, .sock = -1};
+    g->arena.fd = -1;
     g->out_tail = &g->out;
     g->watch = event_new(base, -1, EV_PERSIST, on_watch, g);
     g->again = evtimer_new(base, on_again, g);

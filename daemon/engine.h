@@ -44,6 +44,9 @@ struct engine_calls {
 
 struct engine;
 
+/* Host memory that engines get: set before the first one starts. fd -1: none. */
+void engine_set_arena(struct engine *g, int fd, uint64_t bytes);
+
 /* vocab: the model's, as fathomd knows it. */
 struct engine *engine_new(struct event_base *base, const struct options *o, uint32_t vocab,
                           const struct engine_calls *calls, struct err *e);

@@ -24,7 +24,14 @@
 #include "daemon/options.h"
 #include "proto/link.h"
 
-enum { LINK_FD = 3, STATUS_FD = 4, MAX_WORDS = 24, NO_EXEC = 127, SOCKET_BYTES = 1 << 20 };
+enum {
+    LINK_FD = 3,
+    STATUS_FD = 4,
+    ARENA_FD = 5,
+    MAX_WORDS = 28,
+    NO_EXEC = 127,
+    SOCKET_BYTES = 1 << 20
+};
 
 static int
 make_status(const struct link_status **page, struct err *e)
@@ -72,7 +79,8 @@ environment(void)
 }
 
 static _Noreturn void
-child(const char *const *words, char *const *env, int sock, int status, pid_t parent)
+child(const char *const *words, char *const *env, int sock, int status, int arena,
+      pid_t parent)
 {
     sigset_t none;
     int fd;
@@ -87,38 +95,51 @@ child(const char *const *words, char *const *env, int sock, int status, pid_t pa
         _exit(0); /* it died before the line above */
 
     /* Above the numbers that they shall get, so that neither dup2 closes the other. */
-    sock = fcntl(sock, F_DUPFD, STATUS_FD + 1);
-    status = fcntl(status, F_DUPFD, STATUS_FD + 1);
+    sock = fcntl(sock, F_DUPFD, ARENA_FD + 1);
+    status = fcntl(status, F_DUPFD, ARENA_FD + 1);
+    if (arena != -1)
+        arena = fcntl(arena, F_DUPFD, ARENA_FD + 1);
     fd = open("/dev/null", O_RDWR);
     if (sock == -1 || status == -1 || fd == -1 || dup2(sock, LINK_FD) == -1 ||
-        dup2(status, STATUS_FD) == -1 || dup2(fd, STDIN_FILENO) == -1 ||
-        dup2(STDERR_FILENO, STDOUT_FILENO) == -1)
+        dup2(status, STATUS_FD) == -1 || (arena != -1 && dup2(arena, ARENA_FD) == -1) ||
+        dup2(fd, STDIN_FILENO) == -1 || dup2(STDERR_FILENO, STDOUT_FILENO) == -1)
         _exit(NO_EXEC);
-    close_range(STATUS_FD + 1, ~0u, 0);
+    close_range(arena != -1 ? ARENA_FD + 1 : STATUS_FD + 1, ~0u, 0);
     execve(words[0], (char *const *)(uintptr_t)words, env);
     _exit(NO_EXEC);
 }
 
 static int
-start(struct engine_child *c, const struct options *o, int sock, int status, struct err *e)
+start(struct engine_child *c, const struct options *o, const struct engine_arena *arena,
+      int sock, int status, struct err *e)
 {
-    char kv[32], threads[32], sequences[32];
+    char kv[32], threads[32], sequences[32], bytes[32];
     const char *words[MAX_WORDS] = {
         o->engine, "--model",    o->model, "--backend",   o->backend, "--isa",
         o->isa,    "--kv-bytes", kv,       "--threads",   threads,    "--max-seqs",
         sequences, "--link-fd",  "3",      "--status-fd", "4",
     };
     char **env = environment();
+    size_t n = 0;
     const pid_t self = getpid();
 
     if (env == NULL)
         return err_set(e, ERR_QUOTA, errno, "no memory to start the engine");
+    snprintf(bytes, sizeof bytes, "%" PRIu64, arena->bytes);
+    while (words[n] != NULL)
+        n++;
+    if (arena->fd != -1) {
+        words[n++] = "--arena-fd";
+        words[n++] = "5";
+        words[n++] = "--arena-bytes";
+        words[n++] = bytes;
+    }
     snprintf(kv, sizeof kv, "%" PRIu64, o->kv_memory);
     snprintf(threads, sizeof threads, "%" PRIu64, o->threads);
     snprintf(sequences, sizeof sequences, "%" PRIu64, o->max_sequences);
     c->pid = fork();
     if (c->pid == 0)
-        child(words, env, sock, status, self);
+        child(words, env, sock, status, arena->fd, self);
     free(env);
     if (c->pid == -1) {
         c->pid = 0;
@@ -137,7 +158,8 @@ start(struct engine_child *c, const struct options *o, int sock, int status, str
 }
 
 int
-engine_spawn(struct engine_child *c, const struct options *o, struct err *e)
+engine_spawn(struct engine_child *c, const struct options *o,
+             const struct engine_arena *arena, struct err *e)
 {
     int sock[2], status, rc;
 
@@ -154,7 +176,7 @@ engine_spawn(struct engine_child *c, const struct options *o, struct err *e)
     for (int i = 0; i < 2; i++)
         setsockopt(sock[i], SOL_SOCKET, SO_SNDBUF, &(int){SOCKET_BYTES}, sizeof(int));
     c->sock = sock[0];
-    rc = start(c, o, sock[1], status, e);
+    rc = start(c, o, arena, sock[1], status, e);
     close(sock[1]);
     close(status);
     if (rc == -1)

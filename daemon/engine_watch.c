@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "base/num.h"
@@ -146,4 +147,28 @@ engine_oom_kills(const char *vmstat, const char *self_cgroup, const char *mount)
     if (read_count(path, &ours) == -1)
         return all;
     return (all == UINT64_MAX ? 0 : all) + ours;
+}
+
+uint64_t
+engine_memory(const char *self_cgroup, const char *mount)
+{
+    const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    uint64_t least = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : UINT64_MAX;
+    uint64_t n;
+    char group[LINE_BYTES], path[2 * LINE_BYTES], number[32];
+    char *end;
+    struct err e;
+
+    if (find_line(self_cgroup, "0::", group, sizeof group) == -1)
+        return least;
+    do {
+        snprintf(path, sizeof path, "%s%s/memory.max", mount, group);
+        if (find_line(path, "", number, sizeof number) == 0 &&
+            num_u64(number, 0, UINT64_MAX, &n, &e) == 0 && n < least)
+            least = n; /* no limit is the word "max" */
+        end = strrchr(group, '/');
+        if (end != NULL)
+            *end = '\0';
+    } while (end != NULL);
+    return least;
 }

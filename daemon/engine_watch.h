@@ -40,4 +40,7 @@ void engine_watch_see(struct engine_watch *w, const struct link_status *s, uint6
  * tells, and in our control group. UINT64_MAX: neither can be read. */
 uint64_t engine_oom_kills(const char *vmstat, const char *self_cgroup, const char *mount);
 
+/* Memory that there is for us: the machine's, or what a control group above us may have. */
+uint64_t engine_memory(const char *self_cgroup, const char *mount);
+
 #endif /* DAEMON_ENGINE_WATCH_H */

@@ -28,6 +28,7 @@
 #include "daemon/conn.h"
 #include "daemon/engine.h"
 #include "daemon/journal.h"
+#include "daemon/kv.h"
 #include "daemon/metrics.h"
 #include "daemon/notify.h"
 #include "daemon/options.h"
@@ -403,7 +404,9 @@ start(struct daemon *d, struct err *e)
         return -1;
     model = (struct work_model){
         .bos = sv->bos, .eos = sv->eos, .vocab = sv->vocab, .turn = turn_ids(d->tokenizer)};
-    sv->work = work_new(sv->base, &d->o, sv->text, sv->store, &model, &calls, e);
+    sv->work =
+        work_new(sv->base, &d->o, sv->text, sv->store, &model, &calls, d->passed.arena, e);
+    d->passed.arena = -1; /* taken over, or closed */
     if (sv->work == NULL || server_listen(sv, d->passed.api, e) == -1)
         return -1;
     d->passed.api = -1;
@@ -425,6 +428,8 @@ stop(struct daemon *d)
     conn_close_all(sv);
     pages_end(sv);
     text_free(sv->text);
+    if (sv->work != NULL)
+        kv_end(work_kv(sv->work)); /* before the store, whose files it uses */
     store_free(sv->store);
     work_end(sv->work, &sv->quota);
     work_free(sv->work);

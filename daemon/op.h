@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "daemon/kv.h"
 #include "daemon/session_log.h"
 #include "daemon/store.h"
 #include "model/chat.h"
@@ -27,7 +28,9 @@ enum op_kind {
     OP_SAMPLE,
     OP_SCORE, /* feeds, reads the scores, takes it back */
     OP_LOGITS,
-    OP_CALL, /* only keeps its place in the queue: rollback, checkpoint, fork */
+    OP_PARK,   /* out of the engine, saved: to op->tier */
+    OP_UNPARK, /* all of it into the engine */
+    OP_CALL,   /* only keeps its place in the queue: rollback, checkpoint, fork */
 };
 
 enum op_stage { OP_WAITS, OP_IN_TEXT, OP_IN_ENGINE, OP_IN_STORE, OP_OVER };
@@ -83,6 +86,9 @@ struct op {
 
     struct session *made; /* OP_CALL: a fork, whose ledger is waited for, too */
     struct store_wait wait, wait_made; /* OP_IN_STORE */
+
+    enum kv_tier tier; /* OP_PARK: KV_IN_MEMORY or KV_ON_DISK */
+    bool asked;        /* OP_PARK: to be saved */
 
     int fd;        /* OP_LOGITS: the memfd to be filled; OP_SAMPLE: for rows; owned; -1 */
     uint32_t rows; /* OP_SAMPLE: slots in it */

@@ -72,6 +72,7 @@ number_of(enum session_state state)
 {
     switch (state) {
     case SESSION_QUEUED: return SAID_QUEUED;
+    case SESSION_RESTORING:
     case SESSION_REPLAYING: return SAID_REPLAYING;
     case SESSION_FEEDING: return SAID_APPENDING;
     case SESSION_SAMPLING: return SAID_SAMPLING;

@@ -13,6 +13,7 @@
 #include "kvstore/ledger.h"
 
 struct err;
+struct kv_session;
 struct op;
 struct slot;
 struct store;
@@ -81,6 +82,7 @@ struct session {
                                           rows_tokens; class B's */
     uint32_t holds;                    /* it is not parked: store_hold() */
     struct session_store store;
+    struct kv_session *kv; /* kv.h's; NULL: nothing is known of its caches */
 
     /* work.c's */
     struct op *ops, **ops_tail; /* the first one is under way */

@@ -97,6 +97,7 @@ new_job(struct slots *ss, enum link_type type, struct slot *sl, struct err *e)
         ss->n_jobs++;
         sl->jobs++;
         sl->feeds += type == LINK_FEED;
+        sl->saves += type == LINK_KV_OUT;
         return j;
     }
     err_set(e, ERR_BUSY, 0, "%d jobs are under way in the engine", LINK_MAX_JOBS);
@@ -108,6 +109,7 @@ end_job(struct slots *ss, struct job *j)
 {
     j->slot->jobs--;
     j->slot->feeds -= j->type == LINK_FEED;
+    j->slot->saves -= j->type == LINK_KV_OUT;
     j->number = 0;
     ss->n_jobs--;
 }
@@ -149,6 +151,7 @@ slots_fork(struct slots *ss, struct slot *sl, const struct slot *from, uint32_t 
     if (send_job(ss, j, &(struct iovec){&body, sizeof body}, 1, -1, e) == -1)
         return -1;
     sl->sent = from->sent;
+    sl->floor = from->floor;
     return 0;
 }
 
@@ -221,6 +224,57 @@ slots_logits(struct slots *ss, struct slot *sl, int fd, struct err *e)
     return send_job(ss, new_job(ss, LINK_LOGITS, sl, e), NULL, 0, copy, e);
 }
 
+int
+slots_kv_out(struct slots *ss, struct slot *sl, const struct link_kv_out *what,
+             const struct link_kv_run *runs, void *owner, struct err *e)
+{
+    const struct iovec iov[] = {
+        {(struct link_kv_out *)(uintptr_t)what, sizeof *what},
+        {(struct link_kv_run *)(uintptr_t)runs, what->n_runs * sizeof *runs}};
+    struct job *j = new_job(ss, LINK_KV_OUT, sl, e);
+
+    if (j == NULL)
+        return -1;
+    j->owner = owner;
+    j->state = what->state_at != LINK_NOWHERE;
+    return send_job(ss, j, iov, what->n_runs > 0 ? 2 : 1, -1, e);
+}
+
+int
+slots_kv_in(struct slots *ss, struct slot *sl, const uint32_t *ids, uint32_t n, uint64_t at,
+            void *owner, struct err *e)
+{
+    const struct link_kv_in body = {.pos = sl->sent, .at = at, .n = n};
+    const struct iovec iov[] = {{(struct link_kv_in *)(uintptr_t)&body, sizeof body},
+                                {(uint32_t *)(uintptr_t)ids, n * sizeof *ids}};
+    struct job *j = new_job(ss, LINK_KV_IN, sl, e);
+
+    if (j == NULL)
+        return -1;
+    j->owner = owner;
+    j->from = sl->sent;
+    j->to = sl->sent + n;
+    if (send_job(ss, j, iov, 2, -1, e) == -1)
+        return -1;
+    sl->filling = true;
+    sl->sent += n;
+    return 0;
+}
+
+int
+slots_kv_set(struct slots *ss, struct slot *sl, uint64_t state_at, uint64_t row_at,
+             void *owner, struct err *e)
+{
+    struct link_kv_set body = {.pos = sl->sent, .state_at = state_at, .row_at = row_at};
+    struct job *j = new_job(ss, LINK_KV_SET, sl, e);
+
+    if (j == NULL)
+        return -1;
+    j->owner = owner;
+    j->to = sl->sent;
+    return send_job(ss, j, &(struct iovec){&body, sizeof body}, 1, -1, e);
+}
+
 void
 slots_cancel(struct slots *ss, struct slot *sl)
 {
@@ -265,42 +319,6 @@ close_others(struct slots *ss)
         if (ss->all[i].use == SLOT_CLOSING && !ss->all[i].close_sent)
             send_close(ss, &ss->all[i]);
     }
-}
-
-static bool
-idle(const struct slot *sl)
-{
-    if (sl->jobs > 0)
-        return false;
-    return sl->use == SLOT_SNAPSHOT ||
-           (sl->use == SLOT_SESSION &&
-            (sl->session->ops == NULL || op_stands(sl->session->ops)));
-}
-
-bool
-slots_evict(struct slots *ss)
-{
-    struct slot *best = NULL;
-
-    if (ss->n_closing > 0)
-        return true; /* one at a time, or all that wait would each take one */
-    for (uint32_t i = 0; i < ss->n; i++) {
-        struct slot *sl = &ss->all[i];
-
-        if (!idle(sl))
-            continue;
-        /* Snapshots first: they only save time. */
-        if (best == NULL || sl->use > best->use ||
-            (sl->use == best->use && sl->used < best->used))
-            best = sl;
-    }
-    if (best == NULL)
-        return false;
-    if (best->use == SLOT_SESSION && best->session->state == SESSION_WARM)
-        session_move(best->session, SESSION_COLD, "evicted");
-    ss->evictions++;
-    slots_close(ss, best);
-    return true;
 }
 
 struct slot *
@@ -419,6 +437,27 @@ read_tokens(struct job *j, const union link_packet *p, size_t len, uint32_t voca
     return 0;
 }
 
+/* What it saved: all that was asked for, and of the sequence as it is. */
+static int
+read_saved(struct job *j, const union link_packet *p, size_t len, struct slots_news *out,
+           struct err *e)
+{
+    const struct link_saved *b = link_body(p, len, sizeof *b, e);
+    const uint64_t at = j->slot->len;
+
+    if (b == NULL)
+        return -1;
+    if (j->type != LINK_KV_OUT || j->saved)
+        return lie(e, j, "it saved what it was not asked to");
+    if (j->state ? b->pos == 0 || b->pos > at || b->pos + 1 < at || b->state_bytes == 0
+                 : b->pos != 0 || b->state_bytes != 0)
+        return lie(e, j, "it saved another state than it was asked to");
+    j->saved = true;
+    out->pos = b->pos;
+    out->saved = b;
+    return 0;
+}
+
 /* The length that the sequence must have now. */
 static uint64_t
 expected_len(const struct job *j, const struct link_end *b)
@@ -430,6 +469,8 @@ expected_len(const struct job *j, const struct link_end *b)
     case LINK_CLOSE: return 0;
     case LINK_FORK:
     case LINK_REWIND:
+    case LINK_KV_IN:
+    case LINK_KV_SET:
     case LINK_FEED: return j->to;
     default: return j->slot->len;
     }
@@ -452,17 +493,24 @@ read_end(struct slots *ss, struct job *j, const union link_packet *p, size_t len
             ? b->reason == LINK_DONE || (b->reason == LINK_LIMIT && sl->len != j->to)
             : b->reason != LINK_DONE && b->reason != LINK_FAILED)
         return lie(e, j, "it ended for a reason that cannot be");
+    if (j->type == LINK_KV_OUT && (b->reason == LINK_DONE) != j->saved)
+        return lie(e, j, "it does not know whether it saved");
     if (b->reason == LINK_FAILED) {
         link_err(&told, &b->err);
         /* These are our own doing, or the engine's confusion: never a client's. */
         if (j->type == LINK_REWIND ||
             (j->type == LINK_CLOSE && (sl->open || told.code != ERR_NOT_FOUND)))
             return lie(e, j, told.text);
-        if (sl->err.code == ERR_NONE)
+        /* What was not saved is the saver's matter: the sequence is as it was. */
+        if (sl->err.code == ERR_NONE && j->type != LINK_KV_OUT)
             sl->err = told;
     } else {
         sl->len = b->pos;
         sl->open |= j->type == LINK_OPEN || j->type == LINK_FORK;
+        if (j->type == LINK_KV_SET) {
+            sl->filling = false;
+            sl->floor = b->pos;
+        }
     }
     sl->computed = b->computed;
     out->pos = b->pos;
@@ -485,12 +533,15 @@ slots_read(struct slots *ss, const union link_packet *p, size_t len, uint32_t vo
         return err_set(e, ERR_PROTOCOL, 0,
                        "job %" PRIu32 " of sequence %" PRIu32 " is not under way",
                        p->head.job, p->head.seq);
-    *out = (struct slots_news){
-        .type = (enum link_type)p->head.type, .job_type = j->type, .slot = j->slot};
+    *out = (struct slots_news){.type = (enum link_type)p->head.type,
+                               .job_type = j->type,
+                               .slot = j->slot,
+                               .owner = j->owner};
     switch (p->head.type) {
     case LINK_FED: return read_fed(j, p, len, out, e);
     case LINK_SCORES: return read_scores(j, p, len, out, e);
     case LINK_TOKENS: return read_tokens(j, p, len, vocab, out, e);
+    case LINK_SAVED: return read_saved(j, p, len, out, e);
     case LINK_END: return read_end(ss, j, p, len, out, e);
     default: return err_set(e, ERR_PROTOCOL, 0, "a packet of type %u", p->head.type);
     }

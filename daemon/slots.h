@@ -33,10 +33,12 @@ struct slot {
     uint64_t computed; /* of these the caches hold the rows; behind it they are computed
                           again before anything else */
     uint64_t snapshot_pos;
-    bool close_sent;      /* SLOT_CLOSING: else there was no room for the job yet */
-    uint32_t jobs, feeds; /* under way; of them FEEDs */
-    uint64_t used;        /* stamp, for the least recently used */
-    struct err err;       /* of the first job that failed since the slot was last at rest */
+    uint64_t floor;  /* it came back by KV_SET: it cannot be rewound to less than that */
+    bool filling;    /* KV_INs, and no KV_SET yet */
+    bool close_sent; /* SLOT_CLOSING: else there was no room for the job yet */
+    uint32_t jobs, feeds, saves; /* under way; of them FEEDs, KV_OUTs */
+    uint64_t used;               /* stamp, for the least recently used */
+    struct err err; /* of the first job that failed since the slot was last at rest */
 };
 
 struct job {
@@ -46,6 +48,9 @@ struct job {
     uint64_t from, to; /* FEED: positions; REWIND, FORK: to is the length */
     uint64_t scored;   /* FEED with scores: told so far, a position */
     bool scores;
+    bool state;  /* KV_OUT: of pages and a state */
+    bool saved;  /* KV_OUT: LINK_SAVED has come */
+    void *owner; /* KV_*: whose it is */
 };
 
 struct slots {
@@ -67,6 +72,13 @@ slot_lacks_rows(const struct slot *sl)
     return sl->len > 0 && sl->computed < sl->len - 1;
 }
 
+/* Jobs under way that may change it: a copy that is being made (KV_OUT) holds nobody up. */
+static inline uint32_t
+slot_working(const struct slot *sl)
+{
+    return sl->jobs - sl->saves;
+}
+
 /* A free slot for the session; NULL if there is none. Nothing is sent yet. */
 struct slot *slots_take(struct slots *ss, struct session *s, enum slot_use use);
 
@@ -82,12 +94,18 @@ int slots_sample(struct slots *ss, struct slot *sl, uint64_t n_drawn,
                  const struct sample_params *params, uint32_t rows, int fd,
                  struct err *e); /* rows > 0: slots in fd, which stays the caller's */
 int slots_logits(struct slots *ss, struct slot *sl, int fd, struct err *e);
+
+/* Caches out and in (proto/link.h, LINK_KV_*); all places are the arena's. `owner` comes back in
+ * slots_news, also when the slot is nobody's any more by then. */
+int slots_kv_out(struct slots *ss, struct slot *sl, const struct link_kv_out *what,
+                 const struct link_kv_run *runs, void *owner, struct err *e);
+int slots_kv_in(struct slots *ss, struct slot *sl, const uint32_t *ids, uint32_t n,
+                uint64_t at, void *owner, struct err *e);
+int slots_kv_set(struct slots *ss, struct slot *sl, uint64_t state_at, uint64_t row_at,
+                 void *owner, struct err *e);
+
 void slots_cancel(struct slots *ss, struct slot *sl); /* all its FEEDs, SAMPLEs, LOGITS */
 void slots_close(struct slots *ss, struct slot *sl);  /* free once the engine says so */
-
-/* Closes the least recently used snapshot, or else session with nothing to do now. True: a slot
- * will be free soon (also if one is being closed already); false: none. */
-bool slots_evict(struct slots *ss);
 
 /* A snapshot of this session with the most tokens, at most max; NULL. */
 struct slot *slots_snapshot(const struct slots *ss, const struct session *s, uint64_t max);
@@ -105,6 +123,8 @@ struct slots_news {
     const float *scores;                /* SCORES */
     const struct sample_choice *tokens; /* TOKENS */
     const struct link_end *end;         /* END */
+    const struct link_saved *saved;     /* SAVED */
+    void *owner;                        /* KV_* */
 };
 
 int slots_read(struct slots *ss, const union link_packet *p, size_t len, uint32_t vocab,

@@ -43,8 +43,9 @@ list_gone(struct work *w, struct session *s)
 }
 
 static void
-free_gone(struct session *s)
+free_gone(struct work *w, struct session *s)
 {
+    kv_unload(w->kv, s);
     *s->at_gone = s->next_gone;
     if (s->next_gone != NULL)
         s->next_gone->at_gone = s->at_gone;
@@ -54,10 +55,9 @@ free_gone(struct session *s)
 void
 work_try_free(struct work *w, struct session *s)
 {
-    (void)w;
     if (s->state == SESSION_GONE && s->ops == NULL && s->streams == 0 && s->slot == NULL &&
         !s->waiting && s->store.busy == 0 && s->holds == 0)
-        free_gone(s);
+        free_gone(w, s);
 }
 
 void
@@ -105,10 +105,17 @@ on_fresh(evutil_socket_t fd, short what, void *arg)
         s->waiting = false;
         work_pump(w, s);
     }
-    if (w->stopping && w->n_ops == 0 && !w->asked_to_stop) {
+    if (w->stopping && w->n_ops == 0 && !w->asked_to_stop && kv_settled(w->kv)) {
         w->asked_to_stop = true;
         engine_stop(w->engine);
     }
+}
+
+bool
+work_too_far(const struct work *w, const struct slot *sl, uint64_t len)
+{
+    return sl->sent > len &&
+           (len < sl->floor || sl->sent - len > engine_info(w->engine)->max_rewind);
 }
 
 /*
@@ -122,6 +129,11 @@ work_trim(struct work *w, struct session *s)
 
     if (s->slot == NULL || s->slot->sent <= s->log.len)
         return;
+    /* So far back it would compute from the start: there may be a state nearer than that. */
+    if (work_too_far(w, s->slot, s->log.len)) {
+        slots_close(&w->slots, s->slot);
+        return;
+    }
     if (!slots_room(&w->slots, 1) || slots_rewind(&w->slots, s->slot, s->log.len, &e) == -1)
         slots_close(&w->slots, s->slot);
 }
@@ -197,6 +209,7 @@ static void
 conclude(struct work *w, struct op *op)
 {
     struct session *s = op->session;
+    const uint64_t turns = s->log.turns;
 
     op->end = op->repeated ? op->end : s->log.len;
     work_end_trial(w, s);
@@ -213,6 +226,7 @@ conclude(struct work *w, struct op *op)
     if (s->slot != NULL)
         slots_touch(&w->slots, s->slot);
     end_turn(w, op);
+    kv_op_over(w->kv, s, s->log.turns > turns);
 }
 
 static void
@@ -279,10 +293,16 @@ work_engine(const struct work *w)
     return w->engine;
 }
 
+struct kv *
+work_kv(const struct work *w)
+{
+    return w->kv;
+}
+
 struct work *
 work_new(struct event_base *base, const struct options *o, struct text *text,
          struct store *store, const struct work_model *model,
-         const struct work_calls *calls, struct err *e)
+         const struct work_calls *calls, int arena_fd, struct err *e)
 {
     struct work *w = calloc(1, sizeof *w);
     struct engine_calls engine_calls;
@@ -308,6 +328,12 @@ work_new(struct event_base *base, const struct options *o, struct text *text,
         return NULL;
     }
     w->slots.engine = w->engine;
+    w->kv = kv_new(w, base, store_io(store), arena_fd, e);
+    if (w->kv == NULL) {
+        work_free(w);
+        return NULL;
+    }
+    engine_set_arena(w->engine, kv_arena_fd(w->kv), kv_arena_bytes(w->kv));
     work_listen(w);
     return w;
 }
@@ -317,6 +343,7 @@ work_free(struct work *w)
 {
     if (w == NULL)
         return;
+    kv_free(w->kv);
     engine_free(w->engine);
     slots_done(&w->slots);
     if (w->on_fresh != NULL)
@@ -399,6 +426,7 @@ work_delete(struct work *w, struct session *s, struct store_wait *wait)
     for (struct op *op = s->ops; op != NULL; op = op->next)
         op_fail(op, &why);
     slots_drop_snapshots(&w->slots, s, 0);
+    kv_forget(w->kv, s);
     session_move(s, SESSION_GONE, "deleted");
     session_unlink(s);
     list_gone(w, s);
@@ -427,7 +455,7 @@ work_stop(struct work *w, const struct quota *q, const struct err *why)
 }
 
 static void
-free_session(struct session *s)
+free_session(struct work *w, struct session *s)
 {
     struct op *op;
 
@@ -438,6 +466,7 @@ free_session(struct session *s)
     s->slot = NULL;
     s->waiting = false;
     s->streams = 0;
+    kv_unload(w != NULL ? w->kv : NULL, s);
     session_free(s);
 }
 
@@ -453,7 +482,7 @@ work_end(struct work *w, struct quota *q)
     }
     while (w != NULL && (s = w->gone) != NULL) {
         w->gone = s->next_gone;
-        free_session(s);
+        free_session(w, s);
     }
     if (w != NULL) {
         w->waiting = NULL;
@@ -464,7 +493,7 @@ work_end(struct work *w, struct quota *q)
             u = u->next;
             continue;
         }
-        free_session(u->sessions[u->n_sessions - 1]);
+        free_session(w, u->sessions[u->n_sessions - 1]);
         u = q->users; /* the last session may have taken its user along */
     }
 }
@@ -473,14 +502,14 @@ void
 work_cut(struct work *w, struct session *s, uint64_t pos)
 {
     slots_drop_snapshots(&w->slots, s, pos);
-    /* A snapshot of just that place is quicker than to compute its window again. */
+    kv_truncate(w->kv, s, pos);
+    /* A snapshot of just that place is quicker than to compute its window again. Too far back for
+     * the caches: then it comes back from a snapshot, a state, or its tokens. */
     if (s->slot != NULL && s->slot->sent > pos) {
         const struct slot *snap = slots_snapshot(&w->slots, s, pos);
 
-        /* Too far back for the caches: then any snapshot is better than none. */
-        if (pos == 0 ||
-            (snap != NULL && (snap->snapshot_pos == pos ||
-                              s->slot->sent - pos > engine_info(w->engine)->max_rewind)))
+        if (pos == 0 || work_too_far(w, s->slot, pos) ||
+            (snap != NULL && snap->snapshot_pos == pos))
             slots_close(&w->slots, s->slot);
     }
 }
@@ -510,7 +539,9 @@ work_fork(struct work *w, struct session *from, struct session *to, uint64_t pos
     if (src == NULL || src->snapshot_pos != pos)
         src = from->slot;
     session_move(to, pos > 0 ? SESSION_COLD : SESSION_EMPTY, "forked");
-    if (src == NULL || !src->open || src->jobs > 0 || src->len != pos || pos == 0 ||
+    if (kv_loaded(w->kv, to, &e) == -1)
+        log_line(LOG_WARNING, "caches-unknown session=%s why=\"%s\"", to->name, e.text);
+    if (src == NULL || !src->open || slot_working(src) > 0 || src->len != pos || pos == 0 ||
         !slots_room(&w->slots, WORK_JOBS_SPARE))
         return; /* its tokens will be fed when they are needed */
     sl = slots_take(&w->slots, to, SLOT_SESSION);
@@ -530,7 +561,7 @@ work_keep(struct work *w, struct session *s)
     struct slot *sl, *have = slots_snapshot(&w->slots, s, pos);
     struct err e;
 
-    if (w->o->snapshots == 0 || pos == 0 || s->slot->jobs > 0 ||
+    if (w->o->snapshots == 0 || pos == 0 || slot_working(s->slot) > 0 ||
         !slots_room(&w->slots, WORK_JOBS_SPARE) ||
         (have != NULL && have->snapshot_pos == pos))
         return;
@@ -569,15 +600,17 @@ uint64_t
 work_replay(const struct work *w, const struct session *s)
 {
     const uint64_t len = s->log.len;
-    const struct slot *sl = s->slot != NULL ? s->slot : slots_snapshot(&w->slots, s, len);
+    const struct slot *sl = s->slot, *snap = slots_snapshot(&w->slots, s, len);
+    uint64_t best = kv_position(w->kv, s, len);
 
-    if (sl == NULL)
-        return len;
-    if (sl->sent > len && sl->sent - len > engine_info(w->engine)->max_rewind)
-        return len; /* too far back for the caches */
-    if (sl->jobs == 0 && slot_lacks_rows(sl))
-        return len - sl->computed;
-    return sl->sent < len ? len - sl->sent : 0;
+    if (sl != NULL && !work_too_far(w, sl, len)) {
+        if (slot_working(sl) == 0 && slot_lacks_rows(sl))
+            return len - sl->computed;
+        return sl->sent < len ? len - sl->sent : 0;
+    }
+    if (snap != NULL && snap->snapshot_pos > best)
+        best = snap->snapshot_pos;
+    return len - best;
 }
 
 void
@@ -592,7 +625,7 @@ work_count(const struct work *w, struct work_counts *out)
         if (sl->use != SLOT_SESSION || sl->session->ops == NULL)
             continue;
         out->busy++;
-        out->running += sl->jobs > 0;
+        out->running += slot_working(sl) > 0;
     }
     out->queued -= out->running < out->queued ? out->running : out->queued;
 }

@@ -13,6 +13,7 @@
 #include "daemon/turn.h"
 
 struct event_base;
+struct kv;
 struct options;
 struct store;
 struct store_wait;
@@ -43,11 +44,13 @@ struct work_counts {
     struct histogram wait, first; /* from the request to its turn, and to its first token */
 };
 
+/* arena_fd: the host memory of an earlier fathomd, taken over; or -1. */
 struct work *work_new(struct event_base *base, const struct options *o, struct text *text,
                       struct store *store, const struct work_model *model,
-                      const struct work_calls *calls, struct err *e);
+                      const struct work_calls *calls, int arena_fd, struct err *e);
 void work_free(struct work *w);
 struct engine *work_engine(const struct work *w);
+struct kv *work_kv(const struct work *w);
 void work_count(const struct work *w, struct work_counts *out);
 
 /* Puts op at the end of its session's queue, which owns it then. ERR_BUSY: too many wait;

@@ -23,17 +23,24 @@ get_slot(struct work *w, struct session *s, struct err *e)
     struct slot *sl, *from;
     int rc;
 
-    if (w->slots.n_free == 0 && slots_evict(&w->slots))
+    from = slots_snapshot(&w->slots, s, s->log.len);
+    if (kv_restore(w->kv, s, from != NULL ? from->snapshot_pos : 0) == KV_UNDER_WAY) {
+        session_move(s, SESSION_RESTORING, "its caches come back");
+        return false;
+    }
+    if (w->slots.n_free == 0) {
+        kv_evict(w);
         return false; /* it is free once the engine has closed it */
+    }
     sl = slots_take(&w->slots, s, SLOT_SESSION);
     if (sl == NULL)
         return false;
-    from = slots_snapshot(&w->slots, s, s->log.len);
     if (from != NULL)
         rc = slots_fork(&w->slots, sl, from, s->user->uid, e);
     else
         rc = slots_open(&w->slots, sl, s->user->uid, e);
     s->slot = sl;
+    kv_got_slot(s);
     if (rc == -1)
         slots_close(&w->slots, sl);
     else if (from != NULL)
@@ -62,11 +69,16 @@ feed(struct work *w, struct op *op, uint64_t total, struct err *e)
     while (sl->feeds < FEEDS_AT_ONCE && sl->sent < total && slots_room(&w->slots, 1)) {
         const uint64_t first = op->begin + op->n_scores;
         const bool scores = op->kind == OP_SCORE && sl->sent >= first;
+        const uint64_t state_at = sl->sent - sl->sent % KV_STATE_EVERY + KV_STATE_EVERY;
         uint32_t n = (uint32_t)w->o->feed_tokens;
         const uint32_t *ids;
 
         if (total - sl->sent < n)
             n = (uint32_t)(total - sl->sent);
+        if (state_at - sl->sent < n)
+            n = (uint32_t)(state_at - sl->sent);
+        if (op->kind == OP_SCORE && sl->sent == op->begin)
+            kv_save(w->kv, s, sl, KV_ALL); /* it may be too far back afterwards */
         if (op->kind == OP_SCORE && !scores && first - sl->sent < n)
             n = (uint32_t)(first - sl->sent);
         ids = tokens_at(op, sl->sent, &n);
@@ -74,6 +86,8 @@ feed(struct work *w, struct op *op, uint64_t total, struct err *e)
             w->counts.replayed += n;
         if (slots_feed(&w->slots, sl, ids, n, scores, e) == -1)
             return -1;
+        if (op->kind != OP_SCORE && sl->sent == state_at)
+            kv_save(w->kv, s, sl, KV_STATE); /* if there is room for it now */
     }
     return 0;
 }
@@ -83,7 +97,7 @@ state_of(const struct op *op)
 {
     const struct slot *sl = op->session->slot;
 
-    if (sl->len < op->session->log.len || slot_lacks_rows(sl))
+    if (sl->len < op->session->log.len || slot_lacks_rows(sl) || op->kind == OP_UNPARK)
         return SESSION_REPLAYING;
     return op->kind == OP_SAMPLE || op->kind == OP_LOGITS ? SESSION_SAMPLING
                                                           : SESSION_FEEDING;
@@ -93,7 +107,7 @@ state_of(const struct op *op)
 static void
 call_back(struct work *w, struct slot *sl)
 {
-    if (sl == NULL || sl->jobs == 0 || sl->cancelled)
+    if (sl == NULL || slot_working(sl) == 0 || sl->cancelled)
         return;
     sl->cancelled = true;
     slots_cancel(&w->slots, sl);
@@ -108,7 +122,8 @@ begin_trial(struct work *w, struct session *s)
         struct slot *sl = &w->slots.all[i];
         struct op *op = sl->use == SLOT_SESSION ? sl->session->ops : NULL;
 
-        if (sl->session == s || op == NULL || op->stage != OP_IN_ENGINE || sl->jobs == 0)
+        if (sl->session == s || op == NULL || op->stage != OP_IN_ENGINE ||
+            slot_working(sl) == 0)
             continue;
         op->held = op->was_stopped = true;
         call_back(w, sl);
@@ -173,8 +188,8 @@ drive(struct work *w, struct op *op, struct err *e)
     if (s->slot->sent < total) {
         if (feed(w, op, work_rest(w, op, total), e) == -1)
             return -1;
-    } else if (s->slot->jobs == 0) {
-        if (op->kind == OP_APPEND || op->kind == OP_SCORE)
+    } else if (slot_working(s->slot) == 0) {
+        if (op->kind == OP_APPEND || op->kind == OP_SCORE || op->kind == OP_UNPARK)
             return 1;
         if (op->kind == OP_SAMPLE ? slots_sample(&w->slots, s->slot, op->n_drawn,
                                                  &op->params, op->rows, op->fd, e) == -1
@@ -201,7 +216,7 @@ recover(struct work *w, struct op *op)
         return false;
     if (why.code == ERR_CANCELLED && op->was_stopped)
         return false;
-    if (why.code == ERR_QUOTA && slots_evict(&w->slots)) {
+    if (why.code == ERR_QUOTA && kv_evict(w)) {
         session_move(s, SESSION_QUEUED, "the engine is short of room");
         work_wait(w, s);
         return true;
@@ -216,6 +231,12 @@ recover(struct work *w, struct op *op)
     return false;
 }
 
+static bool
+at_rest(const struct session *s)
+{
+    return s->slot == NULL || slot_working(s->slot) == 0;
+}
+
 /* The operation in the engine: false if it goes on, true if it is over. */
 bool
 work_advance(struct work *w, struct op *op)
@@ -224,22 +245,23 @@ work_advance(struct work *w, struct op *op)
     struct err e;
     int rc;
 
-    if (s->slot != NULL && s->slot->jobs == 0 && s->slot->err.code != ERR_NONE &&
-        recover(w, op))
+    if (op->kind == OP_PARK)
+        return kv_park_step(w, op);
+    if (at_rest(s) && s->slot != NULL && s->slot->err.code != ERR_NONE && recover(w, op))
         return false;
-    if (s->slot == NULL || s->slot->jobs == 0)
+    if (at_rest(s))
         op->was_stopped = op_stands(op);
     if (op->stage == OP_OVER)
-        return s->slot == NULL || s->slot->jobs == 0;
+        return at_rest(s);
     if (op->err.code != ERR_NONE) {
-        if (s->slot == NULL || s->slot->jobs == 0)
+        if (at_rest(s))
             return true;
         call_back(w, s->slot);
         return false;
     }
     if (op->paused) {
         call_back(w, s->slot);
-        if (s->slot == NULL || s->slot->jobs == 0)
+        if (at_rest(s))
             work_end_trial(w, s); /* its reader may take long: others need not wait */
         session_move(s, SESSION_QUEUED, "its reader is slow");
         return false;
@@ -278,6 +300,8 @@ on_fed(struct work *w, struct op *op, const struct slots_news *news)
         w->counts.appended += n;
         work_grew(w, s);
     }
+    if (op->kind != OP_SCORE)
+        kv_fed(w->kv, s);
     if (op->calls->progress != NULL)
         op->calls->progress(op);
 }
@@ -334,11 +358,11 @@ on_end(struct op *op, const struct slots_news *news)
 
 /* A job has ended while no operation needed it. If it failed, the tokens are fed later. */
 static void
-at_rest(struct work *w, struct slot *sl)
+end_idle_job(struct work *w, struct slot *sl)
 {
     struct session *s = sl->session;
 
-    if (sl->jobs > 0 || sl->err.code == ERR_NONE)
+    if (slot_working(sl) > 0 || sl->err.code == ERR_NONE)
         return;
     slots_close(&w->slots, sl);
     if (s->state == SESSION_WARM)
@@ -357,13 +381,15 @@ on_packet(void *arg, const union link_packet *p, size_t len, struct err *e)
         return -1;
     if (news.type == LINK_END)
         work_wake(w); /* a slot or room for a job may be free now */
+    if (news.owner != NULL || news.slot->filling)
+        return kv_news(w->kv, &news, e);
     s = news.slot->session;
     if (s == NULL || news.slot->use != SLOT_SESSION)
         return 0;
     op = s->ops;
     if (op == NULL || op->stage != OP_IN_ENGINE) {
         /* A rewind of an operation that is over, or a fork at rest. */
-        at_rest(w, news.slot);
+        end_idle_job(w, news.slot);
         return 0;
     }
     switch (news.type) {
@@ -375,7 +401,7 @@ on_packet(void *arg, const union link_packet *p, size_t len, struct err *e)
     clear_suspect(w, op, news.slot);
     if (s->state == SESSION_REPLAYING)
         session_move(s, state_of(op), "it is further");
-    if (news.slot->jobs == 0)
+    if (slot_working(news.slot) == 0)
         news.slot->cancelled = false;
     if (news.type == LINK_END || op->err.code != ERR_NONE)
         work_pump(w, s);
@@ -394,6 +420,7 @@ on_ready(void *arg)
         return;
     }
     w->failed = false;
+    kv_ready(w->kv);
     w->calls.changed(w->calls.arg);
     work_wake(w);
 }
@@ -442,7 +469,7 @@ on_lost(void *arg, bool own_fault)
             continue;
         s->slot = NULL;
         if (s->ops != NULL && s->ops->stage == OP_IN_ENGINE && sl->jobs > 0 && own_fault &&
-            s->state != SESSION_GONE)
+            s->state != SESSION_GONE && !sl->filling)
             suspect(w, s, sl);
         if (s->state == SESSION_WARM)
             session_move(s, SESSION_COLD, "the engine is gone");
@@ -451,6 +478,7 @@ on_lost(void *arg, bool own_fault)
         work_wait(w, s);
     }
     w->trial = NULL;
+    kv_lost(w->kv, own_fault);
     slots_done(&w->slots);
     w->calls.changed(w->calls.arg);
     work_wake(w);

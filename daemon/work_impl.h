@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "daemon/kv_impl.h"
 #include "daemon/slots.h"
 #include "daemon/work.h"
 
@@ -28,6 +29,7 @@ struct work {
     struct session *trial; /* the suspect that runs now */
     struct session *gone;  /* deleted, but still held by somebody */
     struct store *store;
+    struct kv *kv;
     struct store_listener listener;
     struct work_counts counts;
     uint64_t n_ops; /* in all queues */
@@ -41,6 +43,9 @@ void work_pump(struct work *w, struct session *s);
 /* The session is to be pumped when something of the engine has changed; that it has. */
 void work_wait(struct work *w, struct session *s);
 void work_wake(struct work *w);
+
+/* The engine would compute from the start, or cannot go back to there at all. */
+bool work_too_far(const struct work *w, const struct slot *sl, uint64_t len);
 
 /* The slot goes back to what the transcript holds. */
 void work_trim(struct work *w, struct session *s);

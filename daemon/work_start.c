@@ -110,8 +110,8 @@ start_tokens(const struct work *w, struct op *op, struct err *e)
 static bool
 reads_only(const struct op *op)
 {
-    return op->kind == OP_SCORE || op->kind == OP_LOGITS ||
-           (op->kind == OP_CALL && op->calls->reads);
+    return op->kind == OP_SCORE || op->kind == OP_LOGITS || op->kind == OP_PARK ||
+           op->kind == OP_UNPARK || (op->kind == OP_CALL && op->calls->reads);
 }
 
 /* The session's tokens are of one model; whether that is the engine's is known once it is there. */
@@ -189,6 +189,10 @@ work_start(struct work *w, struct op *op, struct err *e)
                        "the session brought the engine down twice at position %" PRIu64
                        "; roll it back or delete it",
                        s->log.len);
+    if (op->kind == OP_UNPARK && s->log.len == 0) {
+        op->stage = OP_OVER;
+        return 0;
+    }
     if (op->kind == OP_APPEND || op->kind == OP_SCORE) {
         if (op->input != OP_TOKENS)
             return start_text(w, op, e);

@@ -42,7 +42,20 @@ work_loaded(struct work *w, struct session *s)
 static void
 on_loaded(void *arg, struct session *s)
 {
-    work_pump(arg, s);
+    struct work *w = arg;
+    struct err e;
+
+    if (kv_loaded(w->kv, s, &e) == -1)
+        log_line(LOG_WARNING, "caches-unknown session=%s why=\"%s\"", s->name, e.text);
+    work_pump(w, s);
+}
+
+static void
+on_unloading(void *arg, struct session *s)
+{
+    struct work *w = arg;
+
+    kv_unload(w->kv, s);
 }
 
 static void
@@ -92,6 +105,7 @@ work_listen(struct work *w)
 {
     w->listener = (struct store_listener){.arg = w,
                                           .loaded = on_loaded,
+                                          .unloading = on_unloading,
                                           .refused = on_refused,
                                           .stored = on_stored,
                                           .trouble = on_trouble,

@@ -158,10 +158,12 @@ work_rest(struct work *w, struct op *op, uint64_t total)
 
     if (op->rest_at == 0 || sl->sent < op->rest_at)
         return op->rest_at == 0 ? total : op->rest_at;
-    if (sl->sent == op->rest_at && sl->jobs > 0)
+    if (sl->sent == op->rest_at && slot_working(sl) > 0)
         return op->rest_at; /* nothing more until it is there */
-    if (sl->len == op->rest_at)
+    if (sl->len == op->rest_at) {
         work_keep(w, s);
+        kv_keep(w->kv, s);
+    }
     op->rest_at = 0;
     return total;
 }

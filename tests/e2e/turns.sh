@@ -93,16 +93,16 @@ cost short-reasoning 500 2 2
 cost long-answer 100 5 400
 is "$(fathom log long-question --json | grep -c 'word299 </think>')" 0 "and the reasoning is gone"
 
-# Would it be seen? Without a copy of the caches at the prompt's end all of it is read again.
+# Would it be seen? Without any copy of the caches at the prompt's end all of it is read again.
 stop
-start --snapshots 0
+start --snapshots 0 --host-memory 2M
 fathom new -q none && words 900 | fathom append -q none
 user three | fathom append -q none --messages --think
 answer none "$(words 30)</think>yes$eos"
 before=$(($(computed)))
 user next | fathom append none --messages --think --json >"$dir/out"
 [ $(($(computed) - before)) -gt 1000 ] && [ "$(key replay <"$dir/out")" -gt 1000 ]
-ok "with snapshots off it would be all, and replay says so"
+ok "without copies and without host memory it would be all, and replay says so"
 stop
 start
 

@@ -165,6 +165,32 @@ test_the_systems_kills_are_counted(void **state)
     assert_int_equal(rmdir(dir), 0);
 }
 
+static void
+test_memory_is_what_the_group_may_have(void **state)
+{
+    char dir[] = "/tmp/engine-watch-XXXXXX", self[64], path[96];
+    const uint64_t all = engine_memory("/nonexistent", "/nonexistent");
+
+    (void)state;
+    assert_true(all > 0);
+    assert_non_null(mkdtemp(dir));
+    snprintf(self, sizeof self, "%s/cgroup", dir);
+    put_file(dir, "cgroup", "0::/up/ours\n");
+    assert_true(engine_memory(self, dir) == all);
+    snprintf(path, sizeof path, "%s/up", dir);
+    assert_int_equal(mkdir(path, 0700), 0);
+    snprintf(path, sizeof path, "%s/up/ours", dir);
+    assert_int_equal(mkdir(path, 0700), 0);
+    put_file(dir, "up/ours/memory.max", "max\n");
+    assert_true(engine_memory(self, dir) == all);
+    put_file(dir, "up/memory.max", "4096\n"); /* that of a group above counts, too */
+    assert_int_equal(engine_memory(self, dir), 4096);
+    put_file(dir, "up/ours/memory.max", "1024\n");
+    assert_int_equal(engine_memory(self, dir), 1024);
+    snprintf(path, sizeof path, "rm -r %s", dir);
+    assert_int_equal(system(path), 0);
+}
+
 int
 main(void)
 {
@@ -176,6 +202,7 @@ main(void)
         cmocka_unit_test(test_nonsense_on_the_page_overflows_nothing),
         cmocka_unit_test(test_time_is_counted_from_when_a_change_was_seen),
         cmocka_unit_test(test_the_systems_kills_are_counted),
+        cmocka_unit_test(test_memory_is_what_the_group_may_have),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
