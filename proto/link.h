@@ -161,13 +161,17 @@ link_row_bytes(uint32_t vocab)
  * memory of a job alone until its LINK_END.
  *
  * KV_OUT first computes what is missing of the sequence's tokens if a state is wanted and there
- * is no row of logits at the position of the caches; then copies whole pages (all of them must be
- * whole) and the state. LINK_SAVED tells where that is: at most one token behind the length.
+ * is no row of logits at the position of the caches, or if a page is wanted whose last token is
+ * among them; then copies whole pages (all of them must be whole) and the state. LINK_SAVED tells
+ * where that is: at most one token behind the length. Behind a FEED or a SAMPLE nothing is
+ * missing; behind a REWIND the last token runs again, unless that is where a KV_SET made it.
  *
  * KV_IN and KV_SET bring a sequence back that was opened and has no tokens yet. KV_IN appends
  * tokens, and pages for each whole 128 of them; all but the last one bring whole pages only.
  * KV_SET makes it a sequence like any other. In between it takes nothing else but CLOSE, and an
- * error leaves it so. What the caches hold cannot be checked: the daemon must have.
+ * error leaves it so. They need not wait for each other's LINK_END: all of them may be sent at
+ * once, and copies queue up. What the caches hold cannot be checked: the daemon must have.
+ * ERR_UNAVAILABLE: the engine has no arena.
  */
 enum { LINK_KV_RUNS = 256 };
 
