@@ -21,6 +21,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/options.h"
+#include "daemon/session_files.h"
 #include "daemon/session_ledger.h"
 #include "daemon/store_impl.h"
 
@@ -186,19 +187,6 @@ measure(struct store *st, const struct store_job *job)
     st->counts.commit_tokens += job->change.n_tokens;
 }
 
-/* The ids that it told are the ledger's now; others have been touched since. */
-static void
-files_stored(struct session *s, bool done)
-{
-    if (done) {
-        s->n_touched -= s->n_touched_taken;
-        if (s->n_touched > 0)
-            memmove(s->touched, s->touched + s->n_touched_taken,
-                    s->n_touched * sizeof *s->touched);
-    }
-    s->n_touched_taken = 0;
-}
-
 static void begin(struct store *st, struct session *s);
 
 static void
@@ -209,7 +197,7 @@ on_committed(struct store_job *job)
     const bool ok = job->err.code == ERR_NONE;
 
     session_log_stored(&s->log, ok);
-    files_stored(s, ok);
+    session_files_stored(s, ok);
     if (ok) {
         measure(st, job);
         s->store.made = true;

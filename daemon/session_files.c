@@ -174,6 +174,18 @@ session_files_until(const struct session *s, uint64_t pos, struct ledger_file **
 }
 
 void
+session_files_stored(struct session *s, bool done)
+{
+    if (done) {
+        s->n_touched -= s->n_touched_taken;
+        if (s->n_touched > 0)
+            memmove(s->touched, s->touched + s->n_touched_taken,
+                    s->n_touched * sizeof *s->touched);
+    }
+    s->n_touched_taken = 0;
+}
+
+void
 session_files_loaded(struct session *s, struct ledger_file *files, size_t n)
 {
     uint64_t bytes = 0;

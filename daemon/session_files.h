@@ -2,6 +2,7 @@
 #ifndef DAEMON_SESSION_FILES_H
 #define DAEMON_SESSION_FILES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,6 +29,10 @@ int session_files_cut(struct session *s, uint64_t pos, struct err *e);
 /* What a fork of its first pos tokens can share: an array to be freed; NULL with *n 0: none. */
 int session_files_until(const struct session *s, uint64_t pos, struct ledger_file **out,
                         size_t *n, struct err *e);
+
+/* The store's: those touched are n_touched_taken when a commit takes them, and then the ledger has
+ * them or it has not. */
+void session_files_stored(struct session *s, bool done);
 
 /* The store's: the list from the ledger, taken over; and forgotten with the log. */
 void session_files_loaded(struct session *s, struct ledger_file *files, size_t n);
