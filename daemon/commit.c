@@ -143,6 +143,8 @@ fails(struct store *st, struct session *s, const struct err *why, bool making)
                  why->text);
     if (making) {
         store_fault_clear(st, s);
+        if (told.code == ERR_QUOTA)
+            err_prefix(&told, "the disk is full");
         store_wait_call(&s->store.commits, UINT64_MAX, &told);
         if (!s->store.deleting)
             STORE_TELL(st, unmade, s);

@@ -124,6 +124,14 @@ op_stands(const struct op *op)
     return op->paused || op->held;
 }
 
+/* It leaves its session as it is, and so needs nothing of it on the disk. */
+static inline bool
+op_reads(const struct op *op)
+{
+    return op->kind == OP_SCORE || op->kind == OP_LOGITS || op->kind == OP_PARK ||
+           op->kind == OP_UNPARK || (op->kind == OP_CALL && op->calls->reads);
+}
+
 struct op *op_new(enum op_kind kind, struct session *s, struct user *payer,
                   const struct op_calls *calls, void *owner, struct err *e);
 

@@ -107,13 +107,6 @@ start_tokens(const struct work *w, struct op *op, struct err *e)
     return 0;
 }
 
-static bool
-reads_only(const struct op *op)
-{
-    return op->kind == OP_SCORE || op->kind == OP_LOGITS || op->kind == OP_PARK ||
-           op->kind == OP_UNPARK || (op->kind == OP_CALL && op->calls->reads);
-}
-
 /* The session's tokens are of one model; whether that is the engine's is known once it is there. */
 static int
 check_model(const struct session *s, const struct link_ready *info, struct err *e)
@@ -178,7 +171,7 @@ work_start(struct work *w, struct op *op, struct err *e)
         return err_set(e, ERR_CONFLICT, 0,
                        "the session is at position %" PRIu64 ", not %" PRIu64, s->log.len,
                        op->if_pos);
-    if (!reads_only(op) && store_refuses(s, e) == -1)
+    if (!op_reads(op) && store_refuses(s, e) == -1)
         return -1;
     if (op->kind == OP_CALL) {
         op->stage = OP_OVER;

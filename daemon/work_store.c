@@ -140,23 +140,28 @@ on_commit(struct store_wait *wait, const struct err *why)
     work_pump(op->work, s);
 }
 
+/* Nobody waits for it: with durability=relaxed, or because the operation changed nothing. */
+static bool
+need_not_wait(const struct work *w, const struct op *op)
+{
+    return op_reads(op) || w->o->durability == DURABILITY_RELAXED;
+}
+
 bool
 work_stored(struct work *w, struct op *op)
 {
     struct session *s = op->session;
 
-    if (op->stage != OP_IN_STORE) {
-        op->stage = OP_IN_STORE;
-        op->work = w;
-        op->wait = op->wait_made = (struct store_wait){.fn = on_commit, .arg = op};
-        if (w->o->durability == DURABILITY_RELAXED && op->made == NULL) {
-            if (session_log_differs(&s->log))
-                store_commit_soon(w->store, s);
-            return true;
-        }
+    if (op->stage == OP_IN_STORE)
+        return op->wait.at == NULL && op->wait_made.at == NULL;
+    op->stage = OP_IN_STORE;
+    op->work = w;
+    op->wait = op->wait_made = (struct store_wait){.fn = on_commit, .arg = op};
+    if (!need_not_wait(w, op))
         store_commit(w->store, s, &op->wait);
-        if (op->made != NULL && op->err.code == ERR_NONE)
-            store_commit(w->store, op->made, &op->wait_made);
-    }
+    else if (session_log_differs(&s->log))
+        store_commit_soon(w->store, s);
+    if (op->made != NULL && op->err.code == ERR_NONE)
+        store_commit(w->store, op->made, &op->wait_made);
     return op->wait.at == NULL && op->wait_made.at == NULL;
 }
