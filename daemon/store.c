@@ -21,7 +21,7 @@
 #include "daemon/store_impl.h"
 #include "kvstore/io.h"
 
-enum { IDLE_TICK_MS = 1000 };
+enum { IDLE_TICK_MS = 1000, SWEEP_PAUSE_MS = 50 };
 
 /* --- waiting ------------------------------------------------------------------------------ */
 
@@ -376,31 +376,40 @@ store_run(struct store *st, struct session *s, bool longer,
 static void
 on_swept(struct store_job *job)
 {
+    const struct timeval pause = {.tv_usec = SWEEP_PAUSE_MS * 1000};
     struct store *st = job->arg;
-    const bool more = job->more;
 
-    if (job->err.code != ERR_NONE)
+    /* Busy: somebody is reading the session. It is swept after its next change. */
+    if (job->err.code != ERR_NONE && job->err.code != ERR_BUSY)
         log_line(LOG_WARNING, "sweep why=\"%s\"", job->err.text);
+    /* Not at once: each piece holds up whoever opens a ledger meanwhile. */
+    st->sweeping = (job->more || st->sweep_again) && event_add(st->sweep, &pause) == 0;
+    st->sweep_again = false;
     store_job_free(job);
-    st->sweeping = false;
-    if (more || st->sweep_again)
-        store_sweep(st);
 }
 
-void
-store_sweep(struct store *st)
+static void
+sweep(struct store *st)
 {
     struct store_job *job;
     struct err e;
 
-    st->sweep_again = st->sweeping;
-    if (st->sweeping || st->ending)
+    st->sweeping = false;
+    if (st->ending)
         return;
     job = store_job_new(STORE_SWEEP, NULL, on_swept, st, &e);
     if (job == NULL)
         return; /* with the next deletion, or the next start */
     st->sweeping = true;
     store_threads_post(st->threads, job);
+}
+
+void
+store_sweep(struct store *st)
+{
+    st->sweep_again = st->sweeping;
+    if (!st->sweeping)
+        sweep(st);
 }
 
 /* --- open and end ------------------------------------------------------------------------- */
@@ -419,6 +428,14 @@ on_tick(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     store_dirty_tick(arg);
+}
+
+static void
+on_sweep(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    sweep(arg);
 }
 
 int
@@ -446,7 +463,9 @@ store_open(struct event_base *base, const struct options *o, struct quota *q,
         goto fail;
     st->tick = evtimer_new(base, on_tick, st);
     st->idle = event_new(base, -1, EV_PERSIST, on_idle, st);
-    if (st->tick == NULL || st->idle == NULL || event_add(st->idle, &often) == -1) {
+    st->sweep = evtimer_new(base, on_sweep, st);
+    if (st->tick == NULL || st->idle == NULL || st->sweep == NULL ||
+        event_add(st->idle, &often) == -1) {
         err_set(e, ERR_QUOTA, errno, "no memory for the store");
         goto fail;
     }
@@ -468,6 +487,8 @@ store_free(struct store *st)
         event_free(st->tick);
     if (st->idle != NULL)
         event_free(st->idle);
+    if (st->sweep != NULL)
+        event_free(st->sweep);
     catalog_close(st->catalog);
     io_close_root(st->io);
     free(st);

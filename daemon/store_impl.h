@@ -20,7 +20,7 @@ struct store {
     struct store_listener *listeners;
     struct session_list loaded; /* lasting, the least recently used first */
     struct session_list dirty;  /* to be committed at the next tick */
-    struct event *tick, *idle;
+    struct event *tick, *idle, *sweep;
     bool ticking, sweeping, sweep_again;
     uint64_t jobs; /* of sessions, under way */
     bool ending, ended;

@@ -226,22 +226,32 @@ close_all(struct thread *th)
 
 /* --- what is done ------------------------------------------------------------------------- */
 
+/* Without opening it for changes, if it is not open: to read a session leaves no trace on the
+ * disk, and costs no sync. If it is just being swept it is opened as for a change, for that waits
+ * until the sweep is over. */
 static int
 load(struct thread *th, struct store_job *job, struct err *e)
 {
-    struct handle *h = get(th, &job->id, e);
+    struct handle *h = find(th, &job->id);
+    struct ledger *l = NULL;
+    char dir[CATALOG_DIR_MAX];
+    int rc;
 
-    if (h == NULL)
-        return -1;
-    if (ledger_load(h->ledger, &job->content, e) == -1) {
-        close_handle(th, h, false);
-        return -1;
+    catalog_dir(&job->id, dir);
+    if (h == NULL && ledger_look(th->tools.io, dir, &l, e) == -1) {
+        h = e->code == ERR_BUSY ? get(th, &job->id, e) : NULL;
+        if (h == NULL)
+            return -1;
     }
+    rc = ledger_load(h != NULL ? h->ledger : l, &job->content, e);
+    ledger_close(l);
+    if (rc == -1 && h != NULL)
+        close_handle(th, h, false);
     for (uint64_t i = 0; i < job->content.len; i++) {
         if (job->content.tokens[i] > job->max_id)
             job->max_id = job->content.tokens[i];
     }
-    return 0;
+    return rc;
 }
 
 static int

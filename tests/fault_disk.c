@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A disk that fails when it is told to: LD_PRELOADed into fathomd, for ledgers only (files under
- * sessions/). FAULT_DIR names a directory; while a file of this name is in it,
+ * state/sessions/ and state/tmp/). FAULT_DIR names a directory; while a file of this name is in it,
  *
  *   full    writes fail with ENOSPC
  *   broken  fdatasync() fails with EIO
@@ -46,7 +46,7 @@ is_ledger(int fd)
     if (n <= 0)
         return false;
     path[n] = '\0';
-    return strstr(path, "/sessions/") != NULL || strstr(path, "/tmp/") != NULL;
+    return strstr(path, "/state/sessions/") != NULL || strstr(path, "/state/tmp/") != NULL;
 }
 
 static ssize_t

@@ -182,6 +182,7 @@ kills() { # CYCLES: $wrong says what was lost, $acked how much was acknowledged
             tokens_of s$i >"$dir/now.$i"
             got=$(awk -v was="$dir/was.$i" -v asked="$dir/asked.$i" -v told="$dir/told.$i" \
                 -v now="$dir/now.$i" -f "$dir/check.awk" "$dir/was.$i" "$dir/asked.$i" "$dir/told.$i" "$dir/now.$i")
+            [ -z "$got" ] || [ -n "$quiet" ] || sed "s/^/# log: /" "$dir/log" # before the next one
             [ -z "$got" ] || wrong="$wrong cycle $cycle s$i: $got;"
             acked=$((acked + $(cat "$dir/now.$i.acked")))
         done
@@ -214,7 +215,7 @@ check_names() { # the fifth client's: what is there is what it was told, but for
         }' "$dir/names" -)
     [ -z "$got" ] || wrong="$wrong cycle $cycle: $got;"
 }
-cycles=$CYCLES
+cycles=$CYCLES quiet=
 FAKE_ENGINE=slow=1ms kills
 is "$wrong" "" "$CYCLES times kill -9 under load: nothing acknowledged is lost or changed"
 echo "# $acked operations were acknowledged"
@@ -224,7 +225,7 @@ stop
 is "$status" 0 "and the last one ends well"
 
 fathomd=$top_builddir/tests/fathomd_hasty
-cycles=3
+cycles=3 quiet=1
 FAKE_ENGINE=slow=1ms kills
 has "$wrong" 'lost' "a fathomd that answers before it has committed is found out"
 stop
