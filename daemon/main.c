@@ -188,6 +188,7 @@ on_term(evutil_socket_t sig, short what, void *arg)
         return;
     d->server.stopping = true;
     notify_stopping();
+    d->extended_ns = 0; /* at once, whenever it was last done */
     extend(d);
     say_status(d);
     log_line(LOG_NOTICE, "stopping signal=%d", (int)sig);
