@@ -140,11 +140,12 @@ on_commit(struct store_wait *wait, const struct err *why)
     work_pump(op->work, s);
 }
 
-/* Nobody waits for it: with durability=relaxed, or because the operation changed nothing. */
+/* Nobody waits for it: with durability=relaxed, or because the operation changed nothing. What
+ * was parked has files that the ledger is to name. */
 static bool
 need_not_wait(const struct work *w, const struct op *op)
 {
-    return op_reads(op) || w->o->durability == DURABILITY_RELAXED;
+    return (op_reads(op) && op->kind != OP_PARK) || w->o->durability == DURABILITY_RELAXED;
 }
 
 bool
