@@ -53,7 +53,7 @@ sizes() {
 
 pages() {
     local page
-    for page in man/*.[1-9]; do
+    for page in man/*.[1-9] man/*.[1-9].in; do
         mandoc -Tlint -Wwarning "$page" || return 1
     done
 }

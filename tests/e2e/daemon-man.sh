@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # fathomd.conf(5) and options.def say the same: every setting, its section, its default, its
 # text, whether it may change while running; and nothing else.
-: "${srcdir:=.}"
-page=$srcdir/man/fathomd.conf.5
+: "${srcdir:=.}" "${top_builddir:=.}"
+page=$srcdir/man/fathomd.conf.5.in
 dir=$(mktemp -d) || exit 99
 trap 'rm -rf "$dir"' EXIT
 
 # section|name|default|reload|text, from the table ...
 sed -n 's/^OPTION([a-z_0-9]*, "\([a-z]*\)", "\([a-z-]*\)", [A-Z]*, [^,]*, [^,]*, \(.*\), \([01]\), "\(.*\)")$/\1|\2|\3|\4|\5/p' \
     "$srcdir/daemon/options.def" |
-    sed 's/|LOCALSTATEDIR "/|\/var/; s/|LIBEXECDIR "/|\/usr\/libexec/; s/"//g; s/||/|none|/' >"$dir/table"
+    sed 's/|LOCALSTATEDIR "/|@localstatedir@/; s/|LIBEXECDIR "/|@libexecdir@/; s/"//g; s/||/|none|/' >"$dir/table"
 # ... and from the page.
 awk '/^\.Ss \[/ { section = substr($2, 2, length($2) - 2) }
      /^\.It Cm / { name = $3; text = "" ; next }
@@ -23,7 +23,7 @@ awk '/^\.Ss \[/ { section = substr($2, 2, length($2) - 2) }
      }
      name != "" { text = tolower(substr($0, 1, 1)) substr($0, 2) }' "$page" >"$dir/page"
 
-echo "1..3"
+echo "1..5"
 n=$(grep -c '^OPTION(' "$srcdir/daemon/options.def")
 if [ "$(wc -l <"$dir/table")" -eq "$n" ] && [ "$n" -gt 20 ]; then
     echo "ok 1 - every line of the table is understood"
@@ -41,4 +41,18 @@ if sed '5s/|[01]|/|x|/' "$dir/table" | diff - "$dir/page" >/dev/null; then
     echo "not ok 3 - a difference is found"
 else
     echo "ok 3 - a difference is found"
+fi
+# What is installed names the folders that this build has.
+built=$top_builddir/man
+: >"$dir/empty.conf"
+state=$("$top_builddir/daemon/fathomd" --config "$dir/empty.conf" --dump-config | sed -n 's/^state = //p')
+if [ -n "$state" ] && grep -qxF "Default: $state." "$built/fathomd.conf.5" && grep -qF "Pa $state" "$built/fathomd.8"; then
+    echo "ok 4 - pages name the state directory of this build"
+else
+    echo "not ok 4 - pages name the state directory of this build"
+fi
+if grep -n '@[a-z]*@' "$built/fathomd.8" "$built/fathomd.conf.5" | sed 's/^/# /' | grep .; then
+    echo "not ok 5 - all is filled in"
+else
+    echo "ok 5 - all is filled in"
 fi
