@@ -12,7 +12,7 @@ build='gcc make autoconf automake libtool autoconf-archive pkg-config
 libevent-dev libmsgpack-dev libsystemd-dev libpcre2-dev libjansson-dev libinih-dev
 libxxhash-dev libsqlite3-dev liburing-dev libarchive-dev'
 check='clang clang-format libclang-rt-14-dev libcmocka-dev libopenblas-dev shellcheck mandoc
-libz3-dev systemd python3 python3-msgpack xz-utils g++ git util-linux procps'
+libz3-dev systemd python3 python3-msgpack xz-utils g++ git util-linux procps strace'
 packages='debhelper lintian mmdebstrap dpkg-dev systemd xz-utils git util-linux'
 
 case ${1-} in
