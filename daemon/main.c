@@ -380,6 +380,16 @@ make_events(struct daemon *d, struct err *e)
     return 0;
 }
 
+/* The next of us finds its pages where they are, and need not ask for them again. */
+static void
+keep_arena(int fd)
+{
+    if (fd != -1)
+        notify_keep("arena", fd);
+    else
+        notify_forget("arena");
+}
+
 static int
 start(struct daemon *d, struct err *e)
 {
@@ -408,7 +418,10 @@ start(struct daemon *d, struct err *e)
     sv->work =
         work_new(sv->base, &d->o, sv->text, sv->store, &model, &calls, d->passed.arena, e);
     d->passed.arena = -1; /* taken over, or closed */
-    if (sv->work == NULL || server_listen(sv, d->passed.api, e) == -1)
+    if (sv->work == NULL)
+        return -1;
+    keep_arena(kv_arena_fd(work_kv(sv->work)));
+    if (server_listen(sv, d->passed.api, e) == -1)
         return -1;
     d->passed.api = -1;
     if (metrics_open(sv, d->passed.metrics, &d->metrics, e) == -1)

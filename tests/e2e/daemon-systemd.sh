@@ -41,6 +41,14 @@ kill -KILL "$child"
 heard '^READY=1' 2
 has "$(status_of "$dir/api")" state=serving "after a crash the next one serves on the same socket"
 is "$(grep -c '^passed junk' "$dir/heard")" 1 "junk was passed once only"
+
+# The arena: what is kept is what the first one made, and what the second one uses and keeps again.
+arenas=$(sed -n 's/^\(kept\|passed\) arena \([0-9]*\)$/\1 \2/p' "$dir/heard" | tr '\n' ' ')
+first=$(echo "$arenas" | cut -d' ' -f2)
+is "$arenas" "kept $first passed $first kept $first " "the arena's memory outlives a crash"
+child=$(pgrep -P "$daemon" -x fathomd)
+grep -q " $first .*memfd:fathom-arena" "/proc/$child/maps"
+ok "and is mapped by the next one"
 stop
 is "$status" 0 "it stops when it is told to"
 has "$(tr '\n' ' ' <"$dir/heard")" 'STOPPING=1.*EXTEND_TIMEOUT_USEC=30000000 .*ended 0' \
