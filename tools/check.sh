@@ -4,7 +4,7 @@
 # run. Each stage prints one line; a failing one prints its log and ends the run.
 #
 #   tools/check.sh            everything
-#   tools/check.sh STAGE...   only these: style check asan quickstart distcheck
+#   tools/check.sh STAGE...   only these: style check asan quickstart distcheck; and packages
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -104,6 +104,10 @@ for stage in "${stages[@]}"; do
         ;;
     distcheck)
         run distcheck make -C "$work/gcc" -j2 distcheck DISTCHECK_CONFIGURE_FLAGS='--with-cuda=no --disable-static'
+        ;;
+    packages)
+        # not among all: it needs a Debian mirror, and a few minutes
+        run packages tools/package.sh "$work/packages"
         ;;
     *)
         echo "tools/check.sh: no stage '$stage'" >&2

@@ -8,6 +8,7 @@ fathomd=$top_builddir/daemon/fathomd
 
 manage() { # [SETTING ...]: $daemon is the manager
     rm -f "$dir/log" "$dir/notify" "$dir/api" "$dir/metrics"
+    : >"$dir/heard"
     "$top_builddir/tests/hear" "$dir/notify" "$fathomd" --engine "$top_builddir/tests/fake_engine" \
         --model "$srcdir/models/fathom-mini" --state "$dir/state" --socket "$dir/unused" \
         "$@" >"$dir/heard" 2>"$dir/log" &
