@@ -6,7 +6,7 @@
 #
 #   tools/bench-sessions.sh [SESSIONS]     (10000)
 set -u
-n=${1:-10000}
+many=${1:-10000}
 srcdir=$(cd "$(dirname "$0")/.." && pwd)
 top_builddir=.
 # shellcheck source=tests/e2e/daemon.subr disable=SC1091,SC2034
@@ -25,7 +25,7 @@ begin_daemon() {
 begin_daemon
 echo "start with none: $took ms, $(rss) KiB"
 begin=$(now)
-awk -v n="$n" 'BEGIN { for (i = 0; i < n; i += 50) { print "burst 50"; for (k = i; k < i + 50; k++) printf "session.new name=s%06d\n", k } }' |
+awk -v n="$many" 'BEGIN { for (i = 0; i < n; i += 50) { print "burst 50"; for (k = i; k < i + 50; k++) printf "session.new name=s%06d\n", k } }' |
     talk | grep -c '^ok name' | sed 's/$/ sessions made in/' | tr '\n' ' '
 echo "$(ms) ms"
 printf 'session.new name=turns\n' | talk >/dev/null
@@ -34,7 +34,7 @@ awk 'BEGIN { for (i = 0; i < 1000; i++) print "append name=turns tokens=1,2,3,4,
 echo "append of 16 tokens, with the engine's part: $(($(ms))) us each, of 1000"
 stop
 begin_daemon
-echo "start with $n: $took ms, $(rss) KiB"
+echo "start with $many: $took ms, $(rss) KiB"
 for i in 1 2 3; do
     begin=$(now)
     "$top_builddir/client/fathom" --socket "$sock" ls | wc -l | tr '\n' ' '
