@@ -124,8 +124,16 @@ on_failed(void *arg, bool forever, int status)
     say_status(d);
     /* As long as there is something to read it stays, so that it can be read; else whoever
      * started us knows best what to do. */
-    if (d->server.stopping || (!forever && d->server.quota.used[QUOTA_TOKENS] > 0))
+    if (d->server.stopping)
         return;
+    if (!forever && d->server.quota.used[QUOTA_TOKENS] > 0) {
+        if (!d->ready) { /* or systemd would end what can still be read */
+            d->ready = true;
+            notify_ready();
+            log_line(LOG_ERROR, "ready-to-read listening on %s", d->o.socket);
+        }
+        return;
+    }
     log_line(LOG_ERROR, "giving-up status=%d why=\"%s\"", status,
              engine_error(work_engine(d->server.work))->text);
     d->status = status;

@@ -64,6 +64,25 @@ daemon=
 has "$(cat "$dir/log")" 'no listening Unix stream socket for clients' "and why"
 unset HEAR_LISTEN HEAR_STORE
 
+# --- an engine that cannot start: what there is to read stays readable, and systemd is told so
+rm -rf "$dir/state"
+start
+printf 'session.new name=a\nappend name=a text=hello\n' | talk >/dev/null
+stop
+FAKE_ENGINE=exit@start manage --restart-limit 0
+heard '^READY=1'
+has "$(cat "$dir/heard")" '^STATUS=FAILED' "READY without an engine, as there are transcripts"
+has "$(echo 'transcript name=a what=tokens' | timeout 300 "$top_builddir/tests/talk" "$dir/unused")" '^ok ' \
+    "which can be read"
+stop
+rm -rf "$dir/state"
+FAKE_ENGINE=exit@start manage --restart-limit 0
+wait "$daemon"
+is $? 1 "with nothing to read it gives up"
+daemon=
+! grep -q '^READY=1' "$dir/heard"
+ok "and was never ready"
+
 # --- a disk that hangs: the loop turns, the store's threads do not, and systemd shall know
 cat >"$dir/hang" <<'END'
 truncate -s 64M "$dir/image" && mkfs.ext4 -q "$dir/image" && mkdir "$dir/disk" &&
