@@ -167,6 +167,7 @@ int cmd_fork(struct client *c);
 int cmd_log(struct client *c);
 int cmd_logits(struct client *c);
 int cmd_ls(struct client *c);
+int cmd_metrics(struct client *c);
 int cmd_mv(struct client *c);
 int cmd_new(struct client *c);
 int cmd_rm(struct client *c);
@@ -176,5 +177,6 @@ int cmd_score(struct client *c);
 int cmd_show(struct client *c);
 int cmd_status(struct client *c);
 int cmd_tokens(struct client *c);
+int cmd_top(struct client *c);
 
 #endif /* CLIENT_CLIENT_H */

@@ -34,7 +34,7 @@ cmd_fork(struct client *c)
     const char *at = arg_value(c, "at");
     const int64_t pos = position(c, at);
     const struct fathom_result *r;
-    char n[32];
+    char n[32], m[32];
 
     client_open(c);
     do {
@@ -43,7 +43,8 @@ cmd_fork(struct client *c)
     if (r == NULL)
         client_fail(c);
     print_pos(c, to, r);
-    note(c, "%s is a copy of %s at position %s", to, name, fmt_count(n, sizeof n, r->pos));
+    note(c, "%s is a copy of %s at position %s; %s tokens to be computed again", to, name,
+         fmt_count(n, sizeof n, r->pos), fmt_count(m, sizeof m, r->replay));
     return client_end(c);
 }
 
@@ -51,17 +52,22 @@ int
 cmd_checkpoint(struct client *c)
 {
     const char *name = c->values.args[0], *label = c->values.args[1];
+    const bool remove = arg_given(c, "remove");
     const struct fathom_result *r;
     char n[32];
 
     client_open(c);
     do {
-        r = client_run(c, fathom_checkpoint(c->f, name, label, &c->e));
+        r = client_run(c, remove ? fathom_checkpoint_remove(c->f, name, label, &c->e)
+                                 : fathom_checkpoint(c->f, name, label, &c->e));
     } while (r == NULL && client_again(c));
     if (r == NULL)
         client_fail(c);
     print_pos(c, name, r);
-    note(c, "position %s of %s is %s", fmt_count(n, sizeof n, r->pos), name, label);
+    if (remove)
+        note(c, "%s is no checkpoint of %s any more", label, name);
+    else
+        note(c, "position %s of %s is %s", fmt_count(n, sizeof n, r->pos), name, label);
     return client_end(c);
 }
 
@@ -71,7 +77,7 @@ cmd_rollback(struct client *c)
     const char *name = c->values.args[0], *to = arg_value(c, "to");
     const int64_t pos = position(c, to);
     const struct fathom_result *r;
-    char n[32], m[32];
+    char n[32], m[32], again[32];
 
     if (to == NULL && pos == FATHOM_ANY_POS)
         usage_error(c, "where to? --to LABEL or --pos N");
@@ -82,8 +88,9 @@ cmd_rollback(struct client *c)
     if (r == NULL)
         client_fail(c);
     print_pos(c, name, r);
-    note(c, "%s is back at position %s; %s tokens dropped", name,
-         fmt_count(n, sizeof n, r->pos), fmt_count(m, sizeof m, r->dropped));
+    note(c, "%s is back at position %s; %s tokens dropped, %s to be computed again", name,
+         fmt_count(n, sizeof n, r->pos), fmt_count(m, sizeof m, r->dropped),
+         fmt_count(again, sizeof again, r->replay));
     return client_end(c);
 }
 

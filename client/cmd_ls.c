@@ -8,7 +8,7 @@ static void
 print_session(void *arg, const struct fathom_session *s)
 {
     const struct client *c = arg;
-    char pos[32], bytes[32], age[32], mode[10];
+    char pos[32], bytes[32], disk[32], age[32], mode[10];
 
     if (c->json) {
         json_begin(NULL);
@@ -21,13 +21,15 @@ print_session(void *arg, const struct fathom_session *s)
         json_u64("used_ms", s->used_ms);
         json_u64("bytes", s->bytes);
         json_u64("checkpoints", s->checkpoints);
+        json_u64("disk_bytes", s->disk_bytes);
         json_end();
     } else if (arg_given(c, "names")) {
         printf("%s\n", s->name);
     } else {
-        printf("%-24s %12s  %-10s %s  %10s  %-12s %s\n", s->name,
+        printf("%-24s %12s  %-10s %s  %10s  %10s  %-12s %s\n", s->name,
                fmt_count(pos, sizeof pos, s->pos), s->state, fmt_mode(mode, s->mode),
                fmt_bytes(bytes, sizeof bytes, (double)s->bytes),
+               fmt_bytes(disk, sizeof disk, (double)s->disk_bytes),
                fmt_age(age, sizeof age, s->used_ms), s->owner);
     }
 }

@@ -24,11 +24,19 @@ as_json(const struct fathom_stat *s)
     json_f64("bytes_per_token", s->bytes_per_token);
     json_u64("created_ms", s->created_ms);
     json_u64("used_ms", s->used_ms);
+    json_u64("durable_pos", s->durable_pos);
+    json_u64("disk_bytes", s->disk_bytes);
+    json_u64("file_bytes", s->file_bytes);
+    json_u64("written_rows", s->written_rows);
+    json_u64("written_states", s->written_states);
+    json_u64("written_tokens", s->written_tokens);
+    json_str("why", s->why);
     json_list("checkpoints");
     for (size_t i = 0; i < s->n_points; i++) {
         json_begin(NULL);
         json_str("name", s->points[i].name);
         json_u64("pos", s->points[i].pos);
+        json_bool("durable", s->points[i].durable);
         json_end();
     }
     json_list_end();
@@ -48,19 +56,27 @@ print_stat(void *arg, const struct fathom_stat *s)
     printf("name         %s\n", s->name);
     printf("owner        %s%s%s, %s\n", s->owner, s->group[0] != '\0' ? ":" : "", s->group,
            fmt_mode(mode, s->mode));
-    printf("state        %s\n", s->state);
+    printf("state        %s%s%s\n", s->state, s->why[0] != '\0' ? ": " : "", s->why);
     printf("position     %s of %s tokens\n", fmt_count(a, sizeof a, s->pos),
            fmt_count(b, sizeof b, s->max_positions));
     printf("chat         %s, %llu turns\n", s->chat, (unsigned long long)s->turns);
     printf("memory       %s: %s of caches", fmt_bytes(a, sizeof a, (double)s->bytes),
            fmt_bytes(b, sizeof b, (double)s->kv_bytes));
     printf(", %s of transcript\n", fmt_bytes(b, sizeof b, (double)s->transcript_bytes));
+    printf("disk         %s: %s of caches", fmt_bytes(a, sizeof a, (double)s->disk_bytes),
+           fmt_bytes(b, sizeof b, (double)s->file_bytes));
+    printf("; tokens up to %s\n", fmt_count(a, sizeof a, s->durable_pos));
+    if (s->written_tokens > 0)
+        printf("written      %.0f bytes a token, and %s of states\n",
+               (double)s->written_rows / (double)s->written_tokens,
+               fmt_bytes(a, sizeof a, (double)s->written_states));
     printf("a token      %.0f bytes\n", s->bytes_per_token);
     printf("made         %s\n", fmt_age(a, sizeof a, s->created_ms));
     printf("used         %s\n", fmt_age(a, sizeof a, s->used_ms));
     for (size_t i = 0; i < s->n_points; i++)
-        printf("checkpoint   %-20s at %s\n", s->points[i].name,
-               fmt_count(a, sizeof a, s->points[i].pos));
+        printf("checkpoint   %-20s at %s%s\n", s->points[i].name,
+               fmt_count(a, sizeof a, s->points[i].pos),
+               s->points[i].durable ? ", on the disk" : "");
 }
 
 int

@@ -87,9 +87,22 @@ static const struct cmd_option ls_options[] = {
 };
 
 static const struct cmd_option log_options[] = {
+    {0, "at", "PLACE", "as it was at this checkpoint or position"},
     {0, "from", "POS", "begin at this position"},
     {'n', "max-tokens", "N", "at most N tokens"},
     {0, "tokens", NULL, "token ids, one a line"},
+    {0, NULL, NULL, NULL},
+};
+
+static const struct cmd_option checkpoint_options[] = {
+    {0, "remove", NULL, "take the name away instead"},
+    {0, NULL, NULL, NULL},
+};
+
+static const struct cmd_option top_options[] = {
+    {'a', "all", NULL, "other users' sessions too"},
+    {0, "once", NULL, "one look, after --delay, and no more"},
+    {0, "delay", "TIME", "between two looks (default 1s)"},
     {0, NULL, NULL, NULL},
 };
 
@@ -137,7 +150,7 @@ const struct cmd_entry commands[] = {
     {"show", "NAME", "s", 1, 1, "show all about a session", NULL, false, cmd_show},
     {"log", "NAME", "s", 1, 1, "print a session's transcript", log_options, false, cmd_log},
     {"fork", "NAME NEW", "s-", 2, 2, "copy a session", fork_options, false, cmd_fork},
-    {"checkpoint", "NAME LABEL", "s-", 2, 2, "name a session's position", NULL, false, cmd_checkpoint},
+    {"checkpoint", "NAME LABEL", "s-", 2, 2, "name a session's position", checkpoint_options, false, cmd_checkpoint},
     {"rollback", "NAME", "s", 1, 1, "go back to an earlier position", rollback_options, false, cmd_rollback},
     {"mv", "NAME NEW", "s-", 2, 2, "rename a session", NULL, false, cmd_mv},
     {"rm", "NAME ...", "s", 1, 1000, "delete sessions", rm_options, false, cmd_rm},
@@ -146,6 +159,8 @@ const struct cmd_entry commands[] = {
     {"tokens", "[FILE]", "f", 0, 1, "print a text's token ids", tokens_options, false, cmd_tokens},
     {"logits", "NAME", "s", 1, 1, "write the next token's logits, raw float32", NULL, false, cmd_logits},
     {"status", "", "", 0, 0, "show how the daemon is", NULL, false, cmd_status},
+    {"top", "", "", 0, 0, "show what the daemon is doing, again and again", top_options, false, cmd_top},
+    {"metrics", "[SOCKET]", "f", 0, 1, "print the daemon's figures for Prometheus", NULL, false, cmd_metrics},
     {"completion", "SHELL", "-", 1, 1, "print completions for bash, zsh or fish", NULL, false, cmd_completion},
     {NULL, NULL, NULL, 0, 0, NULL, NULL, false, NULL},
 };

@@ -92,7 +92,7 @@ write_session(const struct session *s, uint64_t *page)
     w[PAGE_SESSION_KV_POS] = work_kv_len(s);
     w[PAGE_SESSION_WAITING] = s->n_ops;
     w[PAGE_SESSION_TURNS] = s->log.turns;
-    w[PAGE_SESSION_CHECKPOINTS] = s->log.n_checkpoints;
+    w[PAGE_SESSION_CHECKPOINTS] = session_points(s);
     w[PAGE_SESSION_ROLLBACKS] = s->log.rollbacks;
     w[PAGE_SESSION_USED_MS] = s->used_ms;
     page_write(page, PAGE_OF_SESSION, w, PAGE_SESSION_END);

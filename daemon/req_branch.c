@@ -24,7 +24,7 @@ drop_data(struct request *r)
 
 struct queued {
     char label[SESSION_NAME_MAX + 1];
-    bool has_label, has_pos;
+    bool has_label, has_pos, remove;
     uint64_t pos, dropped, replay;
     char to[SESSION_NAME_MAX + 1];
 };
@@ -112,6 +112,8 @@ run_checkpoint(struct op *op, struct err *e)
     struct request *r = op->owner;
     const struct queued *d = r->data;
 
+    if (d->remove)
+        return session_log_unmark(&op->session->log, d->label, e);
     if (session_log_mark(&op->session->log, d->label, false, e) == -1)
         return -1;
     work_snapshot(r->conn->server->work, op->session);
@@ -134,6 +136,7 @@ req_checkpoint(struct request *r, const void *body)
                 "key 'label': 1 to 64 of A-Z a-z 0-9 . _ -, not beginning with a dot");
         return;
     }
+    d->remove = q->remove;
     queue(r, &calls, d, false, 0);
 }
 

@@ -76,6 +76,14 @@ go_on(const struct owner *o, const char *after)
     return session_behind(o->u, after + len);
 }
 
+static bool
+is_fresher(const struct session *a, const struct session *b)
+{
+    if ((a->ops != NULL) != (b->ops != NULL))
+        return a->ops != NULL;
+    return a->used_ms > b->used_ms;
+}
+
 /* At most n sessions behind `after` that the caller may know of, in order: how many. */
 static size_t
 collect(const struct conn *c, const struct owner *v, size_t n_owners, const char *after,
@@ -94,6 +102,41 @@ collect(const struct conn *c, const struct owner *v, size_t n_owners, const char
         }
     }
     return got;
+}
+
+/* The same, at most n, those at work first, then the last used. */
+static size_t
+collect_recent(const struct conn *c, const struct owner *v, size_t n_owners,
+               struct row *rows, size_t n)
+{
+    size_t got = 0;
+
+    for (size_t k = 0; k < n_owners; k++) {
+        for (size_t i = 0; i < v[k].u->n_sessions; i++) {
+            const struct session *s = v[k].u->sessions[i];
+            size_t at = got;
+
+            if (s->name[0] == '.' || !session_visible(s, &c->cred))
+                continue;
+            while (at > 0 && is_fresher(s, rows[at - 1].s))
+                at--;
+            if (at == n)
+                continue;
+            got += got < n;
+            memmove(&rows[at + 1], &rows[at], (got - at - 1) * sizeof *rows);
+            snprintf(rows[at].name, sizeof rows[at].name, "%s%s", v[k].prefix, s->name);
+            rows[at].s = s;
+        }
+    }
+    return got;
+}
+
+static uint64_t
+disk_bytes(const struct session *s)
+{
+    return s->store.lasting
+               ? SESSION_DISK_BYTES + s->log.len * sizeof(uint32_t) + s->file_bytes
+               : 0;
 }
 
 static uint64_t
@@ -136,6 +179,11 @@ req_list(struct request *r, const void *body)
     size_t n_from = 0, n = 0;
     struct err e;
 
+    if (q->recent && wire_has(q, list, after)) {
+        err_set(&e, ERR_INVALID, 0, "key 'after': only in a list by name");
+        request_fail(r, &e);
+        return;
+    }
     if (wire_has(q, list, after) && !request_copy(after, sizeof after, q->after)) {
         err_set(&e, ERR_INVALID, 0, "key 'after': not a session's name");
         request_fail(r, &e);
@@ -149,7 +197,8 @@ req_list(struct request *r, const void *body)
         err_set(&e, ERR_QUOTA, errno, "no memory for the list");
         request_fail(r, &e);
     } else {
-        n = collect(r->conn, from, n_from, after, rows, limit + 1);
+        n = q->recent ? collect_recent(r->conn, from, n_from, rows, limit + 1)
+                      : collect(r->conn, from, n_from, after, rows, limit + 1);
         res.more = n > limit;
         res.sessions.n = (uint32_t)(n < limit ? n : limit);
         for (uint32_t i = 0; i < res.sessions.n; i++) {
@@ -166,6 +215,7 @@ req_list(struct request *r, const void *body)
                 .bytes = kv_bytes(r, s) + transcript_bytes(s),
                 .checkpoints = session_points(s),
             };
+            wire_put(&res.sessions.v[i], session, disk_bytes, disk_bytes(s));
         }
         request_reply(r, WIRE_MSG(list_result), &res);
     }
@@ -175,9 +225,21 @@ req_list(struct request *r, const void *body)
     free(res.sessions.v);
 }
 
-static void
-put_points(struct wire_stat_result *res, const struct session_log *l, struct wire_point *v)
+/* The state at this position is on the disk. */
+static bool
+has_state(const struct session *s, uint64_t pos)
 {
+    for (size_t i = 0; i < s->n_files; i++) {
+        if (s->files[i].about.type == KVFILE_STATE && s->files[i].about.pos == pos)
+            return true;
+    }
+    return false;
+}
+
+static void
+put_points(struct wire_stat_result *res, const struct session *s, struct wire_point *v)
+{
+    const struct session_log *l = &s->log;
     const size_t skip = l->n_checkpoints > SHOWN_POINTS ? l->n_checkpoints - SHOWN_POINTS
                                                         : 0;
 
@@ -187,6 +249,8 @@ put_points(struct wire_stat_result *res, const struct session_log *l, struct wir
                                .pos = l->checkpoints[i].pos};
         uint32_t at = res->points.n++;
 
+        if (has_state(s, p.pos))
+            wire_put(&p, point, durable, true);
         for (; at > 0 && v[at - 1].pos > p.pos; at--)
             v[at] = v[at - 1];
         v[at] = p;
@@ -228,11 +292,19 @@ tell_stat(struct request *r, const struct err *why)
     res.transcript_bytes = transcript_bytes(s);
     res.bytes = res.kv_bytes + res.transcript_bytes;
     wire_put(&res, stat_result, kv_pos, work_kv_len(s));
-    put_points(&res, &s->log, points);
+    put_points(&res, s, points);
     res.chat = wire_str(s->log.turn_open   ? "user"
                         : s->log.turns > 0 ? "assistant"
                                            : "none");
     res.turns = s->log.turns;
+    if (s->store.lasting) {
+        wire_put(&res, stat_result, durable_pos, session_log_durable(&s->log));
+        wire_put(&res, stat_result, disk_bytes, disk_bytes(s));
+        wire_put(&res, stat_result, file_bytes, s->file_bytes);
+        wire_put(&res, stat_result, written_rows, s->kept.rows_written);
+        wire_put(&res, stat_result, written_states, s->kept.state_written);
+        wire_put(&res, stat_result, written_tokens, s->kept.rows_tokens);
+    }
     if (info != NULL) {
         res.bytes_per_token = (double)info->page_bytes / PAGE_TOKENS;
         wire_put(&res, stat_result, max_positions, info->max_positions);

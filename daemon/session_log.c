@@ -401,6 +401,17 @@ session_log_mark(struct session_log *l, const char *label, bool automatic, struc
     return 0;
 }
 
+int
+session_log_unmark(struct session_log *l, const char *label, struct err *e)
+{
+    const struct checkpoint *c = find(l, label);
+
+    if (c == NULL)
+        return err_set(e, ERR_NOT_FOUND, 0, "no checkpoint '%s'", label);
+    drop(l, (size_t)(c - l->checkpoints));
+    return 0;
+}
+
 void
 session_log_begin_turn(struct session_log *l)
 {

@@ -123,6 +123,7 @@ int session_log_copy(struct session_log *l, const struct session_log *from, uint
  * oldest automatic one goes; ERR_QUOTA if all are named. */
 int session_log_mark(struct session_log *l, const char *label, bool automatic,
                      struct err *e);
+int session_log_unmark(struct session_log *l, const char *label, struct err *e);
 const struct checkpoint *session_log_find(const struct session_log *l, const char *label);
 
 /* Messages have come that want an answer. */

@@ -163,11 +163,13 @@ struct fathom_token {
 struct fathom_session {
     const char *name, *owner, *state;
     uint64_t pos, mode, created_ms, used_ms, bytes, checkpoints;
+    uint64_t disk_bytes;
 };
 
 struct fathom_point {
     const char *name;
     uint64_t pos;
+    int durable; /* the state there is on the disk */
 };
 
 struct fathom_stat {
@@ -177,6 +179,11 @@ struct fathom_stat {
     double bytes_per_token;
     const struct fathom_point *points;
     size_t n_points;
+    const char *why;                 /* read-only, damaged: the reason, else "" */
+    uint64_t durable_pos;            /* so many of its tokens are on the disk */
+    uint64_t disk_bytes, file_bytes; /* in all; of caches */
+    uint64_t written_rows, written_states,
+        written_tokens; /* bytes, bytes, of so many tokens */
 };
 
 struct fathom_status {
@@ -236,6 +243,9 @@ enum fathom_new_flags { FATHOM_IF_ABSENT = 1 }; /* an existing session is no err
 uint32_t fathom_new(struct fathom *f, const char *name, int flags, struct fathom_error *e);
 uint32_t fathom_list(struct fathom *f, int all_users, const struct fathom_watch *w,
                      struct fathom_error *e); /* in pages; it looks like one request */
+/* Those at work first, then those used last; n at most. */
+uint32_t fathom_list_recent(struct fathom *f, int all_users, uint64_t n,
+                            const struct fathom_watch *w, struct fathom_error *e);
 uint32_t fathom_stat(struct fathom *f, const char *name, const struct fathom_watch *w,
                      struct fathom_error *e);
 uint32_t fathom_status(struct fathom *f, const struct fathom_watch *w,
@@ -315,6 +325,8 @@ uint32_t fathom_fork(struct fathom *f, const char *name, const char *to,
                      const char *checkpoint, int64_t pos, struct fathom_error *e);
 uint32_t fathom_checkpoint(struct fathom *f, const char *name, const char *label,
                            struct fathom_error *e);
+uint32_t fathom_checkpoint_remove(struct fathom *f, const char *name, const char *label,
+                                  struct fathom_error *e);
 uint32_t fathom_rollback(struct fathom *f, const char *name, const char *checkpoint,
                          int64_t pos, struct fathom_error *e);
 uint32_t fathom_rename(struct fathom *f, const char *name, const char *to,

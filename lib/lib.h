@@ -36,7 +36,7 @@ struct call {
     struct fathom_error e;
     char name[LIB_MAX_NAME + 1]; /* list: the last one seen; transcript: the session */
     uint64_t from, left;         /* transcript: what is still wanted; left 0: all */
-    bool all;                    /* list */
+    bool all, one_page;          /* list */
 };
 
 struct fathom {

@@ -183,13 +183,14 @@ reply_list(struct fathom *f, struct call *c, struct wire_in *in, struct err *e)
             .used_ms = s->used_ms,
             .bytes = s->bytes,
             .checkpoints = s->checkpoints,
+            .disk_bytes = s->disk_bytes,
         };
 
         c->r.n++;
         if (c->w.session != NULL)
             c->w.session(c->w.arg, &out);
     }
-    if (!r.more || r.sessions.n == 0 || c->cancelled)
+    if (!r.more || r.sessions.n == 0 || c->cancelled || c->one_page)
         return 1;
     return lib_next_page(f, c, e);
 }
@@ -197,7 +198,7 @@ reply_list(struct fathom *f, struct call *c, struct wire_in *in, struct err *e)
 static int
 reply_stat(struct call *c, struct wire_in *in, struct err *e)
 {
-    char name[LIB_MAX_NAME + 1], owner[65], group[65], state[33], chat[33];
+    char name[LIB_MAX_NAME + 1], owner[65], group[65], state[33], chat[33], why[257];
     struct wire_stat_result r;
     struct fathom_point *points;
     char(*labels)[65];
@@ -213,8 +214,9 @@ reply_stat(struct call *c, struct wire_in *in, struct err *e)
         return err_set(e, ERR_QUOTA, errno, "no memory for %u checkpoints", r.points.n);
     }
     for (uint32_t i = 0; i < r.points.n; i++)
-        points[i] = (struct fathom_point){
-            copy(labels[i], sizeof labels[i], r.points.v[i].name), r.points.v[i].pos};
+        points[i] =
+            (struct fathom_point){copy(labels[i], sizeof labels[i], r.points.v[i].name),
+                                  r.points.v[i].pos, r.points.v[i].durable};
     if (c->w.stat != NULL) {
         const struct fathom_stat out = {
             .name = copy(name, sizeof name, r.name),
@@ -235,6 +237,13 @@ reply_stat(struct call *c, struct wire_in *in, struct err *e)
             .bytes_per_token = r.bytes_per_token,
             .points = points,
             .n_points = r.points.n,
+            .why = copy(why, sizeof why, r.why),
+            .durable_pos = r.durable_pos,
+            .disk_bytes = r.disk_bytes,
+            .file_bytes = r.file_bytes,
+            .written_rows = r.written_rows,
+            .written_states = r.written_states,
+            .written_tokens = r.written_tokens,
         };
 
         c->w.stat(c->w.arg, &out);

@@ -61,6 +61,23 @@ fathom_list(struct fathom *f, int all_users, const struct fathom_watch *w,
     return lib_send(f, c, &r, fe);
 }
 
+uint32_t
+fathom_list_recent(struct fathom *f, int all_users, uint64_t n,
+                   const struct fathom_watch *w, struct fathom_error *fe)
+{
+    struct call *c = start(f, WIRE_METHOD_list, w, fe);
+    struct wire_list r = {0};
+
+    if (c == NULL)
+        return 0;
+    c->one_page = true;
+    wire_put(&r, list, recent, true);
+    wire_put(&r, list, limit, n);
+    if (all_users)
+        wire_put(&r, list, all, true);
+    return lib_send(f, c, &r, fe);
+}
+
 int
 lib_next_page(struct fathom *f, struct call *c, struct err *e)
 {
@@ -487,6 +504,16 @@ fathom_checkpoint(struct fathom *f, const char *name, const char *label,
 {
     const struct wire_checkpoint r = {.name = wire_str(name), .label = wire_str(label)};
 
+    return send_new(f, WIRE_METHOD_checkpoint, NULL, &r, fe);
+}
+
+uint32_t
+fathom_checkpoint_remove(struct fathom *f, const char *name, const char *label,
+                         struct fathom_error *fe)
+{
+    struct wire_checkpoint r = {.name = wire_str(name), .label = wire_str(label)};
+
+    wire_put(&r, checkpoint, remove, true);
     return send_new(f, WIRE_METHOD_checkpoint, NULL, &r, fe);
 }
 
