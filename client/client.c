@@ -94,6 +94,13 @@ on_done(void *arg, const struct fathom_result *r, const struct fathom_error *e)
 const struct fathom_result *
 client_run(struct client *c, uint32_t id)
 {
+    return client_run_beside(c, id, -1, 0, NULL, NULL);
+}
+
+const struct fathom_result *
+client_run_beside(struct client *c, uint32_t id, int fd, short events,
+                  bool (*pump)(void *arg, int fd), void *arg)
+{
     const struct sigaction catch = {.sa_handler = on_signal};
     struct sigaction was_int, was_term;
     struct fathom_error ignored;
@@ -113,13 +120,16 @@ client_run(struct client *c, uint32_t id)
     if (fathom_on_done(c->f, id, on_done, c) == -1)
         abort();
     while (c->e.code == -1) {
-        struct pollfd p = {fathom_fd(c->f), (short)fathom_events(c->f), 0};
+        struct pollfd p[2] = {{fathom_fd(c->f), (short)fathom_events(c->f), 0},
+                              {fd, events, 0}};
 
-        (void)ppoll(&p, 1, NULL, &before);
+        (void)ppoll(p, 2, NULL, &before); /* a descriptor of -1 is left out */
         if (signals_seen > 0 && !c->interrupted) {
             c->interrupted = true;
             (void)fathom_cancel(c->f, id, &ignored);
         }
+        if (p[1].revents != 0 && !pump(arg, fd))
+            fd = -1;
         (void)fathom_process(c->f,
                              &ignored); /* if it fails, the request ends with its error */
         fflush(stdout);

@@ -94,6 +94,12 @@ void client_open(struct client *c);
  */
 const struct fathom_result *client_run(struct client *c, uint32_t id);
 
+/* The same beside another descriptor: pump() is called whenever that is ready for `events`, until it
+ * returns false. */
+const struct fathom_result *client_run_beside(struct client *c, uint32_t id, int fd,
+                                              short events, bool (*pump)(void *arg, int fd),
+                                              void *arg);
+
 /* After a failure: true, some time later, if it is worth another try within --wait. */
 bool client_again(struct client *c);
 
@@ -163,13 +169,16 @@ int cmd_ask(struct client *c);
 int cmd_checkpoint(struct client *c);
 int cmd_chmod(struct client *c);
 int cmd_completion(struct client *c);
+int cmd_export(struct client *c);
 int cmd_fork(struct client *c);
+int cmd_import(struct client *c);
 int cmd_log(struct client *c);
 int cmd_logits(struct client *c);
 int cmd_ls(struct client *c);
 int cmd_metrics(struct client *c);
 int cmd_mv(struct client *c);
 int cmd_new(struct client *c);
+int cmd_park(struct client *c);
 int cmd_rm(struct client *c);
 int cmd_rollback(struct client *c);
 int cmd_sample(struct client *c);
@@ -178,5 +187,7 @@ int cmd_show(struct client *c);
 int cmd_status(struct client *c);
 int cmd_tokens(struct client *c);
 int cmd_top(struct client *c);
+int cmd_unpark(struct client *c);
+int cmd_verify(struct client *c);
 
 #endif /* CLIENT_CLIENT_H */

@@ -14,7 +14,23 @@ print_pos(const struct client *c, const char *name, const struct fathom_result *
     json_u64("pos", r->pos);
     json_u64("dropped", r->dropped);
     json_u64("replay", r->replay);
+    json_u64("restored", r->restored);
     json_end();
+}
+
+/* What it costs to go on there. */
+static const char *
+cost(char *to, size_t size, const struct fathom_result *r)
+{
+    char again[32], back[32];
+
+    snprintf(to, size, "%s tokens to be computed again",
+             fmt_count(again, sizeof again, r->replay));
+    if (r->restored > 0)
+        snprintf(to, size, "%s tokens to be restored, %s to be computed again",
+                 fmt_count(back, sizeof back, r->restored),
+                 fmt_count(again, sizeof again, r->replay));
+    return to;
 }
 
 static int64_t
@@ -34,7 +50,7 @@ cmd_fork(struct client *c)
     const char *at = arg_value(c, "at");
     const int64_t pos = position(c, at);
     const struct fathom_result *r;
-    char n[32], m[32];
+    char n[32], m[120];
 
     client_open(c);
     do {
@@ -43,8 +59,8 @@ cmd_fork(struct client *c)
     if (r == NULL)
         client_fail(c);
     print_pos(c, to, r);
-    note(c, "%s is a copy of %s at position %s; %s tokens to be computed again", to, name,
-         fmt_count(n, sizeof n, r->pos), fmt_count(m, sizeof m, r->replay));
+    note(c, "%s is a copy of %s at position %s; %s", to, name,
+         fmt_count(n, sizeof n, r->pos), cost(m, sizeof m, r));
     return client_end(c);
 }
 
@@ -77,7 +93,7 @@ cmd_rollback(struct client *c)
     const char *name = c->values.args[0], *to = arg_value(c, "to");
     const int64_t pos = position(c, to);
     const struct fathom_result *r;
-    char n[32], m[32], again[32];
+    char n[32], m[32], again[120];
 
     if (to == NULL && pos == FATHOM_ANY_POS)
         usage_error(c, "where to? --to LABEL or --pos N");
@@ -88,9 +104,9 @@ cmd_rollback(struct client *c)
     if (r == NULL)
         client_fail(c);
     print_pos(c, name, r);
-    note(c, "%s is back at position %s; %s tokens dropped, %s to be computed again", name,
+    note(c, "%s is back at position %s; %s dropped, %s", name,
          fmt_count(n, sizeof n, r->pos), fmt_count(m, sizeof m, r->dropped),
-         fmt_count(again, sizeof again, r->replay));
+         cost(again, sizeof again, r));
     return client_end(c);
 }
 

@@ -22,13 +22,14 @@ print_session(void *arg, const struct fathom_session *s)
         json_u64("bytes", s->bytes);
         json_u64("checkpoints", s->checkpoints);
         json_u64("disk_bytes", s->disk_bytes);
+        json_str("tier", s->tier);
         json_end();
     } else if (arg_given(c, "names")) {
         printf("%s\n", s->name);
     } else {
-        printf("%-24s %12s  %-10s %s  %10s  %10s  %-12s %s\n", s->name,
-               fmt_count(pos, sizeof pos, s->pos), s->state, fmt_mode(mode, s->mode),
-               fmt_bytes(bytes, sizeof bytes, (double)s->bytes),
+        printf("%-24s %12s  %-10s %-6s %s  %10s  %10s  %-12s %s\n", s->name,
+               fmt_count(pos, sizeof pos, s->pos), s->state, s->tier,
+               fmt_mode(mode, s->mode), fmt_bytes(bytes, sizeof bytes, (double)s->bytes),
                fmt_bytes(disk, sizeof disk, (double)s->disk_bytes),
                fmt_age(age, sizeof age, s->used_ms), s->owner);
     }

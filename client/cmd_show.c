@@ -2,6 +2,8 @@
 /* fathom show NAME: everything about one session, what it costs above all. */
 #include "config.h"
 
+#include <string.h>
+
 #include "client/client.h"
 
 static void
@@ -25,6 +27,8 @@ as_json(const struct fathom_stat *s)
     json_u64("created_ms", s->created_ms);
     json_u64("used_ms", s->used_ms);
     json_u64("durable_pos", s->durable_pos);
+    json_str("tier", s->tier);
+    json_u64("memory_bytes", s->memory_bytes);
     json_u64("disk_bytes", s->disk_bytes);
     json_u64("file_bytes", s->file_bytes);
     json_u64("written_rows", s->written_rows);
@@ -63,6 +67,12 @@ print_stat(void *arg, const struct fathom_stat *s)
     printf("memory       %s: %s of caches", fmt_bytes(a, sizeof a, (double)s->bytes),
            fmt_bytes(b, sizeof b, (double)s->kv_bytes));
     printf(", %s of transcript\n", fmt_bytes(b, sizeof b, (double)s->transcript_bytes));
+    printf("caches       %s, %s in the host's memory\n",
+           strcmp(s->tier, "tokens") == 0   ? "to be computed again"
+           : strcmp(s->tier, "disk") == 0   ? "on the disk"
+           : strcmp(s->tier, "memory") == 0 ? "in memory"
+                                            : "in the engine",
+           fmt_bytes(a, sizeof a, (double)s->memory_bytes));
     printf("disk         %s: %s of caches", fmt_bytes(a, sizeof a, (double)s->disk_bytes),
            fmt_bytes(b, sizeof b, (double)s->file_bytes));
     printf("; tokens up to %s\n", fmt_count(a, sizeof a, s->durable_pos));

@@ -20,13 +20,13 @@
 enum {
     ROWS_MOST = 200,
     ROWS_PLAIN = 20,
-    HEAD_LINES = 8,
+    HEAD_LINES = 9,
     DELAY_MS = 1000,
     DELAY_MOST_MS = 3600000
 };
 
 struct top_row {
-    char name[130], state[33], owner[65];
+    char name[130], state[33], owner[65], tier[17];
     uint64_t pos, bytes, disk_bytes, used_ms;
 };
 
@@ -61,6 +61,7 @@ on_session(void *arg, const struct fathom_session *s)
     snprintf(r->name, sizeof r->name, "%s", s->name);
     snprintf(r->state, sizeof r->state, "%s", s->state);
     snprintf(r->owner, sizeof r->owner, "%s", s->owner);
+    snprintf(r->tier, sizeof r->tier, "%s", s->tier);
     r->pos = s->pos;
     r->bytes = s->bytes;
     r->disk_bytes = s->disk_bytes;
@@ -169,6 +170,17 @@ as_json(const struct top *t)
         {"decode_tokens", FATHOM_DAEMON_DECODE_TOKENS},
         {"kv_bytes", FATHOM_DAEMON_KV_BYTES},
         {"kv_limit", FATHOM_DAEMON_KV_LIMIT},
+        {"sessions_loaded", FATHOM_DAEMON_SESSIONS_LOADED},
+        {"memory_bytes", FATHOM_DAEMON_MEMORY_BYTES},
+        {"memory_limit", FATHOM_DAEMON_MEMORY_LIMIT},
+        {"saves", FATHOM_DAEMON_SAVES},
+        {"restores", FATHOM_DAEMON_RESTORES},
+        {"restores_failed", FATHOM_DAEMON_RESTORES_FAILED},
+        {"restored_tokens", FATHOM_DAEMON_RESTORED_TOKENS},
+        {"written_bytes", FATHOM_DAEMON_WRITTEN_BYTES},
+        {"read_bytes", FATHOM_DAEMON_READ_BYTES},
+        {"commits", FATHOM_DAEMON_COMMITS},
+        {"store_errors", FATHOM_DAEMON_STORE_ERRORS},
     };
 
     json_begin(NULL);
@@ -188,6 +200,7 @@ as_json(const struct top *t)
         json_str("name", r->name);
         json_str("owner", r->owner);
         json_str("state", r->state);
+        json_str("tier", r->tier);
         json_u64("pos", r->pos);
         json_f64("tokens_per_s", row_rate(t, r));
         json_u64("bytes", r->bytes);
@@ -222,11 +235,19 @@ print_head(const struct top *t)
         (unsigned long long)w[FATHOM_DAEMON_EVICTIONS]);
     printf("tokens/s  %.1f appended, %.1f drawn\n", rate(t, FATHOM_DAEMON_APPENDED),
            rate(t, FATHOM_DAEMON_DRAWN));
-    printf("engine    %.1f steps/s of %.1f ms, %llu restarts; caches %s of %s\n\n",
+    printf("engine    %.1f steps/s of %.1f ms, %llu restarts; caches %s of %s\n",
            rate(t, FATHOM_DAEMON_STEPS), step_ms(t),
            (unsigned long long)w[FATHOM_DAEMON_ENGINE_RESTARTS],
            fmt_bytes(a, sizeof a, (double)w[FATHOM_DAEMON_KV_BYTES]),
            fmt_bytes(b, sizeof b, (double)w[FATHOM_DAEMON_KV_LIMIT]));
+    printf("store     memory %s of %s",
+           fmt_bytes(a, sizeof a, (double)w[FATHOM_DAEMON_MEMORY_BYTES]),
+           fmt_bytes(b, sizeof b, (double)w[FATHOM_DAEMON_MEMORY_LIMIT]));
+    printf(", disk %s/s written, %s/s read, %.1f commits/s, %llu errors\n\n",
+           fmt_bytes(a, sizeof a, rate(t, FATHOM_DAEMON_WRITTEN_BYTES)),
+           fmt_bytes(b, sizeof b, rate(t, FATHOM_DAEMON_READ_BYTES)),
+           rate(t, FATHOM_DAEMON_COMMITS),
+           (unsigned long long)w[FATHOM_DAEMON_STORE_ERRORS]);
 }
 
 static void
@@ -234,12 +255,12 @@ print_rows(const struct top *t)
 {
     char pos[32], mem[32], disk[32], age[32];
 
-    printf("%-24s %-10s %12s %9s %10s %10s  %s\n", "SESSION", "STATE", "POSITION",
-           "TOKENS/S", "MEMORY", "DISK", "USED");
+    printf("%-24s %-10s %-6s %12s %9s %10s %10s  %s\n", "SESSION", "STATE", "CACHES",
+           "POSITION", "TOKENS/S", "MEMORY", "DISK", "USED");
     for (size_t i = 0; i < t->n_rows; i++) {
         const struct top_row *r = &t->rows[i];
 
-        printf("%-24s %-10s %12s %9.1f %10s %10s  %s\n", r->name, r->state,
+        printf("%-24s %-10s %-6s %12s %9.1f %10s %10s  %s\n", r->name, r->state, r->tier,
                fmt_count(pos, sizeof pos, r->pos), row_rate(t, r),
                fmt_bytes(mem, sizeof mem, (double)r->bytes),
                fmt_bytes(disk, sizeof disk, (double)r->disk_bytes),

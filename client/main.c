@@ -99,6 +99,16 @@ static const struct cmd_option checkpoint_options[] = {
     {0, NULL, NULL, NULL},
 };
 
+static const struct cmd_option park_options[] = {
+    {0, "to", "TIER", "memory or disk (the default)"},
+    {0, NULL, NULL, NULL},
+};
+
+static const struct cmd_option export_options[] = {
+    {0, "tokens-only", NULL, "without caches: small, and for any model of these tokens"},
+    {0, NULL, NULL, NULL},
+};
+
 static const struct cmd_option top_options[] = {
     {'a', "all", NULL, "other users' sessions too"},
     {0, "once", NULL, "one look, after --delay, and no more"},
@@ -152,6 +162,11 @@ const struct cmd_entry commands[] = {
     {"fork", "NAME NEW", "s-", 2, 2, "copy a session", fork_options, false, cmd_fork},
     {"checkpoint", "NAME LABEL", "s-", 2, 2, "name a session's position", checkpoint_options, false, cmd_checkpoint},
     {"rollback", "NAME", "s", 1, 1, "go back to an earlier position", rollback_options, false, cmd_rollback},
+    {"park", "NAME", "s", 1, 1, "take a session's caches out of the engine", park_options, false, cmd_park},
+    {"unpark", "NAME", "s", 1, 1, "bring a session's caches back", NULL, false, cmd_unpark},
+    {"export", "NAME", "s", 1, 1, "write a session to stdout, as a tar", export_options, false, cmd_export},
+    {"import", "[NAME]", "-", 0, 1, "make a session from such a tar on stdin", NULL, false, cmd_import},
+    {"verify", "NAME", "s", 1, 1, "check every byte that the disk has of a session", NULL, false, cmd_verify},
     {"mv", "NAME NEW", "s-", 2, 2, "rename a session", NULL, false, cmd_mv},
     {"rm", "NAME ...", "s", 1, 1000, "delete sessions", rm_options, false, cmd_rm},
     {"chmod", "MODE NAME", "-s", 2, 2, "say who may use a session", chmod_options, false, cmd_chmod},

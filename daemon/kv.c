@@ -471,6 +471,12 @@ kv_drop_row(struct kv *k, struct session *s, const struct kvfile_id *id)
     k->counts.dropped++;
 }
 
+const struct kvfile_model *
+kv_model(const struct kv *k)
+{
+    return k->model.n_parts > 0 ? &k->model : NULL;
+}
+
 void
 kv_sizes(const struct kv *k, const struct session *s, uint64_t *memory, uint64_t *disk)
 {

@@ -61,6 +61,8 @@ uint64_t kv_arena_bytes(const struct kv *k);
 int kv_arena_fd(
     const struct kv *k); /* to be given to engines, and to the service manager */
 void kv_count(const struct kv *k, struct kv_counts *out);
+/* What files of caches must be made for, to be of use here; NULL until an engine was ready. */
+const struct kvfile_model *kv_model(const struct kv *k);
 
 /* --- sessions ---------------------------------------------------------------------------- */
 

@@ -37,6 +37,7 @@
 #include "daemon/status.h"
 #include "daemon/store.h"
 #include "daemon/text.h"
+#include "daemon/transfer.h"
 #include "daemon/work.h"
 #include "model/config.h"
 #include "model/tokenizer.h"
@@ -418,6 +419,8 @@ start(struct daemon *d, struct err *e)
     if (make_events(d, e) == -1)
         return -1;
     quota_init(&sv->quota, &d->o);
+    if (transfers_new(sv->base, &d->o, &sv->transfers, e) == -1)
+        return -1;
     sv->text = text_new(sv->base, d->tokenizer, MAX_TOKENS_BYTES, e);
     if (sv->text == NULL || open_store(d, e) == -1)
         return -1;
@@ -448,6 +451,7 @@ stop(struct daemon *d)
     server_unlisten(sv);
     metrics_close(d->metrics);
     conn_close_all(sv);
+    transfers_free(sv->transfers);
     pages_end(sv);
     text_free(sv->text);
     if (sv->work != NULL)

@@ -89,6 +89,7 @@ struct op {
 
     enum kv_tier tier; /* OP_PARK: KV_IN_MEMORY or KV_ON_DISK */
     bool asked;        /* OP_PARK: to be saved */
+    uint64_t again;    /* tokens of the transcript that were fed for it once more */
 
     int fd;        /* OP_LOGITS: the memfd to be filled; OP_SAMPLE: for rows; owned; -1 */
     uint32_t rows; /* OP_SAMPLE: slots in it */

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "daemon/conn.h"
+#include "daemon/kv.h"
 #include "daemon/server.h"
 #include "daemon/shm.h"
 #include "daemon/status.h"
@@ -37,6 +38,8 @@ write_daemon(const struct server *sv, uint64_t *page)
 {
     uint64_t w[PAGE_DAEMON_END] = {0};
     struct work_counts n;
+    struct kv_counts kv;
+    struct store_counts store;
     struct link_status st;
     const struct engine *g = work_engine(sv->work);
     const struct link_ready *info = engine_info(g);
@@ -64,6 +67,20 @@ write_daemon(const struct server *sv, uint64_t *page)
     w[PAGE_DAEMON_DECODE_TOKENS] = st.decode_tokens;
     w[PAGE_DAEMON_KV_BYTES] = st.kv_used;
     w[PAGE_DAEMON_KV_LIMIT] = info != NULL ? info->kv_limit : 0;
+    kv_count(work_kv(sv->work), &kv);
+    store_count(sv->store, &store);
+    w[PAGE_DAEMON_SESSIONS_LOADED] = store.loaded;
+    w[PAGE_DAEMON_MEMORY_BYTES] = kv.memory_bytes;
+    w[PAGE_DAEMON_MEMORY_LIMIT] = kv.memory_limit;
+    w[PAGE_DAEMON_SAVES] = kv.saves;
+    w[PAGE_DAEMON_RESTORES] = kv.restores;
+    w[PAGE_DAEMON_RESTORES_FAILED] = kv.restores_failed;
+    w[PAGE_DAEMON_RESTORED_TOKENS] = kv.restored_tokens;
+    w[PAGE_DAEMON_WRITTEN_BYTES] = kv.rows_bytes + kv.state_bytes;
+    w[PAGE_DAEMON_READ_BYTES] = kv.read_bytes;
+    for (int i = 0; i <= HISTOGRAM_STEPS; i++)
+        w[PAGE_DAEMON_COMMITS] += store.commit.n[i];
+    w[PAGE_DAEMON_STORE_ERRORS] = store.errors + kv.damaged;
     page_write(page, PAGE_OF_DAEMON, w, PAGE_DAEMON_END);
 }
 
@@ -83,7 +100,7 @@ number_of(enum session_state state)
 }
 
 static void
-write_session(const struct session *s, uint64_t *page)
+write_session(const struct server *sv, const struct session *s, uint64_t *page)
 {
     uint64_t w[PAGE_SESSION_END] = {0};
 
@@ -95,6 +112,8 @@ write_session(const struct session *s, uint64_t *page)
     w[PAGE_SESSION_CHECKPOINTS] = session_points(s);
     w[PAGE_SESSION_ROLLBACKS] = s->log.rollbacks;
     w[PAGE_SESSION_USED_MS] = s->used_ms;
+    w[PAGE_SESSION_TIER] = kv_tier(work_kv(sv->work), s);
+    w[PAGE_SESSION_DURABLE_POS] = session_log_durable(&s->log);
     page_write(page, PAGE_OF_SESSION, w, PAGE_SESSION_END);
 }
 
@@ -118,7 +137,7 @@ write_page(struct page *p)
     if (!p->of_session)
         write_daemon(p->conn->server, p->shm.map);
     else if (s != NULL)
-        write_session(s, p->shm.map);
+        write_session(p->conn->server, s, p->shm.map);
     if (s != NULL && s->state == SESSION_GONE)
         let_go(p); /* that was the last word on it */
 }

@@ -25,7 +25,7 @@ drop_data(struct request *r)
 struct queued {
     char label[SESSION_NAME_MAX + 1];
     bool has_label, has_pos, remove;
-    uint64_t pos, dropped, replay;
+    uint64_t pos, dropped, replay, restored;
     char to[SESSION_NAME_MAX + 1];
 };
 
@@ -50,6 +50,7 @@ on_queued_done(struct op *op)
     if (d->dropped > 0)
         wire_put(&res, pos_result, dropped, d->dropped);
     wire_put(&res, pos_result, replay, d->replay);
+    wire_put(&res, pos_result, restored, d->restored);
     request_reply(r, WIRE_MSG(pos_result), &res);
 }
 
@@ -154,6 +155,7 @@ run_rollback(struct op *op, struct err *e)
         return -1;
     d->dropped = was - pos;
     d->replay = work_replay(r->conn->server->work, s);
+    d->restored = work_restore(r->conn->server->work, s);
     return 0;
 }
 
@@ -245,6 +247,7 @@ run_fork(struct op *op, struct err *e)
     work_fork(sv->work, s, to, pos);
     d->pos = pos;
     d->replay = work_replay(sv->work, to);
+    d->restored = work_restore(sv->work, to);
     log_line(LOG_INFO, "session-fork session=%s to=%s uid=%" PRIu32, s->name, to->name,
              to->user->uid);
     return 0;

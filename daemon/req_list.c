@@ -216,6 +216,8 @@ req_list(struct request *r, const void *body)
                 .checkpoints = session_points(s),
             };
             wire_put(&res.sessions.v[i], session, disk_bytes, disk_bytes(s));
+            wire_put(&res.sessions.v[i], session, tier,
+                     wire_str(kv_tier_name(kv_tier(work_kv(r->conn->server->work), s))));
         }
         request_reply(r, WIRE_MSG(list_result), &res);
     }
@@ -266,6 +268,7 @@ tell_stat(struct request *r, const struct err *why)
     struct wire_point *points = calloc(SHOWN_POINTS, sizeof *points);
     char owner[USER_NAME_MAX + 1], group[16], name[160];
     struct wire_stat_result res = {0};
+    uint64_t memory, disk;
     struct err e, trouble;
 
     if (why != NULL && s->state != SESSION_DAMAGED) {
@@ -297,6 +300,10 @@ tell_stat(struct request *r, const struct err *why)
                         : s->log.turns > 0 ? "assistant"
                                            : "none");
     res.turns = s->log.turns;
+    kv_sizes(work_kv(r->conn->server->work), s, &memory, &disk);
+    wire_put(&res, stat_result, tier,
+             wire_str(kv_tier_name(kv_tier(work_kv(r->conn->server->work), s))));
+    wire_put(&res, stat_result, memory_bytes, memory);
     if (s->store.lasting) {
         wire_put(&res, stat_result, durable_pos, session_log_durable(&s->log));
         wire_put(&res, stat_result, disk_bytes, disk_bytes(s));

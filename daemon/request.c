@@ -29,6 +29,11 @@ static const struct request_entry table[WIRE_METHODS] = {
     [WIRE_METHOD_fork] = {req_fork, SESSION_READ, OF(fork), false},
     [WIRE_METHOD_checkpoint] = {req_checkpoint, SESSION_WRITE, OF(checkpoint), false},
     [WIRE_METHOD_rollback] = {req_rollback, SESSION_WRITE, OF(rollback), false},
+    [WIRE_METHOD_park] = {req_park, SESSION_WRITE, OF(park), false},
+    [WIRE_METHOD_unpark] = {req_unpark, SESSION_WRITE, OF(name), false},
+    [WIRE_METHOD_export] = {req_export, SESSION_READ, OF(export), false},
+    [WIRE_METHOD_import] = {.handle = req_import},
+    [WIRE_METHOD_verify] = {req_verify, SESSION_READ, OF(name), false},
     [WIRE_METHOD_rename] = {req_rename, SESSION_ADMIN, OF(rename), false},
     [WIRE_METHOD_delete] = {req_delete, SESSION_ADMIN, OF(name), false},
     [WIRE_METHOD_chmod] = {req_chmod, SESSION_ADMIN, OF(chmod), false},
@@ -348,6 +353,19 @@ refuse(struct conn *c, uint32_t id, const struct err *e, const char *key)
     conn_kick(c);
 }
 
+/* Of a request whose handler will not see them. */
+static void
+close_fds(const struct wire_message *m, const void *body)
+{
+    uint64_t has;
+
+    memcpy(&has, body, sizeof has); /* the first field of each struct */
+    for (uint32_t i = 0; i < m->n_fields; i++) {
+        if (m->fields[i].type == WIRE_TYPE_fd && (has >> i & 1) != 0)
+            close(*(const int *)(const void *)((const char *)body + m->fields[i].offset));
+    }
+}
+
 static void
 run(struct request *r, struct wire_in *in)
 {
@@ -365,9 +383,7 @@ run(struct request *r, struct wire_in *in)
             wire_put(&told, error, key, wire_str(key));
         send_error(r, &told);
     } else if (find_session(r, body, t, &e) == -1) {
-        if (in->method == &wire_methods[WIRE_METHOD_append] &&
-            wire_has((struct wire_append *)(void *)body, append, document))
-            close(((struct wire_append *)(void *)body)->document);
+        close_fds(in->method->request, body);
         request_fail(r, &e);
     } else {
         t->handle(r, body);

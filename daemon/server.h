@@ -17,6 +17,7 @@ struct options;
 struct store;
 struct text;
 struct tokenizer;
+struct transfers;
 struct work;
 
 /*
@@ -40,6 +41,7 @@ struct server {
     struct listener listener;
     int spare; /* given up for a moment when descriptors run out */
     struct event *on_accept, *again;
+    struct transfers *transfers;
     struct event *on_page; /* pages.c's */
     uint32_t n_pages;
 

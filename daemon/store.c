@@ -306,6 +306,23 @@ store_find_all(struct store *st, struct err *e)
     return rc;
 }
 
+struct session *
+store_take_in(struct store *st, const struct catalog_entry *en, struct err *e)
+{
+    struct finding f = {.st = st, .e = e};
+    struct session *s = NULL;
+
+    if (on_entry(&f, en) == 0) {
+        s = f.v[0].s;
+        if (link_found(st, &f.v[0], e) == -1) {
+            session_free(s);
+            s = NULL;
+        }
+    }
+    free(f.v);
+    return s;
+}
+
 int
 store_adopt(struct store *st, struct session *s, const struct session *from, struct err *e)
 {
@@ -530,6 +547,12 @@ void
 store_alive(const struct store *st, struct store_alive *out)
 {
     store_threads_alive(st->threads, out);
+}
+
+struct catalog *
+store_catalog(const struct store *st)
+{
+    return st->catalog;
 }
 
 struct io *

@@ -113,6 +113,12 @@ void store_sweep(
 void store_count(const struct store *st, struct store_counts *out);
 void store_alive(const struct store *st, struct store_alive *out);
 struct io *store_io(const struct store *st);
+struct catalog *store_catalog(const struct store *st);
+
+/* The catalogue has a new session (archive_import): it becomes one, parked, under its name or, if
+ * that is taken, one with a number behind it. */
+struct session *store_take_in(struct store *st, const struct catalog_entry *en,
+                              struct err *e);
 
 /* Makes all durable, then closes all; done() when that is so. No new work may come. */
 void store_end(struct store *st, void (*done)(void *arg), void *arg);

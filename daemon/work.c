@@ -613,6 +613,18 @@ work_replay(const struct work *w, const struct session *s)
     return len - best;
 }
 
+uint64_t
+work_restore(const struct work *w, const struct session *s)
+{
+    const uint64_t len = s->log.len, best = kv_position(w->kv, s, len);
+    const struct slot *snap = slots_snapshot(&w->slots, s, len);
+
+    if ((s->slot != NULL && !work_too_far(w, s->slot, len)) ||
+        (snap != NULL && snap->snapshot_pos >= best))
+        return 0;
+    return best;
+}
+
 void
 work_count(const struct work *w, struct work_counts *out)
 {

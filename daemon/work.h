@@ -83,6 +83,9 @@ uint64_t work_kv_len(const struct session *s);
 /* How many tokens the engine will have to compute again when the session goes on. */
 uint64_t work_replay(const struct work *w, const struct session *s);
 
+/* And how many will come back from memory or disk. */
+uint64_t work_restore(const struct work *w, const struct session *s);
+
 /* The end: all operations and sessions are freed, whatever they wait for. w may be NULL. */
 void work_end(struct work *w, struct quota *q);
 

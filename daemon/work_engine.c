@@ -82,8 +82,10 @@ feed(struct work *w, struct op *op, uint64_t total, struct err *e)
         if (op->kind == OP_SCORE && !scores && first - sl->sent < n)
             n = (uint32_t)(first - sl->sent);
         ids = tokens_at(op, sl->sent, &n);
-        if (sl->sent < s->log.len)
+        if (sl->sent < s->log.len) {
             w->counts.replayed += n;
+            op->again += n;
+        }
         if (slots_feed(&w->slots, sl, ids, n, scores, e) == -1)
             return -1;
         if (op->kind != OP_SCORE && sl->sent == state_at)

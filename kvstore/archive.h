@@ -23,10 +23,15 @@ struct archive_import {
     uint32_t uid, gid, mode;
     uint64_t now_ms;
     uint64_t most_tokens, most_bytes; /* what its owner may still have: ERR_QUOTA */
-    /* NULL: of any model. Else another model's session is ERR_MODEL_MISMATCH; if `adopt`, one of
-     * tokens only becomes this model's, as far as its vocabulary has the tokens. */
+    /* NULL: of any model. Else another model's session is ERR_MODEL_MISMATCH; if `adopt`, it becomes
+     * this model's, as far as its vocabulary has the tokens: its files are left out. */
     const struct kvfile_model *model;
     bool adopt;
+    struct archive_told *told; /* NULL is fine */
+};
+
+struct archive_told {
+    uint64_t files, left_out; /* of class B: taken in; of another model */
 };
 
 /* A new session from a tar, all checked: durable and in the catalogue, or nothing. read: bytes

@@ -31,6 +31,7 @@ struct import {
     bool failed;
     char dir[CATALOG_DIR_MAX]; /* tmp/... */
     struct manifest m;         /* its c.tokens and c.ops come later */
+    bool adopts;               /* another model's: its files are left out */
     uint8_t piece[PIECE];
 };
 
@@ -164,11 +165,11 @@ check_model(struct import *x)
     if (model == NULL || memcmp(fingerprint, none, sizeof none) == 0 ||
         memcmp(fingerprint, model->fingerprint, sizeof none) == 0)
         return 0;
-    if (!x->m.tokens_only || !x->how->adopt)
+    if (!x->how->adopt)
         return err_set(x->e, ERR_MODEL_MISMATCH, 0,
-                       "import: the session is of another model%s",
-                       x->m.tokens_only ? "" : "; export it with --tokens-only");
+                       "import: the session is of another model");
     memcpy(fingerprint, model->fingerprint, sizeof none);
+    x->adopts = true;
     return 0;
 }
 
@@ -177,7 +178,7 @@ check_room(struct import *x)
 {
     uint64_t bytes = x->m.c.len * sizeof(uint32_t);
 
-    for (size_t i = 0; i < x->m.c.n_files; i++)
+    for (size_t i = 0; i < x->m.c.n_files && !x->adopts; i++)
         bytes += x->m.c.files[i].bytes; /* 1 << 20 of 1 << 28 at most */
     if (x->m.c.len > x->how->most_tokens)
         return err_set(x->e, ERR_QUOTA, 0,
@@ -272,6 +273,8 @@ import_file(struct import *x, size_t i)
     kvfile_name(&x->m.c.files[i].about, name);
     if (expect(x, name, &bytes) == -1)
         return -1;
+    if (x->adopts)
+        return 0; /* the next header skips it */
     image = aligned_alloc(KVFILE_ALIGN, bytes);
     if (image == NULL)
         return err_set(x->e, ERR_QUOTA, errno, "no memory to import a file");
@@ -309,7 +312,7 @@ write_ledger(struct import *x)
         .ops = x->m.c.ops,
         .n_ops = x->m.c.n_ops,
         .add = x->m.c.files,
-        .n_add = x->m.c.n_files,
+        .n_add = x->adopts ? 0 : x->m.c.n_files,
     };
 
     if (x->how->name != NULL)
@@ -318,6 +321,9 @@ write_ledger(struct import *x)
     meta->gid = x->how->gid;
     meta->mode = x->how->mode;
     meta->used_ms = x->how->now_ms;
+    if (x->how->told != NULL)
+        *x->how->told = (struct archive_told){.files = x->adopts ? 0 : x->m.c.n_files,
+                                              .left_out = x->adopts ? x->m.c.n_files : 0};
     return catalog_build_ledger(x->catalog, x->dir, &first, x->e);
 }
 

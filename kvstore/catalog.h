@@ -71,6 +71,16 @@ int catalog_fork(struct catalog *c, const struct kvfile_id *from,
                  const struct kvfile_id *to, const struct ledger_change *first,
                  struct err *e);
 
+/*
+ * A copy to look at while the session goes on: a folder in tmp/ into which all files that it has now
+ * are linked (copied if there can be no more links) and, with `ledger`, session.db is copied, which
+ * nobody may have open meanwhile. Nothing of it is durable. catalog_copy_end() gives it up; a sweep
+ * frees it.
+ */
+int catalog_copy(struct catalog *c, const struct kvfile_id *from, bool ledger,
+                 struct kvfile_id *copy, char dir[CATALOG_DIR_MAX], struct err *e);
+void catalog_copy_end(struct catalog *c, const struct kvfile_id *copy);
+
 /* Gone after any crash; the files go in catalog_sweep(). Its ledger must be closed. */
 int catalog_delete(struct catalog *c, const struct kvfile_id *id, struct err *e);
 int catalog_quarantine(struct catalog *c, const struct kvfile_id *id, const char *why,

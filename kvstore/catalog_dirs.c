@@ -260,6 +260,79 @@ catalog_fork(struct catalog *c, const struct kvfile_id *from, const struct kvfil
     return create(c, from, to, first, e);
 }
 
+struct copying {
+    struct io *io;
+    const char *from, *to;
+    char sub; /* c or k */
+    struct err *e;
+};
+
+/* A file that goes while we look is no failure: it is not part of the session any more. */
+static int
+copy_one(void *arg, const char *name)
+{
+    struct copying *x = arg;
+    char old[PATH_ROOM], new[PATH_ROOM];
+    struct io_stat st;
+
+    if (strlen(name) >= KVFILE_NAME_MAX)
+        return 0; /* none of ours */
+    snprintf(old, sizeof old, "%s/%c/%s", x->from, x->sub, name);
+    snprintf(new, sizeof new, "%s/%c/%s", x->to, x->sub, name);
+    if (x->io->ops->link(x->io, old, new, x->e) == 0 || x->e->code == ERR_NOT_FOUND)
+        return 0;
+    if (x->e->sys != EMLINK)
+        return -1;
+    return x->io->ops->stat(x->io, old, &st, x->e) == -1 ||
+                   copy_file(x->io, old, new, st.bytes, x->e) == -1
+               ? -1
+               : 0;
+}
+
+static int
+copy_ledger(struct io *io, const char *from, const char *to, struct err *e)
+{
+    char old[PATH_ROOM], new[PATH_ROOM];
+    struct io_stat st;
+
+    snprintf(old, sizeof old, "%s/session.db", from);
+    snprintf(new, sizeof new, "%s/session.db", to);
+    if (io->ops->stat(io, old, &st, e) == -1)
+        return e->code == ERR_NOT_FOUND ? 0 : -1; /* which is for the looker to say */
+    return copy_file(io, old, new, st.bytes, e);
+}
+
+int
+catalog_copy(struct catalog *c, const struct kvfile_id *from, bool ledger,
+             struct kvfile_id *copy, char dir[CATALOG_DIR_MAX], struct err *e)
+{
+    char old[CATALOG_DIR_MAX], sub[CATALOG_DIR_MAX + 4];
+    struct copying x = {.io = c->io, .from = old, .to = dir, .e = e};
+    struct io_stat st;
+    int rc;
+
+    catalog_dir(from, old);
+    catalog_new_id(copy);
+    if (c->io->ops->stat(c->io, old, &st, e) == -1 ||
+        catalog_build_begin(c, copy, dir, e) == -1)
+        return -1;
+    rc = ledger ? copy_ledger(c->io, old, dir, e) : 0;
+    for (const char *s = "ck"; rc == 0 && *s != '\0'; s++) {
+        x.sub = *s;
+        snprintf(sub, sizeof sub, "%s/%c", old, *s);
+        rc = c->io->ops->list(c->io, sub, copy_one, &x, e);
+    }
+    if (rc != 0)
+        catalog_build_drop(c, copy);
+    return rc == 0 ? 0 : -1;
+}
+
+void
+catalog_copy_end(struct catalog *c, const struct kvfile_id *copy)
+{
+    catalog_build_drop(c, copy);
+}
+
 static int
 move_out(struct catalog *c, const struct kvfile_id *id, const char *under, struct err *e)
 {

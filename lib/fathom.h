@@ -142,6 +142,17 @@ struct fathom_result {
     double temperature, top_p, min_p, repetition, presence, frequency;
     uint64_t queue_us, first_us, total_us;
     uint64_t ring; /* ring: its number on this connection */
+
+    /* export, import */
+    char name[65];            /* import: the session's */
+    uint64_t bytes, files;    /* of the tar; of caches in it, or taken in */
+    uint64_t left_out;        /* import: files of another model's caches */
+    unsigned char digest[16]; /* XXH3-128 of the tar */
+
+    uint64_t
+        restored;  /* rollback, fork: tokens whose caches come back from memory or disk */
+    char tier[17]; /* park, unpark: where the caches are now */
+    uint64_t memory_bytes, disk_bytes; /* that they take there */
 };
 
 struct fathom_top {
@@ -164,6 +175,7 @@ struct fathom_session {
     const char *name, *owner, *state;
     uint64_t pos, mode, created_ms, used_ms, bytes, checkpoints;
     uint64_t disk_bytes;
+    const char *tier; /* where its caches are: "engine", "memory", "disk", "tokens" */
 };
 
 struct fathom_point {
@@ -183,7 +195,9 @@ struct fathom_stat {
     uint64_t durable_pos;            /* so many of its tokens are on the disk */
     uint64_t disk_bytes, file_bytes; /* in all; of caches */
     uint64_t written_rows, written_states,
-        written_tokens; /* bytes, bytes, of so many tokens */
+        written_tokens;    /* bytes, bytes, of so many tokens */
+    const char *tier;      /* as of a fathom_session */
+    uint64_t memory_bytes; /* of the host's memory, outside the engine */
 };
 
 struct fathom_status {
@@ -192,6 +206,18 @@ struct fathom_status {
     uint64_t connections, sessions, sessions_busy, tokens, kv_bytes, kv_limit;
     uint64_t queued, running, engine_restarts, steps, prefill_tokens, decode_tokens;
     uint64_t uid, my_sessions, my_tokens, max_sessions, max_tokens;
+};
+
+struct fathom_verified {
+    int good;       /* nothing is wrong */
+    uint64_t wrong; /* things that are; the first of them: */
+    const char *const *problems;
+    size_t n_problems;
+    int ledger;                       /* tokens and names can be read */
+    uint64_t tokens;                  /* on the disk */
+    uint64_t files, files_good;       /* of caches */
+    uint64_t states, best, recompute; /* places to go on from, the last, tokens behind it */
+    uint64_t salvage; /* without a ledger: tokens that the files still hold */
 };
 
 /*
@@ -213,6 +239,7 @@ struct fathom_watch {
     void (*session)(void *arg, const struct fathom_session *s); /* list, one at a time */
     void (*stat)(void *arg, const struct fathom_stat *s);
     void (*status)(void *arg, const struct fathom_status *s);
+    void (*verified)(void *arg, const struct fathom_verified *v);
 };
 
 /* Works until the request, one without done(), is over and returns its result, good until the next call with f; NULL
@@ -346,6 +373,29 @@ uint32_t fathom_score(struct fathom *f, const char *name, const char *text, size
                       int control, const struct fathom_watch *w, struct fathom_error *e);
 uint32_t fathom_logits(struct fathom *f, const char *name, struct fathom_error *e);
 
+/* ---- The disk ----------------------------------------------------------------------- */
+
+/*
+ * A session as a tar, out and in. *fd is your end of a socket pair, yours to close: what comes out of
+ * it until its end is the tar; or what you write to it, until you shut it down for writing, is one.
+ * Meanwhile the connection must be processed too (fathom_process), at least until the request is
+ * sent. The result has name, n (tokens), bytes, files, left_out and digest; if the request fails the
+ * stream ends early.
+ */
+uint32_t fathom_export(struct fathom *f, const char *name, int tokens_only, int *fd,
+                       struct fathom_error *e);
+uint32_t fathom_import(struct fathom *f, const char *name, int *fd,
+                       struct fathom_error *e); /* name NULL: the one that it had */
+
+/* Takes a session's caches out of the engine: to disk, or to memory only; and back in. */
+uint32_t fathom_park(struct fathom *f, const char *name, int to_memory,
+                     struct fathom_error *e);
+uint32_t fathom_unpark(struct fathom *f, const char *name, struct fathom_error *e);
+
+/* Reads every byte that the disk has of a session; verified() gets what was found. */
+uint32_t fathom_verify(struct fathom *f, const char *name, const struct fathom_watch *w,
+                       struct fathom_error *e);
+
 /* ---- Shared memory ------------------------------------------------------------------- */
 
 /*
@@ -388,6 +438,17 @@ enum fathom_daemon_word {
     FATHOM_DAEMON_DECODE_TOKENS,
     FATHOM_DAEMON_KV_BYTES,
     FATHOM_DAEMON_KV_LIMIT,
+    FATHOM_DAEMON_SESSIONS_LOADED,
+    FATHOM_DAEMON_MEMORY_BYTES,
+    FATHOM_DAEMON_MEMORY_LIMIT,
+    FATHOM_DAEMON_SAVES,
+    FATHOM_DAEMON_RESTORES,
+    FATHOM_DAEMON_RESTORES_FAILED,
+    FATHOM_DAEMON_RESTORED_TOKENS,
+    FATHOM_DAEMON_WRITTEN_BYTES,
+    FATHOM_DAEMON_READ_BYTES,
+    FATHOM_DAEMON_COMMITS,
+    FATHOM_DAEMON_STORE_ERRORS,
     FATHOM_DAEMON_WORDS
 };
 
@@ -400,6 +461,8 @@ enum fathom_session_word {
     FATHOM_SESSION_CHECKPOINTS,
     FATHOM_SESSION_ROLLBACKS,
     FATHOM_SESSION_USED_MS,
+    FATHOM_SESSION_TIER,
+    FATHOM_SESSION_DURABLE_POS,
     FATHOM_SESSION_WORDS
 };
 

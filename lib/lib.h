@@ -70,6 +70,12 @@ void lib_end(struct fathom *f, struct call *c);
 int lib_reply(struct fathom *f, struct call *c, struct wire_in *in, struct err *e);
 int lib_items(struct fathom *f, struct call *c, struct wire_in *in, struct err *e);
 
+/* store.c: the same for what it asks for. */
+int lib_reply_park(struct call *c, struct wire_in *in, struct err *e);
+int lib_reply_export(struct call *c, struct wire_in *in, struct err *e);
+int lib_reply_import(struct call *c, struct wire_in *in, struct err *e);
+int lib_reply_verify(struct call *c, struct wire_in *in, struct err *e);
+
 /* request.c: asks for the next page of a list or transcript. */
 int lib_next_page(struct fathom *f, struct call *c, struct err *e);
 

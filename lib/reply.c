@@ -172,7 +172,7 @@ reply_list(struct fathom *f, struct call *c, struct wire_in *in, struct err *e)
         return -1;
     for (uint32_t i = 0; i < r.sessions.n; i++) {
         const struct wire_session *s = &r.sessions.v[i];
-        char owner[65], state[33];
+        char owner[65], state[33], tier[17];
         struct fathom_session out = {
             .name = copy(c->name, sizeof c->name, s->name),
             .owner = copy(owner, sizeof owner, s->owner),
@@ -184,6 +184,7 @@ reply_list(struct fathom *f, struct call *c, struct wire_in *in, struct err *e)
             .bytes = s->bytes,
             .checkpoints = s->checkpoints,
             .disk_bytes = s->disk_bytes,
+            .tier = copy(tier, sizeof tier, s->tier),
         };
 
         c->r.n++;
@@ -198,7 +199,8 @@ reply_list(struct fathom *f, struct call *c, struct wire_in *in, struct err *e)
 static int
 reply_stat(struct call *c, struct wire_in *in, struct err *e)
 {
-    char name[LIB_MAX_NAME + 1], owner[65], group[65], state[33], chat[33], why[257];
+    char name[LIB_MAX_NAME + 1], owner[65], group[65], state[33], chat[33], why[257],
+        tier[17];
     struct wire_stat_result r;
     struct fathom_point *points;
     char(*labels)[65];
@@ -244,6 +246,8 @@ reply_stat(struct call *c, struct wire_in *in, struct err *e)
             .written_rows = r.written_rows,
             .written_states = r.written_states,
             .written_tokens = r.written_tokens,
+            .tier = copy(tier, sizeof tier, r.tier),
+            .memory_bytes = r.memory_bytes,
         };
 
         c->w.stat(c->w.arg, &out);
@@ -477,6 +481,7 @@ reply_small(struct call *c, struct wire_in *in, struct err *e)
         c->r.pos = r.pos.pos;
         c->r.dropped = r.pos.dropped;
         c->r.replay = r.pos.replay;
+        c->r.restored = r.pos.restored;
     }
     return 1;
 }
@@ -492,6 +497,11 @@ lib_reply(struct fathom *f, struct call *c, struct wire_in *in, struct err *e)
     case WIRE_METHOD_transcript: return reply_transcript(f, c, in, e);
     case WIRE_METHOD_score: return reply_score(c, in, e);
     case WIRE_METHOD_status: return reply_status(c, in, e);
+    case WIRE_METHOD_park:
+    case WIRE_METHOD_unpark: return lib_reply_park(c, in, e);
+    case WIRE_METHOD_export: return lib_reply_export(c, in, e);
+    case WIRE_METHOD_import: return lib_reply_import(c, in, e);
+    case WIRE_METHOD_verify: return lib_reply_verify(c, in, e);
     default: return reply_small(c, in, e);
     }
 }

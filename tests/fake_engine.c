@@ -40,6 +40,7 @@
  *   refuse@start   LINK_FATAL model-mismatch, exit 65  load=2s   takes that long to load
  *   poison=N       every step that has token N in it ends in abort()
  *   slow=5ms       every step takes that long more
+ *   model=N        of another model: its fingerprint is 32 times the byte N
  *   once:/PATH     only if PATH does not exist; it is made when the wrong is done. So a
  *                  restarted one behaves: "crash@40,once:/tmp/x". slow= and load= stay.
  */
@@ -115,6 +116,7 @@ static struct {
     uint64_t step; /* at which, or at which call for caches */
     uint64_t slow_ms, load_ms, copy_ms;
     uint64_t poison; /* a token; 0: none */
+    uint64_t model;  /* the byte of its fingerprint */
     const char *once;
     uint64_t steps, copies; /* so far */
     uint64_t copy_until_ns; /* copies asked for so far are over by then */
@@ -184,6 +186,9 @@ read_plan(char *words)
                 die_of_usage(e.text);
         } else if (strncmp(w, "poison=", 7) == 0) {
             if (num_u64(w + 7, 1, UINT32_MAX, &plan.poison, &e) == -1)
+                die_of_usage(e.text);
+        } else if (strncmp(w, "model=", 6) == 0) {
+            if (num_u64(w + 6, 1, 255, &plan.model, &e) == -1)
                 die_of_usage(e.text);
         } else if (strncmp(w, "load=", 5) == 0) {
             if (num_duration_ms(w + 5, 0, 600000, &plan.load_ms, &e) == -1)
@@ -438,7 +443,7 @@ run(const struct engine_args *a, struct link_status *status)
     if (a->vocab > 0)
         c.vocab_size = (int)a->vocab;
     texts.tokenizer = tokenizer_load(a->model, &e);
-    memset(m.fingerprint, 0xfa, sizeof m.fingerprint);
+    memset(m.fingerprint, plan.model != 0 ? (int)plan.model : 0xfa, sizeof m.fingerprint);
     if (kv_layout_init(&layout, &c, a->opts.mtp, &e) == -1)
         return LINK_EXIT_MODEL;
     m.layout = &layout;

@@ -419,6 +419,85 @@ documents(void)
     nobody_else("documents that change");
 }
 
+/* ---- Streams ------------------------------------------------------------------------- */
+
+/* `large` is more than a socket holds; transfer-timeout is 1 s, two at once are allowed. */
+static void
+streams(void)
+{
+    struct fathom *f = connect_now(), *g;
+    struct fathom_error e;
+    const struct fathom_result *r;
+    uint32_t id, ids[3];
+    uint64_t n = 0;
+    char bytes[65536];
+    int fd, fds[3];
+    ssize_t got;
+
+    id = fathom_export(f, "large", 0, &fd, &e);
+    r = fathom_finish(f, id, &e);
+    ok(r == NULL && e.code == FATHOM_DEADLINE && strstr(e.text, "transfer-timeout") != NULL,
+       "an export that nobody reads is given up, and names the setting");
+    close(fd);
+
+    for (int i = 0; i < 3; i++)
+        ids[i] = fathom_export(f, "large", 1, &fds[i], &e);
+    r = fathom_finish(f, ids[2], &e);
+    ok(r == NULL && e.code == FATHOM_BUSY &&
+           strstr(e.text, "max-transfers-per-user") != NULL,
+       "a third export at once is refused");
+    close(fds[2]);
+    got = recv(fds[0], bytes, 1000, 0);
+    close(fds[0]);
+    r = fathom_finish(f, ids[0], &e);
+    ok(got > 0 && r == NULL && e.code == FATHOM_CANCELLED, "a reader that leaves");
+    fathom_cancel(f, ids[1], &e);
+    r = fathom_finish(f, ids[1], &e);
+    ok(r == NULL && e.code == FATHOM_CANCELLED, "one that is cancelled");
+    close(fds[1]);
+
+    g = connect_now();
+    fathom_export(g, "large", 0, &fd, &e);
+    fathom_wait(g, 50, &e);
+    fathom_close(g); /* the connection, not the stream */
+    while ((got = recv(fd, bytes, sizeof bytes, 0)) > 0)
+        n += (uint64_t)got;
+    ok(got == 0 || got == -1, "a connection that is lost ends its export");
+    close(fd);
+
+    /* Deleted in the middle: what was begun is finished, from the copy. */
+    fathom_finish(f, fathom_fork(f, "large", "doomed", NULL, FATHOM_ANY_POS, &e), &e);
+    id = fathom_export(f, "doomed", 0, &fd, &e);
+    for (n = 0; n < 4096 && fathom_wait(f, 10, &e) != -1;) {
+        got = recv(fd, bytes, 4096, MSG_DONTWAIT);
+        n += got > 0 ? (uint64_t)got : 0;
+    }
+    fathom_finish(f, fathom_delete(f, "doomed", &e), &e);
+    while ((got = recv(fd, bytes, sizeof bytes, 0)) > 0)
+        n += (uint64_t)got;
+    r = fathom_finish(f, id, &e);
+    ok(r != NULL && r->bytes == n, "a session that is deleted meanwhile");
+    close(fd);
+
+    id = fathom_import(f, "silent", &fd, &e);
+    r = fathom_finish(f, id, &e);
+    ok(r == NULL && e.code == FATHOM_DEADLINE,
+       "an import of which nothing comes is given up");
+    close(fd);
+    id = fathom_import(f, "garbage", &fd, &e);
+    fathom_wait(f, 50, &e);
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (char)(i * 7919 >> 3);
+    (void)!send(fd, bytes, sizeof bytes, MSG_NOSIGNAL);
+    close(fd);
+    r = fathom_finish(f, id, &e);
+    ok(r == NULL && e.code == FATHOM_DAMAGED, "garbage is no archive");
+    r = fathom_finish(f, fathom_rollback(f, "large", NULL, 1, &e), &e);
+    ok(r != NULL, "none of these holds the session");
+    fathom_close(f);
+    nobody_else("streams that are left hanging");
+}
+
 int
 main(int argc, char **argv)
 {
@@ -432,6 +511,7 @@ main(int argc, char **argv)
     token_ring();
     logits_ring();
     documents();
+    streams();
     printf("# next %d\n", number);
     return 0;
 }

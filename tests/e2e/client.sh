@@ -99,7 +99,7 @@ is "$one" "$two" "same seed, same text"
 # Back and forth.
 fathom checkpoint -q a here
 run rollback a --pos "$pos"
-has "$err" "back at position $pos; 5 tokens dropped" "rollback to a position"
+has "$err" "back at position $pos; 5 dropped" "rollback to a position"
 run rollback a --to here
 is "$rc" 66 "a checkpoint behind the end is gone"
 run mv a z

@@ -6,7 +6,9 @@
 export FATHOM_SOCKET="$sock"
 fathom() { timeout 300 "$top_builddir/client/fathom" "$@"; }
 
-start
+start --transfer-timeout 1s
+fathom new -q large
+seq 1 16500 | fathom append -q large
 for name in victim mine; do
     fathom new -q $name && printf 'Once upon a time' | fathom append -q $name
 done

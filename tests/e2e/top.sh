@@ -48,7 +48,7 @@ eventually 'stat name=busy' 'state=idle'
 
 # The list of the last used.
 got=$(printf '%s\n' 'list recent=1 limit=2' 'list recent=1 after=a' | talk)
-has "$got" '^ok sessions=\[{name=busy .*name=b .*more=1' "list recent"
+has "$got" '^ok sessions={name=busy;.*name=b;.*more=1' "list recent"
 has "$got" '^error invalid-argument' "which has no pages"
 
 # Any position.
@@ -64,7 +64,7 @@ has "$(cat "$dir/err")" "no checkpoint 'nowhere'; .fathom show a. lists them" "a
 fathom log a --at 9999 >/dev/null 2>&1
 is $? 65 "log --at behind the end: 65"
 fathom rollback a --to here 2>"$dir/err"
-has "$(cat "$dir/err")" "tokens dropped, 0 to be computed again" "rollback says what is computed again"
+has "$(cat "$dir/err")" "dropped, 0 tokens to be computed again" "rollback says what is computed again"
 fathom fork a f 2>"$dir/err"
 has "$(cat "$dir/err")" "at position $pos; 0 tokens to be computed again" "fork too"
 fathom checkpoint a here --remove 2>"$dir/err"

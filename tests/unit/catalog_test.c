@@ -546,6 +546,48 @@ teardown(void **state)
     return 0;
 }
 
+/* A copy to look at: files shared, the ledger its own, left alone by sweeps until it is given up,
+ * whatever happens to the session. */
+static void
+test_copy(void **state)
+{
+    struct catalog *c = open_it();
+    struct kvfile_id id, copy, none;
+    char path[256], dir[CATALOG_DIR_MAX], in_copy[512];
+    struct stat st;
+
+    (void)state;
+    make(c, 50, "original", &id);
+    path_of(&id, "c/00000000-a.kvc", path);
+    write_file(path, "a chunk");
+    rig_id(&none, 51);
+    assert_int_equal(catalog_copy(c, &none, true, &copy, dir, &e), -1);
+    assert_int_equal(e.code, ERR_NOT_FOUND);
+
+    OK(catalog_copy(c, &id, true, &copy, dir, &e));
+    snprintf(in_copy, sizeof in_copy, "%s/%s/c/00000000-a.kvc", root, dir);
+    assert_int_equal(stat(in_copy, &st), 0);
+    assert_int_equal(st.st_nlink, 2);
+    snprintf(in_copy, sizeof in_copy, "%s/%s/session.db", root, dir);
+    assert_int_equal(stat(in_copy, &st), 0);
+    assert_int_equal(st.st_nlink, 1);
+    OK(catalog_delete(c, &id, &e));
+    sweep(c);
+    assert_int_equal(stat(in_copy, &st), 0);
+    catalog_copy_end(c, &copy);
+    sweep(c);
+    assert_int_equal(stat(in_copy, &st), -1);
+    assert_false(holds_some("tmp"));
+
+    make(c, 52, "another", &id);
+    OK(catalog_copy(c, &id, false, &copy, dir, &e));
+    snprintf(in_copy, sizeof in_copy, "%s/%s/session.db", root, dir);
+    assert_int_equal(stat(in_copy, &st), -1);
+    catalog_copy_end(c, &copy);
+    OK(catalog_delete(c, &id, &e));
+    catalog_close(c);
+}
+
 int
 main(void)
 {
@@ -558,6 +600,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_orphans, setup, teardown),
         cmocka_unit_test_setup_teardown(test_building_is_not_swept, setup, teardown),
         cmocka_unit_test_setup_teardown(test_quarantine, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_copy, setup, teardown),
     };
 
     return cmocka_run_group_tests_name("catalog", tests, NULL, NULL);

@@ -19,6 +19,8 @@
 #include "base/err.h"
 #include "lib/fathom.h"
 #include "proto/frame.h"
+#include "proto/page.h"
+#include "proto/ring.h"
 #include "proto/wire.h"
 #include "tests/test.h"
 
@@ -508,6 +510,236 @@ test_structs_of_another_size(void **state)
     assert_int_not_equal(fathom_sample(f, &a, NULL, &fe), 0);
 }
 
+/* The public names are the page's own, word for word. */
+static void
+test_page_words(void **state)
+{
+    (void)state;
+#define DAEMON(id, doc)  assert_int_equal(FATHOM_DAEMON_##id, PAGE_DAEMON_##id);
+#define SESSION(id, doc) assert_int_equal(FATHOM_SESSION_##id, PAGE_SESSION_##id);
+#include "proto/page.def"
+    assert_int_equal(FATHOM_DAEMON_WORDS, PAGE_DAEMON_END);
+    assert_int_equal(FATHOM_SESSION_WORDS, PAGE_SESSION_END);
+    assert_int_equal(FATHOM_PAGE_KIND, PAGE_HEAD_KIND);
+    assert_int_equal(FATHOM_PAGE_UPDATED_MS, PAGE_HEAD_UPDATED_MS);
+}
+
+/* Memory as the daemon makes it, mapped for writing before the seal. */
+static int
+shared(size_t bytes, void **map, int seals)
+{
+    const int fd = memfd_create("shared", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    assert_true(fd != -1 && ftruncate(fd, (off_t)bytes) == 0);
+    *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_true(*map != MAP_FAILED);
+    assert_int_equal(fcntl(fd, F_ADD_SEALS, seals), 0);
+    return fd;
+}
+
+static void
+test_shared_memory(void **state)
+{
+    const int seals = F_SEAL_SHRINK | F_SEAL_GROW;
+    const size_t bytes = ring_bytes(4, 64);
+    struct wire_ring_result ring = {.ring = 3, .bytes = bytes};
+    struct wire_stats_result page = {.bytes = PAGE_BYTES};
+    const struct fathom_result *got;
+    uint64_t words[PAGE_SESSION_END] = {0}, seen[600];
+    struct ring_token token = {.id = 42, .logprob = -0.5};
+    struct fathom_reader *reader;
+    struct fathom_page *p;
+    struct fathom_record rec;
+    struct fathom_error fe;
+    struct ring_out writer;
+    void *map, *loose;
+    int fd;
+
+    (void)state;
+    ring.memory = shared(bytes, &map, seals);
+    ring_init(&writer, map, RING_TOKEN, 4, 64, 0);
+    respond(2, WIRE_MSG(ring_result), &ring);
+    got = fathom_finish(f, fathom_ring(f, FATHOM_RING_TOKENS, 4, &fe), &fe);
+    assert_true(got != NULL && got->ring == 3 && got->fd != -1);
+    fd = got->fd;
+    reader = fathom_reader_open(fd, &fe);
+    assert_non_null(reader);
+    close(fd);
+    assert_int_equal(fathom_reader_next(reader, &rec, &fe), 0);
+    for (uint64_t pos = 0; pos < 40; pos++) {
+        uint8_t *at = ring_begin(&writer, sizeof token + 2);
+
+        memcpy(at, &token, sizeof token);
+        memcpy(at + sizeof token, "hi", 2);
+        ring_end(&writer, RING_TOKEN, pos, sizeof token + 2);
+    }
+    assert_int_equal(fathom_reader_next(reader, &rec, &fe), 1);
+    assert_true(rec.gap && rec.pos > 0 && rec.id == 42 && rec.len == 2 && !rec.over);
+    assert_memory_equal(rec.text, "hi", 2);
+    while (fathom_reader_next(reader, &rec, &fe) == 1)
+        assert_false(rec.gap);
+    assert_int_equal(rec.pos, 39);
+    fathom_reader_close(reader);
+    munmap(map, bytes);
+
+    page.page = shared(PAGE_BYTES, &map, seals);
+    words[PAGE_SESSION_POS] = 77;
+    page_write(map, PAGE_OF_SESSION, words, PAGE_SESSION_END);
+    respond(3, WIRE_MSG(stats_result), &page);
+    got = fathom_finish(f, fathom_stats(f, "s", &fe), &fe);
+    assert_true(got != NULL && got->fd != -1);
+    fd = got->fd;
+    p = fathom_page_open(fd, &fe);
+    assert_non_null(p);
+    assert_int_equal(fathom_page_read(p, seen, 512), 0);
+    assert_int_equal(seen[FATHOM_SESSION_POS], 77);
+    assert_int_equal(seen[PAGE_SESSION_END], 0);
+    assert_int_equal(fathom_page_read(p, seen, 513), -1);
+    fathom_page_close(p);
+    assert_null(fathom_reader_open(fd, &fe)); /* a page is no ring */
+    assert_int_equal(fe.code, FATHOM_PROTOCOL);
+    close(fd);
+    munmap(map, PAGE_BYTES);
+
+    /* What could shrink under us is not mapped. */
+    fd = shared(PAGE_BYTES, &loose, 0);
+    page_write(loose, PAGE_OF_SESSION, words, PAGE_SESSION_END);
+    assert_null(fathom_page_open(fd, &fe));
+    assert_int_equal(fe.code, FATHOM_INVALID);
+    close(fd);
+    munmap(loose, PAGE_BYTES);
+}
+
+struct found {
+    struct fathom_verified v;
+    char problem[64];
+};
+
+static void
+on_verified(void *arg, const struct fathom_verified *v)
+{
+    struct found *x = arg;
+
+    x->v = *v;
+    snprintf(x->problem, sizeof x->problem, "%s", v->problems[0]);
+}
+
+static void
+test_the_disk(void **state)
+{
+    static const uint8_t digest[16] = {1, 2, 3};
+    const struct wire_park_result parked = {.name = wire_str("s"),
+                                            .pos = 9,
+                                            .tier = wire_str("memory"),
+                                            .memory_bytes = 4096,
+                                            .replay = 1};
+    const struct wire_export_result exported = {
+        .tokens = 5, .bytes = 10240, .files = 2, .digest = wire_bin(digest, 16)};
+    const struct wire_import_result imported = {.name = wire_str("s.2"),
+                                                .tokens = 5,
+                                                .left_out = 2,
+                                                .digest = wire_bin(digest, 16)};
+    struct wire_problem problem = {.text = wire_str("c/x: bad")};
+    struct wire_verify_result verified = {.wrong = 1, .tokens = 3, .files = 2};
+    struct found found = {.problem = ""};
+    const struct fathom_watch w = {
+        .struct_size = sizeof w, .arg = &found, .verified = on_verified};
+    const struct fathom_result *got;
+    struct wire_import in_sent;
+    struct wire_export sent;
+    struct fathom_error fe;
+    struct wire_in win;
+    char byte;
+    int fd;
+
+    (void)state;
+    respond(2, WIRE_MSG(park_result), &parked);
+    got = fathom_finish(f, fathom_park(f, "s", 1, &fe), &fe);
+    assert_true(got != NULL && got->memory_bytes == 4096 && got->replay == 1);
+    assert_string_equal(got->tier, "memory");
+    receive(&win, &(struct wire_park){.has = 0});
+    wire_close(&win);
+
+    /* Our end and the daemon's are the two of one pair. */
+    assert_int_equal(fathom_export(f, "s", 1, &fd, &fe), 3);
+    receive(&win, &sent);
+    assert_true(sent.tokens_only && fd != -1 && sent.to != -1);
+    wire_close(&win);
+    assert_int_equal(write(sent.to, "x", 1), 1);
+    close(sent.to);
+    respond(3, WIRE_MSG(export_result), &exported);
+    got = fathom_finish(f, 3, &fe);
+    assert_true(got != NULL && got->n == 5 && got->bytes == 10240 && got->files == 2);
+    assert_memory_equal(got->digest, digest, 16);
+    assert_int_equal(read(fd, &byte, 1), 1);
+    assert_int_equal(read(fd, &byte, 1), 0);
+    close(fd);
+
+    assert_int_equal(fathom_import(f, NULL, &fd, &fe), 4);
+    receive(&win, &in_sent);
+    assert_false(wire_has(&in_sent, import, name));
+    wire_close(&win);
+    close(in_sent.from);
+    respond(4, WIRE_MSG(import_result), &imported);
+    got = fathom_finish(f, 4, &fe);
+    assert_true(got != NULL && got->left_out == 2 && got->n == 5);
+    assert_string_equal(got->name, "s.2");
+    close(fd);
+
+    verified.problems.v = &problem;
+    verified.problems.n = 1;
+    respond(5, WIRE_MSG(verify_result), &verified);
+    assert_non_null(fathom_finish(f, fathom_verify(f, "s", &w, &fe), &fe));
+    assert_true(!found.v.good && found.v.wrong == 1 && found.v.n_problems == 1);
+    assert_string_equal(found.problem, "c/x: bad");
+
+    /* A name that cannot be sent: no descriptor is left. */
+    assert_int_equal(fathom_export(f, "\xff", 0, &fd, &fe), 0);
+    assert_int_equal(fd, -1);
+}
+
+static void
+on_any_session(void *arg, const struct fathom_session *s)
+{
+    assert_string_equal(s->tier, "");
+    assert_int_equal(s->disk_bytes, 0);
+    ++*(int *)arg;
+}
+
+/* A daemon from before these keys: what it does not say is empty. */
+static void
+test_an_older_daemon(void **state)
+{
+    struct wire_session s = {
+        .name = wire_str("s"), .owner = wire_str("me"), .state = wire_str("idle")};
+    struct wire_list_result list = {.more = true};
+    const struct wire_pos_result pos = {.name = wire_str("s"), .pos = 7};
+    struct err no;
+    struct wire_error we;
+    const struct fathom_result *got;
+    struct fathom_error fe;
+    int n = 0;
+    const struct fathom_watch w = {
+        .struct_size = sizeof w, .arg = &n, .session = on_any_session};
+
+    (void)state;
+    list.sessions.v = &s;
+    list.sessions.n = 1;
+    respond(2, WIRE_MSG(list_result), &list);
+    /* The list of the last used is one page, whatever it says. */
+    assert_non_null(fathom_finish(f, fathom_list_recent(f, 0, 1, &w, &fe), &fe));
+    assert_int_equal(n, 1);
+    respond(3, WIRE_MSG(pos_result), &pos);
+    got = fathom_finish(f, fathom_rollback(f, "s", NULL, 7, &fe), &fe);
+    assert_true(got != NULL && got->restored == 0 && got->replay == 0);
+    err_set(&no, ERR_INVALID, 0, "no method 'park'");
+    wire_error_from(&we, &no);
+    assert_int_equal(wire_fail(&out, 4, &we, &no), 0);
+    flush();
+    assert_null(fathom_finish(f, fathom_park(f, "s", 0, &fe), &fe));
+    assert_int_equal(fe.code, FATHOM_INVALID);
+}
+
 int
 main(void)
 {
@@ -522,6 +754,10 @@ main(void)
         cmocka_unit_test_setup_teardown(test_lost_connection, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_nonsense_from_the_server, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_structs_of_another_size, set_up, tear_down),
+        cmocka_unit_test(test_page_words),
+        cmocka_unit_test_setup_teardown(test_shared_memory, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_the_disk, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_an_older_daemon, set_up, tear_down),
     };
 
     return cmocka_run_group_tests_name("lib", tests, NULL, NULL);
