@@ -185,6 +185,18 @@ on_drawn(struct op *op, uint64_t pos, const struct sample_choice *c, uint32_t n)
     pump(r);
 }
 
+/* How far the reader may see: with durability=always no further than the disk has it. */
+static uint64_t
+shown_until(const struct request *r)
+{
+    const struct sampling *d = r->data;
+    const uint64_t durable = session_log_durable(&r->session->log);
+
+    if (r->conn->server->o->durability != DURABILITY_ALWAYS || d->over || durable > d->end)
+        return d->end;
+    return durable > d->next ? durable : d->next;
+}
+
 static void
 on_stored(struct op *op)
 {
@@ -204,8 +216,10 @@ on_done(struct op *op)
         return;
     d = r->data;
     start_reading(d, r, op->begin);
-    d->over = true;
     d->end = op->end;
+    if (op->err.code != ERR_NONE)
+        d->end = shown_until(r); /* what did not get to the disk is not told */
+    d->over = true;
     d->err = op->err;
     d->reason = op->reason;
     d->stop_at = op->reason == LINK_STOP_STRING ? op->stop_at : UINT64_MAX;
@@ -412,18 +426,6 @@ forget_weights(struct request *r, uint32_t n)
     buf_drop(&d->kept, bytes);
     d->paid -= bytes;
     quota_give(r->conn->user, QUOTA_BYTES, bytes);
-}
-
-/* How far the reader may see: with durability=always no further than the disk has it. */
-static uint64_t
-shown_until(const struct request *r)
-{
-    const struct sampling *d = r->data;
-    const uint64_t durable = session_log_durable(&r->session->log);
-
-    if (r->conn->server->o->durability != DURABILITY_ALWAYS || d->over || durable > d->end)
-        return d->end;
-    return durable > d->next ? durable : d->next;
 }
 
 /* One message of the stream. False: no more now. */

@@ -396,8 +396,7 @@ on_swept(struct store_job *job)
     const struct timeval pause = {.tv_usec = SWEEP_PAUSE_MS * 1000};
     struct store *st = job->arg;
 
-    /* Busy: somebody is reading the session. It is swept after its next change. */
-    if (job->err.code != ERR_NONE && job->err.code != ERR_BUSY)
+    if (job->err.code != ERR_NONE)
         log_line(LOG_WARNING, "sweep why=\"%s\"", job->err.text);
     /* Not at once: each piece holds up whoever opens a ledger meanwhile. */
     st->sweeping = (job->more || st->sweep_again) && event_add(st->sweep, &pause) == 0;

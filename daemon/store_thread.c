@@ -52,6 +52,8 @@ struct store_threads {
     struct mailbox *back;
     struct event *on_back;
     atomic_bool stop;
+    pthread_rwlock_t
+        sweeping; /* a piece of a sweep, or any number of ledgers being looked at */
     uint64_t waiting;
     int ending; /* threads that have yet to close their ledgers */
     void (*ended)(void *arg);
@@ -227,8 +229,7 @@ close_all(struct thread *th)
 /* --- what is done ------------------------------------------------------------------------- */
 
 /* Without opening it for changes, if it is not open: to read a session leaves no trace on the
- * disk, and costs no sync. If it is just being swept it is opened as for a change, for that waits
- * until the sweep is over. */
+ * disk, and costs no sync. But then it is not hot, and could be swept meanwhile. */
 static int
 load(struct thread *th, struct store_job *job, struct err *e)
 {
@@ -238,13 +239,16 @@ load(struct thread *th, struct store_job *job, struct err *e)
     int rc;
 
     catalog_dir(&job->id, dir);
-    if (h == NULL && ledger_look(th->tools.io, dir, &l, e) == -1) {
-        h = e->code == ERR_BUSY ? get(th, &job->id, e) : NULL;
-        if (h == NULL)
-            return -1;
+    if (h == NULL) {
+        pthread_rwlock_rdlock(&th->all->sweeping);
+        rc = ledger_look(th->tools.io, dir, &l, e);
+        if (rc == 0)
+            rc = ledger_load(l, &job->content, e);
+        ledger_close(l);
+        pthread_rwlock_unlock(&th->all->sweeping);
+    } else {
+        rc = ledger_load(h->ledger, &job->content, e);
     }
-    rc = ledger_load(h != NULL ? h->ledger : l, &job->content, e);
-    ledger_close(l);
     if (rc == -1 && h != NULL)
         close_handle(th, h, false);
     for (uint64_t i = 0; i < job->content.len; i++) {
@@ -277,8 +281,11 @@ commit(struct thread *th, struct store_job *job, struct err *e)
 static int
 sweep(struct thread *th, struct store_job *job, struct err *e)
 {
-    const int rc = catalog_sweep(th->tools.catalog, e);
+    int rc;
 
+    pthread_rwlock_wrlock(&th->all->sweeping);
+    rc = catalog_sweep(th->tools.catalog, e);
+    pthread_rwlock_unlock(&th->all->sweeping);
     job->more = rc == 1;
     return rc == -1 ? -1 : 0;
 }
@@ -466,6 +473,7 @@ store_threads_new(struct event_base *base, struct io *io, struct catalog *catalo
         err_set(e, ERR_QUOTA, errno, "no memory for the store's threads");
         return NULL;
     }
+    pthread_rwlock_init(&t->sweeping, NULL);
     t->io = io;
     t->catalog = catalog;
     t->back = mailbox_new(e);
@@ -529,5 +537,6 @@ store_threads_free(struct store_threads *t)
     if (t->back != NULL)
         drop_all(t->back);
     mailbox_free(t->back);
+    pthread_rwlock_destroy(&t->sweeping);
     free(t);
 }

@@ -115,8 +115,30 @@ has "$got" 'tokens=1,2,3,4,5,6\(,7\)*$' "after a restart it has what was acknowl
 has "$got" 'tokens=1,2,3,4,5,6,7,8$' "its fork all of it"
 has "$got" 'ok pos=[78] appended=1' "and takes more"
 
+# --- while it draws
+for fault in full broken; do
+    rm -rf "$dir/state"
+    stop
+    FAKE_ENGINE=slow=4ms start
+    printf 'session.new name=a\nappend name=a tokens=1\n' | talk >/dev/null
+    later "$dir/stream" 'sample name=a n=20000 temperature=0 ignore_eos=1 credit=20000'
+    patient
+    until [ "$(grep -ac ^item "$dir/stream")" -ge 20 ] || tired; do :; done
+    : >"$dir/$fault"
+    patient
+    until grep -aq '^error' "$dir/stream" || tired; do :; done
+    last=$(grep -a ^item "$dir/stream" | tail -1 | sed 's/.*pos=\([0-9]*\).*/\1/')
+    case $fault in full) wanted='error quota .*disk%20is%20full' ;; *) wanted='error read-only' ;; esac
+    has "$(grep -a ^error "$dir/stream")" "$wanted.* pos=$((last + 1))\$" "$fault while it draws: it ends, with its position"
+    rm "$dir/$fault"
+done
+stop
+rm -rf "$dir/state"
+start
+# All in memory: reading them would have to wait for the disk.
+printf 'session.new name=a\nappend name=a tokens=1,2,3,4,5,6,7,8\nsession.new name=b\nappend name=b tokens=1,2\n' | talk >/dev/null
+
 # --- slow
-echo 'stat name=b' | talk >/dev/null # it is in memory: reading it would have to wait for the disk
 : >"$held"
 later "$dir/one" "append name=a tokens=10"
 later "$dir/two" "session.new name=slow" "append name=slow tokens=1"

@@ -148,14 +148,17 @@ FILENAME == now {                                    # the transcript after the 
     if (m > n && q ~ /^append/) {
         k = split(key(q, "tokens"), v, ",")
         for (i = n; i < m; i++) if (i - n >= k || t[i + 1] != v[i - n + 1]) { print "token " i " is of nowhere"; break }
-    } else if (m > n && !(q ~ /^sample/ && m - n <= key(q, "n"))) print m " tokens, " n " acknowledged: " q
+    } else if (m > n && !(q ~ /^sample/ && m - n <= key(q, "n") + 0)) print m " tokens, " n " acknowledged: " q
 }
 END { if (!seen) print "the transcript cannot be read"; print acked + 0 > (now ".acked") }
 END
-tokens_of() { talk <<END | sed -n 's/.* tokens=//p' | tr '\n' ',' | sed 's/,*$//'
+tokens_of() { # SESSION: what there is, up to two pages; else why not
+    talk <<END >"$dir/answers"
 transcript name=$1 what=tokens
 transcript name=$1 what=tokens from=32768
 END
+    sed -n 's/.* tokens=//p' "$dir/answers" | tr '\n' ',' | sed 's/,*$//'
+    sed -n '1{/^ok/!s/^/# /p}' "$dir/answers" >&2
 }
 kills() { # CYCLES: $wrong says what was lost, $acked how much was acknowledged
     wrong= acked=0 dead=0
@@ -172,7 +175,9 @@ kills() { # CYCLES: $wrong says what was lost, $acked how much was acknowledged
             talk <"$dir/asked.$i" >"$dir/told.$i" 2>/dev/null &
             clients="$clients $!"
         done
-        sleep "$(awk -v s=$cycle 'BEGIN { srand(s * 7919); printf "%.3f", 0.02 + 0.2 * rand() }')"
+        # In every second cycle the engine is killed, too, and some time later the daemon.
+        [ $((cycle % 2)) -eq 0 ] || { sleep "$(some_time $cycle)" && kill -KILL "$(engine_pid)"; }
+        sleep "$(some_time $((cycle + 1000000)))"
         stop -KILL 2>/dev/null
         # shellcheck disable=SC2086
         wait $clients
@@ -189,6 +194,7 @@ kills() { # CYCLES: $wrong says what was lost, $acked how much was acknowledged
         check_names
     done
 }
+some_time() { awk -v s="$1" 'BEGIN { srand(s * 7919); printf "%.3f", 0.02 + 0.15 * rand() }'; }
 check_names() { # the fifth client's: what is there is what it was told, but for its last request
     : >"$dir/names"
     after=
