@@ -450,8 +450,14 @@ kv_truncate(struct kv *k, struct session *s, uint64_t pos)
         else if (f->about.type == KVFILE_CHUNK && fit < f->n_pages)
             f->n_pages = (uint32_t)fit;
     }
-    /* With what was wrong behind it gone, what is left may be tried again. */
-    ks->fails = 0;
+    kv_trust(s); /* with what was wrong behind it gone, what is left may be tried again */
+}
+
+void
+kv_trust(struct session *s)
+{
+    if (s->kv != NULL)
+        s->kv->fails = 0;
     if (s->kept.quarantined) {
         s->kept.quarantined = 0;
         session_log_touch(&s->log);

@@ -76,6 +76,8 @@ void kv_forget(struct kv *k, struct session *s);
 /* Its transcript ends at pos now: what lies behind goes from its list, and with the next commit
  * from its ledger. */
 void kv_truncate(struct kv *k, struct session *s, uint64_t pos);
+/* Its caches may be used again, if they had failed before: they were looked over, or cut. */
+void kv_trust(struct session *s);
 const char *kv_tier_name(enum kv_tier t);
 enum kv_tier kv_tier(const struct kv *k, const struct session *s);
 /* Bytes of it in memory and on the disk; loaded sessions only. */

@@ -318,6 +318,10 @@ tell_stat(struct request *r, const struct err *why)
     }
     if (store_refuses(s, &trouble) == -1)
         wire_put(&res, stat_result, why, wire_str(trouble.text));
+    else if (s->kept.quarantined)
+        wire_put(&res, stat_result, why,
+                 wire_str("its caches failed and are not used: `fathom verify` looks them "
+                          "over, a rollback drops those behind it"));
     request_reply(r, WIRE_MSG(stat_result), &res);
     free(points);
 }

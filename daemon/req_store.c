@@ -370,6 +370,10 @@ on_verified(void *arg, const struct err *why)
     log_line(v->wrong == 0 ? LOG_INFO : LOG_WARNING,
              "session-verify session=%s uid=%u wrong=%llu files=%llu", x->s->name,
              x->s->user->uid, (unsigned long long)v->wrong, (unsigned long long)v->files);
+    if (v->wrong == 0) {
+        kv_trust(x->s);
+        store_commit_soon(x->sv->store, x->s);
+    }
     res.problems.v = x->problems;
     res.problems.n = x->n_problems;
     x->r = NULL;

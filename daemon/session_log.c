@@ -277,10 +277,14 @@ session_log_edit(struct session_log *l, const struct session_log_edit *x, struct
         rc = len > was ? reserve(l, len - was, e) : 0;
     }
     if (rc == 0) {
-        memcpy(p, x->mid, x->n_mid * sizeof *p);
-        memcpy(p += x->n_mid, l->tokens + x->from, n_tail * sizeof *p);
-        memcpy(p += n_tail, x->more, x->n_more * sizeof *p);
-        memcpy(points, l->checkpoints, n_points * sizeof *points);
+        for (size_t i = 0; i < x->n_mid; i++)
+            *p++ = x->mid[i];
+        for (uint64_t i = 0; i < n_tail; i++)
+            *p++ = l->tokens[x->from + i];
+        for (size_t i = 0; i < x->n_more; i++)
+            *p++ = x->more[i];
+        for (size_t i = 0; i < n_points; i++)
+            points[i] = l->checkpoints[i];
         rc = session_log_truncate(l, x->at, e);
     }
     if (rc == 0)

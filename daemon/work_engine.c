@@ -28,6 +28,8 @@ get_slot(struct work *w, struct session *s, struct err *e)
         session_move(s, SESSION_RESTORING, "its caches come back");
         return false;
     }
+    if (s->state == SESSION_RESTORING)
+        session_move(s, SESSION_QUEUED, "its caches will not be there");
     if (w->slots.n_free == 0) {
         kv_evict(w);
         return false; /* it is free once the engine has closed it */

@@ -30,16 +30,16 @@ struct export
     bool failed;
 };
 
+/* After a failure it takes all and throws it away: told of it, libarchive 3.6 would free less than
+ * it has, a block of each export whose reader leaves. */
 static la_ssize_t
 give(struct archive *tar, void *arg, const void *p, size_t n)
 {
     struct export *x = arg;
 
-    if (!x->failed && x->write(x->arg, p, n, x->e) == 0)
-        return (la_ssize_t)n;
-    x->failed = true; /* also when libarchive tries to end the tar */
-    archive_set_error(tar, EIO, "the reader is gone");
-    return -1;
+    (void)tar;
+    x->failed = x->failed || x->write(x->arg, p, n, x->e) == -1;
+    return (la_ssize_t)n;
 }
 
 static int
@@ -68,7 +68,7 @@ member(struct export *x, const char *name, const void *p, size_t n)
     archive_entry_free(en);
     if (rc != ARCHIVE_OK || (n > 0 && archive_write_data(x->tar, p, n) != (la_ssize_t)n))
         return tar_failed(x, name);
-    return 0;
+    return x->failed ? -1 : 0;
 }
 
 /* One file of class B into memory; *image is the caller's to free. */
@@ -172,7 +172,9 @@ export_all(struct export *x, const struct ledger_content *c, bool tokens_only)
         if (export_file(x, &c->files[i]) == -1)
             return -1;
     }
-    return archive_write_close(x->tar) == ARCHIVE_OK ? 0 : tar_failed(x, "end");
+    if (archive_write_close(x->tar) != ARCHIVE_OK)
+        return tar_failed(x, "end");
+    return x->failed ? -1 : 0;
 }
 
 int
@@ -195,11 +197,7 @@ archive_export(struct io *io, const char *dir, const struct ledger_content *cont
     if (x.tar == NULL)
         return err_set(e, ERR_QUOTA, errno, "no memory to export");
     rc = export_all(&x, content, tokens_only);
-    if (rc == -1 &&
-        !x.failed) { /* the end that libarchive would write is no longer wanted */
-        x.failed = true;
-        archive_write_fail(x.tar);
-    }
+    x.failed |= rc == -1; /* the end that libarchive would write is no longer wanted */
     archive_write_free(x.tar);
     return rc;
 }

@@ -150,5 +150,39 @@ fathom new -q again && fathom append -q again --tokens --no-bos "$dir/u32" && fa
 fathom sample again -n 8 --temp 0 --ignore-eos >"$dir/b"
 cmp "$dir/a" "$dir/b" && [ -s "$dir/a" ]
 ok "and what was drawn is what a fresh session with these tokens draws"
+
+# fathomd is killed while it happens: the one transcript or the other, never something between.
+stop
+keep=1
+start
+fathom new -q before
+user "$(words 100)" | fathom append -q before --messages --think
+answer before "$(words 60)</think>yes$eos"
+fathom log before >"$dir/old"
+fathom fork -q before after
+user next | fathom append -q after --messages --think
+fathom log after >"$dir/new"
+old=0 new=0 wrong=0
+for delay in 0 0.002 0.004 0.008 0.02 0.05; do
+    fathom rm -qf cut && fathom fork -q before cut
+    user next | "$top_builddir/client/fathom" append -q cut --messages --think >/dev/null 2>&1 &
+    pid=$!
+    sleep $delay
+    stop -KILL
+    wait $pid
+    start
+    fathom log cut >"$dir/cut"
+    if cmp -s "$dir/cut" "$dir/old"; then
+        old=$((old + 1))
+    elif cmp -s "$dir/cut" "$dir/new"; then
+        new=$((new + 1))
+    else
+        wrong=$((wrong + 1))
+    fi
+done
+echo "# killed: $old as before, $new as after"
+is "$wrong" 0 "killed in the middle of it: as before, or as after"
+user next | fathom append -q cut --messages --think --if-pos "$(pos cut)" >/dev/null 2>&1
+ok "and it can be gone on with"
 stop
 plan
