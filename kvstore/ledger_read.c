@@ -250,15 +250,23 @@ ledger_labels_differ(const struct ledger_content *c)
     return differ;
 }
 
-/* Of all blocks, without reading them: what there is must be as many as `len` says. */
+/* Of all blocks, without reading them but for the page that each begins on: what there is must be
+ * as many as `len` says. */
 static int
 count_tokens(struct ledger *l, uint64_t len, struct err *e)
 {
+    sqlite3_stmt *s = NULL;
     uint64_t bytes = 0, blocks = 0;
+    int rc = sql_prepare(
+        l->db, "SELECT coalesce(sum(length(ids)), 0), count(*) FROM tokens", &s, e);
 
-    if (sql_do(l->db, &bytes, e, "SELECT coalesce(sum(length(ids)), 0) FROM tokens", "") ==
-            -1 ||
-        sql_do(l->db, &blocks, e, "SELECT count(*) FROM tokens", "") == -1)
+    if (rc == 0 && (rc = sql_step(s, e)) == 1) {
+        bytes = (uint64_t)sqlite3_column_int64(s, 0);
+        blocks = (uint64_t)sqlite3_column_int64(s, 1);
+        rc = 0;
+    }
+    sqlite3_finalize(s);
+    if (rc == -1)
         return -1;
     if (bytes != len * sizeof(uint32_t) ||
         blocks != (len + LEDGER_BLOCK_TOKENS - 1) / LEDGER_BLOCK_TOKENS)

@@ -5,22 +5,11 @@
 #include <stdbool.h>
 
 #include "gpu/cpu/cpu.h"
+#include "tools/benchmarks/samples.h"
 
 struct err;
 
 /* The parts of bench-cpu. One thread calls them; what they measure uses all threads. */
-
-double bench_now(void); /* seconds */
-
-/* A handful of measurements of one thing. */
-struct samples {
-    double v[4096];
-    int n;
-};
-
-void samples_add(struct samples *s, double v);
-double samples_median(struct samples *s); /* sorts */
-double samples_max(const struct samples *s);
 
 /* machine.c: bytes/s that all threads together read from an array far larger than the caches */
 int measure_bandwidth(struct samples *out);

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #ifdef HAVE_OPENBLAS
 #    include <cblas.h>
@@ -18,47 +17,6 @@
 enum { LINE = 64, READ_PIECE = 1 << 22, READ_PIECES = 256, READ_ROUNDS = 9 };
 
 enum { GEMM_M = 512, GEMM_N = 2048, GEMM_K = 4096, GEMM_ROUNDS = 7 };
-
-double
-bench_now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-void
-samples_add(struct samples *s, double v)
-{
-    if (s->n < (int)(sizeof s->v / sizeof s->v[0]))
-        s->v[s->n++] = v;
-}
-
-static int
-compare(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
-double
-samples_median(struct samples *s)
-{
-    qsort(s->v, (size_t)s->n, sizeof s->v[0], compare);
-    return s->n > 0 ? s->v[s->n / 2] : 0.0;
-}
-
-double
-samples_max(const struct samples *s)
-{
-    double m = 0.0;
-
-    for (int i = 0; i < s->n; i++)
-        m = s->v[i] > m ? s->v[i] : m;
-    return m;
-}
 
 /* A word of each line is enough: memory moves in lines. Four streams keep loads in flight. */
 static uint64_t
