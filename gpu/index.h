@@ -6,8 +6,11 @@
 
 /*
  * Where things are: which positions a query looks at, which slot of a ring and which row of
- * which page holds what. One text for C, for kernels, and for the prover (verify/), which puts
- * terms in place of numbers; so a value that depends on a condition is an INDEX_IF.
+ * which page holds what. One text for C, for kernels, and for the prover (verify/), which
+ * puts terms in place of numbers; so a value that depends on a condition is an INDEX_IF.
+ *
+ * What one family of kernels alone needs is in gpu/index/: indexer.h, attention.h,
+ * compress.h, rows.h (norms, rounding, streams), linear.h.
  */
 #include "base/index_t.h"
 
@@ -18,11 +21,35 @@ window_first(INDEX_T pos, INDEX_T window)
     return INDEX_IF(pos + 1 > window, pos + 1 - window, 0);
 }
 
-/* Compressed entries that the query at pos may see: those whose last token is at most pos. */
+/* Keys of the window of the query at pos. */
+INDEX_FN INDEX_INT
+window_keys(INDEX_T pos, INDEX_T window)
+{
+    return (INDEX_INT)(pos - window_first(pos, window)) + 1;
+}
+
+/* Compressed entries that the query at pos may see: those whose last token is at most pos.
+ */
 INDEX_FN INDEX_T
 entries_visible(INDEX_T pos, INDEX_T ratio)
 {
     return (pos + 1) / ratio;
+}
+
+/* Of `visible` entries, how many the query looks at: all, or where a choice has been made
+ * (picks not 0) the topk best of more than those. */
+INDEX_FN INDEX_INT
+entries_taken(INDEX_INT visible, INDEX_INT topk, INDEX_INT picks)
+{
+    return INDEX_IF(picks != 0 && visible > topk, topk, visible);
+}
+
+/* Rows of a step: that of position pos, in a sequence whose rows begin at row0 with
+ * `start`. */
+INDEX_FN INDEX_T
+step_row(INDEX_INT row0, INDEX_T pos, INDEX_T start)
+{
+    return (INDEX_T)row0 + (pos - start);
 }
 
 /* Rings are indexed by position: a slot is overwritten `slots` positions later. */
@@ -32,9 +59,9 @@ ring_slot(INDEX_T pos, INDEX_T slots)
     return pos % slots;
 }
 
-/* Slots of the rings: what the next token may look back at, itself included, and as many more
- * as a rewind may take back. A compressor looks back at the block that it is in, and with overlap
- * at the one before. */
+/* Slots of the rings: what the next token may look back at, itself included, and as many
+ * more as a rewind may take back. A compressor looks back at the block that it is in, and
+ * with overlap at the one before. */
 INDEX_FN INDEX_T
 window_slots(INDEX_T window, INDEX_T spare)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Files of class B (docs/KVFORMAT.md): sections are aligned, do not overlap, and lie inside the
- * file, for every size that a file may claim. kvstore/offsets.h has the rule; kvfile_plan() is
- * then asked for the shipped configurations and compared with it.
+ * Files of class B (docs/KVFORMAT.md): sections are aligned, do not overlap, and lie inside
+ * the file, for every size that a file may claim. kvstore/offsets.h has the rule;
+ * kvfile_plan() is then asked for the shipped configurations and compared with it.
  */
 #include "verify/formulas.hh"
 #include "verify/prove.hh"
@@ -48,7 +48,8 @@ padding_is_short(const Config &, Statement &s)
     s.claim(w >= n && w - n < (s.mutant ? KVFILE_ALIGN - 1 : KVFILE_ALIGN));
 }
 
-/* kvfile_plan() itself, for chunks of every length and states at every position of a page. */
+/* kvfile_plan() itself, for chunks of every length and states at every position of a page.
+ */
 void
 plan_is_rule(const Config &k, Statement &s)
 {

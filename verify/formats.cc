@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The bit tricks of the small number formats (base/fpbits.h), for all inputs, against what the
- * formats mean: IEEE 754 as Z3 knows it, or the value written out bit by bit (spec 2.3, 3.2, 3.3).
+ * The bit tricks of the small number formats (base/fpbits.h), for all inputs, against what
+ * the formats mean: IEEE 754 as Z3 knows it, or the value written out bit by bit (spec 2.3,
+ * 3.2, 3.3).
  */
 #include "verify/prove.hh"
 
 #define FP_INLINE                 static inline
 #define FP_WORD                   verify::Bits<32>
+#define FP_LONG                   verify::Bits<64>
 #define FP_IF(condition, yes, no) verify::choose((condition), FP_WORD(yes), FP_WORD(no))
 
 namespace formula
@@ -100,28 +102,63 @@ e8m0_up_is_least(const Config &, Statement &s)
     s.claim({Z3_mk_fpa_lt(context(), below, t)});
 }
 
-/* e2m1: 0 0.5 1 1.5 2 3 4 6 and their negatives, from both nibbles; 2^14 too small as f16. */
+const double e2m1[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6}; /* and their negatives */
+
+/* From both nibbles, 2^14 too small as f16, and exact there times 2^14. What lies above
+ * the byte has no part in it (device.cuh, e2m1_quad). */
 void
 e2m1_by_place(const Config &, Statement &s)
 {
-    static const double value[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
     const Word b = Word::unknown("b"), halves = fpbits_e2m1_pair_to_f16(b);
     const Z3_ast mode = Z3_mk_fpa_round_nearest_ties_to_even(context());
 
-    s.assume(b < 256);
     for (int hi = 0; hi < 2; hi++) {
         const Word code = (b >> (hi ? 4 : 0)) & 15;
         const Z3_ast half = as_float(hi ? halves >> 16 : halves & 0xffff, 5, 10);
-        const Z3_ast wide =
-            Z3_mk_fpa_to_fp_float(context(), mode, half, Z3_mk_fpa_sort_32(context()));
-        const Z3_ast up = Z3_mk_fpa_mul(context(), mode, wide, f32_number(16384));
+        const Z3_sort f16 = Z3_mk_fpa_sort_16(context());
+        const Z3_ast up = Z3_mk_fpa_mul(context(), mode, half,
+                                        Z3_mk_fpa_numeral_double(context(), 16384, f16));
 
         for (unsigned c = 0; c < 16; c++) {
-            const double v = s.mutant && c == 7 ? 8 : value[c & 7];
+            const double v = s.mutant && c == 7 ? 8 : e2m1[c & 7];
 
-            s.claim(implies(code == c, same(up, f32_number(c < 8 ? v : -v))));
+            s.claim(implies(code == c, same(up, Z3_mk_fpa_numeral_double(
+                                                    context(), c < 8 ? v : -v, f16))));
         }
     }
+}
+
+/* Both codes of a byte as int8 of twice their values; a zero has no sign there. */
+void
+e2m1_twice(const Config &, Statement &s)
+{
+    const Word b = Word::unknown("b"), pair = fpbits_e2m1_pair_twice(b);
+
+    s.assume(b < 256);
+    s.claim(pair < 0x10000);
+    for (int hi = 0; hi < 2; hi++)
+        for (unsigned c = 0; c < 16; c++) {
+            const double v = (c < 8 ? 2 : -2) * (s.mutant && c == 15 ? 8 : e2m1[c & 7]);
+            const Word code = (b >> (hi ? 4 : 0)) & 15, got = (pair >> (hi ? 8 : 0)) & 0xff;
+
+            s.claim(implies(code == c, got == (static_cast<int>(v) & 0xff)));
+        }
+}
+
+/* The 16 bits order as the numbers do; of zeros the negative one comes first, and no score
+ * is one: sums that begin with 0 do not end with -0. */
+void
+bf16_order(const Config &, Statement &s)
+{
+    const Word u = Word::unknown("u"), v = Word::unknown("v");
+    const Z3_ast x = as_float(u, 8, 7), y = as_float(v, 8, 7);
+    const Word key = s.mutant ? (u ^ 0x8000) & 0xffff : fpbits_bf16_order(u);
+    const Bool less = key < fpbits_bf16_order(v), spec = Z3_mk_fpa_lt(context(), x, y);
+
+    s.assume(u < 0x10000 && v < 0x10000 && !is_nan(x) && !is_nan(y));
+    s.claim(implies(spec, less));
+    s.claim(implies(less, spec || (u == 0x8000 && v == 0)));
+    s.claim(key < 0x10000);
 }
 
 } // namespace
@@ -134,6 +171,10 @@ const std::vector<Obligation> formats = {
      "the scale taken is the least power of two that is enough", false, e8m0_up_is_least},
     {"formats", "e2m1-by-place", "both FP4 codes of a byte by their place in two f16",
      false, e2m1_by_place},
+    {"formats", "e2m1-twice", "both FP4 codes of a byte as integers, twice their values",
+     false, e2m1_twice},
+    {"formats", "bf16-order", "16 bits order like the bf16 numbers that they are made of",
+     false, bf16_order},
 };
 
 } // namespace verify

@@ -4,17 +4,26 @@
 
 #include "verify/term.hh"
 /* The formulas that ship, as terms over whole numbers. */
-#define INDEX_FN                     static inline
-#define INDEX_T                      verify::Int
-#define INDEX_IF(condition, yes, no) verify::choose((condition), (yes), (no))
+#define INDEX_FN  static inline
+#define INDEX_T   verify::Typed<uint64_t>
+#define INDEX_INT verify::Typed<int>
+#define INDEX_IF(condition, yes, no) \
+    verify::either((condition), [&] { return yes; }, [&] { return no; })
+
 namespace formula
 {
 #include "gpu/index.h"
+#include "gpu/index/attention.h"
+#include "gpu/index/compress.h"
+#include "gpu/index/indexer.h"
+#include "gpu/index/linear.h"
+#include "gpu/index/rows.h"
 #include "kvstore/offsets.h"
 } // namespace formula
 
 #undef INDEX_FN
 #undef INDEX_T
+#undef INDEX_INT
 #undef INDEX_IF
 
 #endif /* VERIFY_FORMULAS_HH */

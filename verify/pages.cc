@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Compressed entries: who sees which (spec 6.2), and where on which page each lies (gpu/index.h,
- * model/kvsize.h). An entry at ratio r stands for r tokens; a page holds those of 128 tokens.
+ * Compressed entries: who sees which (spec 6.2), and where on which page each lies
+ * (gpu/index.h, model/kvsize.h). An entry at ratio r stands for r tokens; a page holds
+ * those of 128 tokens.
  */
 #include "verify/formulas.hh"
 #include "verify/prove.hh"
@@ -48,8 +49,7 @@ visible_is_spec(const Config &k, Statement &s)
 {
     each_ratio(k, [&](int, int r) {
         const Int max = k.c.max_positions;
-        const Int t = s.any(of("t", r).c_str(), 0, max - 1),
-                  j = s.any(of("j", r).c_str(), 0, max);
+        const Int t = s.any(of("t", r), 0, max - 1), j = s.any(of("j", r), 0, max);
         const Int n = s.mutant ? t / r : entries_visible(t, r);
         const Bool spec = (j + 1) * r <= t + 1;
 
@@ -63,9 +63,8 @@ causal(const Config &k, Statement &s)
 {
     each_ratio(k, [&](int, int r) {
         const Int max = k.c.max_positions;
-        const Int t = s.any(of("t", r).c_str(), 0, max - 1),
-                  j = s.any(of("j", r).c_str(), 0, max);
-        const Int i = s.any(of("i", r).c_str(), 0, r - 1);
+        const Int t = s.any(of("t", r), 0, max - 1), j = s.any(of("j", r), 0, max);
+        const Int i = s.any(of("i", r), 0, r - 1);
 
         s.assume(s.mutant ? j <= entries_visible(t, r) : j < entries_visible(t, r));
         s.claim(j * r + i <= t);
@@ -77,8 +76,8 @@ entry_is_alone(const Config &k, Statement &s)
 {
     each_ratio(k, [&](int, int r) {
         const Int entries = Int(k.c.max_positions) / r, per = KV_PAGE_TOKENS / r;
-        const Int i = s.any(of("i", r).c_str(), 0, entries - 1);
-        const Int j = s.any(of("j", r).c_str(), 0, entries - 1);
+        const Int i = s.any(of("i", r), 0, entries - 1);
+        const Int j = s.any(of("j", r), 0, entries - 1);
         const Int row_i = s.mutant ? i % (per - (r == MODEL_CSA_RATIO ? 1 : 0))
                                    : entry_row(i, per);
 
@@ -89,21 +88,22 @@ entry_is_alone(const Config &k, Statement &s)
     });
 }
 
-/* An entry lies on the page of its tokens: so a page is whole when its 128 tokens have come. */
+/* An entry lies on the page of its tokens: so a page is whole when its 128 tokens have
+ * come. */
 void
 entry_on_its_page(const Config &k, Statement &s)
 {
     each_ratio(k, [&](int, int r) {
         const Int per = KV_PAGE_TOKENS / r;
-        const Int j = s.any(of("j", r).c_str(), 0, Int(k.c.max_positions) / r - 1);
-        const Int i = s.any(of("i", r).c_str(), 0, s.mutant ? r : r - 1);
+        const Int j = s.any(of("j", r), 0, Int(k.c.max_positions) / r - 1);
+        const Int i = s.any(of("i", r), 0, s.mutant ? r : r - 1);
 
         s.claim(entry_page(j, per) == page_of(j * r + i, KV_PAGE_TOKENS));
     });
 }
 
-/* Rows of all layers, main and index, as kv_layout_init() places them: any two bytes of different
- * rows are different bytes of the page. */
+/* Rows of all layers, main and index, as kv_layout_init() places them: any two bytes of
+ * different rows are different bytes of the page. */
 void
 rows_are_disjoint(const Config &k, Statement &s)
 {
@@ -121,8 +121,8 @@ rows_are_disjoint(const Config &k, Statement &s)
 
         if (p.kind != KV_PART_MAIN && p.kind != KV_PART_INDEX)
             continue;
-        const Int per = KV_PAGE_TOKENS / p.ratio, j = s.any(("j" + n).c_str(), 0, 262143);
-        const Int b = s.any(("b" + n).c_str(), 0, p.row_bytes - 1);
+        const Int per = KV_PAGE_TOKENS / p.ratio, j = s.any("j" + n, 0, 262143);
+        const Int b = s.any("b" + n, 0, p.row_bytes - 1);
         const Int at = Int(p.page_at) + entry_row(j, per) * p.row_bytes + b;
         const Int end = Int(p.page_at) + per * p.row_bytes;
 
@@ -141,7 +141,7 @@ fits_int(const Config &k, Statement &s)
     const Int int_max = s.mutant ? Int(INT16_MAX) : Int(INT32_MAX);
 
     each_ratio(k, [&](int, int r) {
-        const Int t = s.any(of("t", r).c_str(), 0, most - 1);
+        const Int t = s.any(of("t", r), 0, most - 1);
 
         s.claim(entries_visible(t, r) + k.c.window <= int_max);
     });

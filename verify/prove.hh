@@ -12,10 +12,10 @@ extern "C" {
 }
 
 /*
- * Obligations and their proofs. An obligation states, for one shipped configuration, what it
- * assumes and what it claims; Z3 is asked for values that satisfy the assumptions and one claim's
- * opposite. There must be none. The same function with `mutant` set plants one bug, and then
- * there must be some: a proof that cannot fail proves nothing.
+ * Obligations and their proofs. An obligation states, for one shipped configuration, what
+ * it assumes and what it claims; Z3 is asked for values that satisfy the assumptions and
+ * one claim's opposite. There must be none. The same function with `mutant` set plants one
+ * bug, and then there must be some: a proof that cannot fail proves nothing.
  */
 namespace verify
 {
@@ -41,7 +41,21 @@ class Statement
     }
 
     /* An unknown whole number in [low, high]. */
-    Int any(const char *name, Int low, Int high);
+    Int any(const std::string &name, Int low, Int high);
+
+    /* Two numbers in that range, what two threads have: `name` and `name'`. */
+    struct Pair {
+        Int x, y;
+    };
+
+    Pair two(const std::string &name, Int low, Int high);
+
+    /* If two accesses are to one place, then they are one: same is that all that renames
+     * is. */
+    void alone(Int place_x, Int place_y, Bool same);
+
+    /* n bytes at x and m bytes at y have none in common. */
+    void apart(Int x, Int n, Int y, Int m);
 
     std::vector<Bool> assumed, claimed;
 };
@@ -53,7 +67,8 @@ struct Obligation {
 };
 
 /* Each group's list; prove.cc runs them all. */
-extern const std::vector<Obligation> rings, pages, files, formats;
+extern const std::vector<Obligation> rings, pages, files, formats, keys, compress, indexer,
+    attention, rows, linear;
 
 } // namespace verify
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Rings (spec 5.3, 6.1): rows of the last positions, a slot for each position modulo the number
- * of slots. SPARE slots more than are looked at, so that the newest SPARE tokens can be taken
- * back: what lay in front of them is still there.
+ * Rings (spec 5.3, 6.1): rows of the last positions, a slot for each position modulo the
+ * number of slots. SPARE slots more than are looked at, so that the newest SPARE tokens can
+ * be taken back: what lay in front of them is still there.
  */
 #include "verify/formulas.hh"
 #include "verify/prove.hh"
@@ -14,7 +14,8 @@ using namespace formula;
 
 enum { SPARE = 16 }; /* MAX_REWIND, CUDA_REWIND */
 
-/* Two positions that a query may need at once, in one slot: the newer would hide the older. */
+/* Two positions that a query may need at once, in one slot: the newer would hide the
+ * older. */
 static void
 window_keeps(const Config &k, Statement &s)
 {
@@ -49,8 +50,8 @@ window_is_spec(const Config &k, Statement &s)
     s.claim(implies(inside, spec) && implies(spec, inside));
 }
 
-/* Inputs of the compressors: an entry at ratio r looks at its own r positions, with overlap at
- * the r before, too; the ring has r (2 r) + SPARE slots. */
+/* Inputs of the compressors: an entry at ratio r looks at its own r positions, with
+ * overlap at the r before, too; the ring has r (2 r) + SPARE slots. */
 static void
 frontier_keeps(const Config &k, Statement &s)
 {
@@ -59,9 +60,8 @@ frontier_keeps(const Config &k, Statement &s)
     for (const int ratio : {+MODEL_CSA_RATIO, 128}) {
         const Int r = ratio, back = ratio == MODEL_CSA_RATIO ? 2 * ratio : ratio;
         const std::string n = std::to_string(ratio);
-        const Int j = s.any(("j" + n).c_str(), 0, max / r - 1);
-        const Int p = s.any(("p" + n).c_str(), 0, max - 1),
-                  w = s.any(("w" + n).c_str(), 0, max);
+        const Int j = s.any("j" + n, 0, max / r - 1);
+        const Int p = s.any("p" + n, 0, max - 1), w = s.any("w" + n, 0, max);
         const Int last = (j + 1) * r - 1;
         const Int slots = frontier_slots(r, ratio == MODEL_CSA_RATIO ? 1 : 0, SPARE);
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "verify/term.hh"
 
+#include <utility>
+
 namespace verify
 {
 
@@ -153,6 +155,34 @@ Int
 choose(Bool c, Int x, Int y)
 {
     return Int(Z3_mk_ite(context(), c.a, x.a, y.a));
+}
+
+static std::vector<Bool> duties, branches;
+
+void
+duty(Bool b)
+{
+    for (const Bool &c : branches)
+        b = implies(c, b);
+    b.a = Z3_simplify(context(), b.a);
+    if (Z3_get_bool_value(context(), b.a) != Z3_L_TRUE)
+        duties.push_back(b);
+}
+
+std::vector<Bool>
+take_duties()
+{
+    return std::move(duties);
+}
+
+Branch::Branch(Bool condition)
+{
+    branches.push_back(condition);
+}
+
+Branch::~Branch()
+{
+    branches.pop_back();
 }
 
 } // namespace verify

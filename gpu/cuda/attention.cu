@@ -11,6 +11,8 @@
  */
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
+#include "gpu/index/attention.h"
+#include "gpu/index/rows.h"
 #include "gpu/ops/attention.h"
 
 enum {
@@ -30,33 +32,28 @@ struct score_smem {
     const uint8_t *row[TILE_KEYS];
 };
 
-/* Where the parts of a packed row are. */
-struct layout {
-    int nope, scales;
-};
+static_assert((int)KEY_GROUP == (int)KV_GROUP, "what rows are packed with");
 
-static __device__ __forceinline__ struct layout
+static __device__ __forceinline__ struct key_parts
 row_layout(const struct attention_args &a)
 {
-    const int nope = a.fmt == KV_BF16 ? 0 : a.dim - a.rope_dim;
-
-    return {nope, nope + 2 * (a.dim - nope)};
+    return key_parts_of(a.dim, a.fmt == KV_BF16 ? 0 : a.dim - a.rope_dim);
 }
 
 /* Elements c .. c + 3, c a multiple of 4 (so is nope). */
 static __device__ __forceinline__ float4
-key_quad(const uint8_t *row, struct layout l, int c)
+key_quad(const uint8_t *row, struct key_parts l, int c)
 {
     float v[4];
 
     if (c < l.nope) {
         const uint32_t u = *(const uint32_t *)(row + c);
-        const float s = e8m0_to_f32(row[l.scales + c / KV_GROUP]);
+        const float s = e8m0_to_f32(row[key_scale(l, c)]);
         const float2 lo = e4m3_pair((uint16_t)u), hi = e4m3_pair((uint16_t)(u >> 16));
 
         return make_float4(lo.x * s, lo.y * s, hi.x * s, hi.y * s);
     }
-    const uint32_t *p = (const uint32_t *)(row + l.nope + 2 * (c - l.nope));
+    const uint32_t *p = (const uint32_t *)(row + key_wide(l, c));
 
     bf16_pair(p[0], v);
     bf16_pair(p[1], v + 2);
@@ -64,35 +61,28 @@ key_quad(const uint8_t *row, struct layout l, int c)
 }
 
 static __device__ __forceinline__ float
-key_value(const uint8_t *row, struct layout l, int c)
+key_value(const uint8_t *row, struct key_parts l, int c)
 {
     if (c < l.nope)
-        return e4m3_value(row[c]) * e8m0_to_f32(row[l.scales + c / KV_GROUP]);
-    return bf16_to_f32(*(const uint16_t *)(row + l.nope + 2 * (c - l.nope)));
-}
-
-/* A job's scratch: f32 [n_heads][max_keys] scores, then [n_heads] denominators. */
-static __host__ __device__ inline size_t
-job_scratch(int n_heads, int max_keys)
-{
-    return (size_t)n_heads * ((size_t)max_keys + 1);
+        return e4m3_value(row[c]) * e8m0_to_f32(row[key_scale(l, c)]);
+    return bf16_to_f32(*(const uint16_t *)(row + key_wide(l, c)));
 }
 
 size_t
 attention_scratch(const struct attention_args *like)
 {
-    return job_scratch(like->n_heads, like->n_keys);
+    return weight_scratch(like->n_heads, like->n_keys);
 }
 
 /* Keys and queries of this block, dims c0 .. c0 + TILE_DIMS - 1; zeros beyond what there is. */
 static __device__ void
-load_tiles(struct score_smem *s, const struct attention_args &a, struct layout l, int h0,
+load_tiles(struct score_smem *s, const struct attention_args &a, struct key_parts l, int h0,
            int c0)
 {
     enum { QUADS = TILE_DIMS / 4 };
 
     for (int i = threadIdx.x; i < TILE_KEYS * QUADS; i += blockDim.x) {
-        const int k = i / QUADS, c = i % QUADS * 4;
+        const int k = piece_row(i, QUADS), c = piece_at(i, QUADS, 4);
         float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 
         if (s->row[k] != NULL && c0 + c < a.dim)
@@ -100,11 +90,11 @@ load_tiles(struct score_smem *s, const struct attention_args &a, struct layout l
         *(float4 *)&s->key[k][c] = v;
     }
     for (int i = threadIdx.x; i < TILE_HEADS * QUADS; i += blockDim.x) {
-        const int h = i / QUADS, c = i % QUADS * 4;
+        const int h = piece_row(i, QUADS), c = piece_at(i, QUADS, 4);
         float v[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 
         if (h0 + h < a.n_heads && c0 + c < a.dim) {
-            const uint2 u = *(const uint2 *)(a.q + (size_t)(h0 + h) * a.dim + c0 + c);
+            const uint2 u = *(const uint2 *)(a.q + head_cell(h0 + h, a.dim, c0 + c));
 
             bf16_pair(u.x, v);
             bf16_pair(u.y, v + 2);
@@ -120,7 +110,7 @@ score_kernel(const struct attention_args *jobs, int max_keys, float *score)
     extern __shared__ __align__(16) uint8_t memory[];
     struct score_smem *s = (struct score_smem *)memory;
     const struct attention_args a = jobs[blockIdx.z];
-    const struct layout l = row_layout(a);
+    const struct key_parts l = row_layout(a);
     const int k0 = blockIdx.x * TILE_KEYS, h0 = blockIdx.y * TILE_HEADS;
     const int lane = threadIdx.x % WARP, first = threadIdx.x / WARP * WARP_HEADS;
     float4 acc[WARP_HEADS];
@@ -149,13 +139,13 @@ score_kernel(const struct attention_args *jobs, int max_keys, float *score)
             }
         }
     }
-    score += blockIdx.z * job_scratch(a.n_heads, max_keys);
+    score += blockIdx.z * weight_scratch(a.n_heads, max_keys);
     for (int i = 0; i < WARP_HEADS; i++) {
         const int h = h0 + first + i;
         const float sum = (acc[i].x + acc[i].y) + (acc[i].z + acc[i].w);
 
         if (h < a.n_heads && k0 + lane < a.n_keys)
-            score[(size_t)h * max_keys + k0 + lane] =
+            score[weight_cell(h, max_keys, k0 + lane)] =
                 (float)((double)sum / sqrt((double)a.dim));
     }
 }
@@ -173,8 +163,8 @@ softmax_kernel(const struct attention_args *jobs, int max_keys, float *score)
 
     if (h >= a->n_heads)
         return;
-    score += blockIdx.y * job_scratch(a->n_heads, max_keys);
-    float *s = score + (size_t)h * max_keys;
+    score += blockIdx.y * weight_scratch(a->n_heads, max_keys);
+    float *s = score + weight_cell(h, max_keys, 0);
 
     for (int i = lane; i < n; i += WARP)
         top = fmaxf(top, s[i]);
@@ -187,7 +177,7 @@ softmax_kernel(const struct attention_args *jobs, int max_keys, float *score)
     }
     den = warp_sum(den) + (double)exp_f32(a->sink[h] - top);
     if (lane == 0)
-        score[(size_t)a->n_heads * max_keys + h] = (float)den;
+        score[weight_cell(a->n_heads, max_keys, h)] = (float)den;
 }
 
 /* Grid: tiles of VALUE_DIMS, groups of VALUE_HEADS, jobs. */
@@ -197,20 +187,20 @@ value_kernel(const struct attention_args *jobs, int max_keys, const float *score
     __shared__ __align__(16) float p[TILE_KEYS][VALUE_HEADS];
     __shared__ const uint8_t *row[TILE_KEYS];
     const struct attention_args a = jobs[blockIdx.z];
-    const struct layout l = row_layout(a);
+    const struct key_parts l = row_layout(a);
     const int c = blockIdx.x * VALUE_DIMS + threadIdx.x, h0 = blockIdx.y * VALUE_HEADS;
     float total[VALUE_HEADS] = {0};
 
-    score += blockIdx.z * job_scratch(a.n_heads, max_keys);
+    score += blockIdx.z * weight_scratch(a.n_heads, max_keys);
     for (int k0 = 0; k0 < a.n_keys; k0 += TILE_KEYS) {
         float sum[VALUE_HEADS] = {0};
 
         __syncthreads(); /* the tile before is used up */
         for (int i = threadIdx.x; i < TILE_KEYS * VALUE_HEADS; i += VALUE_DIMS) {
-            const int h = i / TILE_KEYS, k = i % TILE_KEYS;
+            const int h = piece_row(i, TILE_KEYS), k = piece_at(i, TILE_KEYS, 1);
             const bool there = h0 + h < a.n_heads && k0 + k < a.n_keys;
 
-            p[k][h] = there ? score[(size_t)(h0 + h) * max_keys + k0 + k] : 0.0f;
+            p[k][h] = there ? score[weight_cell(h0 + h, max_keys, k0 + k)] : 0.0f;
         }
         if (threadIdx.x < TILE_KEYS)
             row[threadIdx.x] = a.keys[min(k0 + (int)threadIdx.x, a.n_keys - 1)];
@@ -233,8 +223,8 @@ value_kernel(const struct attention_args *jobs, int max_keys, const float *score
     }
     for (int h = 0; h < VALUE_HEADS; h++)
         if (h0 + h < a.n_heads && c < a.dim)
-            a.o[(size_t)(h0 + h) * a.dim + c] =
-                f32_to_bf16(total[h] / score[(size_t)a.n_heads * max_keys + h0 + h]);
+            a.o[head_cell(h0 + h, a.dim, c)] =
+                f32_to_bf16(total[h] / score[weight_cell(a.n_heads, max_keys, h0 + h)]);
 }
 
 int

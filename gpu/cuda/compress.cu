@@ -9,13 +9,14 @@
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/kernels.h"
 #include "gpu/index.h"
+#include "gpu/index/compress.h"
 
 enum { THREADS = 128 };
 
 static __host__ __device__ inline int
 width_of(const struct compress_args &a)
 {
-    return a.overlap ? 2 * a.dim : a.dim;
+    return compress_width(a.dim, a.overlap);
 }
 
 static __global__ void __launch_bounds__(THREADS)
@@ -25,7 +26,7 @@ add_position_kernel(struct compress_args a)
     const uint64_t pos = a.rows[blockIdx.y].pos;
 
     if (c < width)
-        a.raw[((size_t)2 * blockIdx.y + 1) * width + c] +=
+        a.raw[compress_row(blockIdx.y, width) + width + c] +=
             a.ape[(size_t)(pos % (uint64_t)a.ratio) * width + c];
 }
 
@@ -45,17 +46,18 @@ add_position_cuda(struct cuda_rank *rk, const struct compress_args *a, struct er
 static __device__ __forceinline__ const float *
 input(const struct compress_args &a, const struct dev_span &s, uint64_t j, int i, int c)
 {
-    const int width = width_of(a), back = a.overlap ? a.ratio : 0;
-    const int64_t pos = (int64_t)j * a.ratio - back + i;
+    const int width = width_of(a), back = compress_back(a.ratio, a.overlap);
+    const uint64_t reach = compress_reach(j, a.ratio, i), pos = reach - back;
     const float *row;
 
-    if (pos < 0)
+    if (reach < back)
         return NULL;
-    if ((uint64_t)pos >= s.start)
-        row = a.raw + ((size_t)s.row0 + ((uint64_t)pos - s.start)) * 2 * width;
+    if (pos >= s.start)
+        row = a.raw + compress_row(step_row(s.row0, pos, s.start), width);
     else
-        row = (const float *)(s.rings + a.ring_at) + ring_slot(pos, a.slots) * 2 * width;
-    return row + c + (a.overlap && i >= back ? a.dim : 0);
+        row = (const float *)(s.rings + a.ring_at) +
+              compress_row(ring_slot(pos, a.slots), width);
+    return row + compress_channel(c, i, a.dim, a.ratio, a.overlap);
 }
 
 static __global__ void __launch_bounds__(THREADS)
@@ -64,7 +66,7 @@ pool_kernel(struct compress_args a)
     const struct dev_entry entry = a.entries[blockIdx.y];
     const struct dev_span s = a.spans[entry.span];
     const int c = blockIdx.x * THREADS + threadIdx.x, width = width_of(a);
-    const int n = a.overlap ? 2 * a.ratio : a.ratio;
+    const int n = compress_count(a.ratio, a.overlap);
     float top = -CUDART_INF_F, sum = 0.0f, value = 0.0f;
 
     if (c >= a.dim)

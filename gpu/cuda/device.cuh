@@ -80,10 +80,7 @@ e4m3_pair(uint16_t b)
 static __device__ __forceinline__ void
 e2m1_quad(uint32_t b, float *v)
 {
-    const uint32_t lo = (b & 0x7) << 9 | (b & 0x8) << 12 | (b & 0x70) << 21 |
-                        (b & 0x80) << 24;
-    const uint32_t hi = (b >> 8 & 0x7) << 9 | (b >> 8 & 0x8) << 12 | (b >> 8 & 0x70) << 21 |
-                        (b >> 8 & 0x80) << 24;
+    const uint32_t lo = fpbits_e2m1_pair_to_f16(b), hi = fpbits_e2m1_pair_to_f16(b >> 8);
     const __half2 up = __float2half2_rn(16384.0f);
     __half2 h;
     float2 f;

@@ -15,58 +15,22 @@
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/kernels.h"
 #include "gpu/index.h"
+#include "gpu/index/indexer.h"
+#include "gpu/index/rows.h"
 
 enum {
-    KEYS = 64,
-    PARTS = 4, /* of the heads */
-    SCORE_THREADS = KEYS * PARTS,
-    FP4_GROUP = 32,
-    PAD = 16, /* a lane's 16-byte loads then fall on banks of their own */
+    KEYS = SCORE_KEYS,
+    SCORE_THREADS = KEYS * SCORE_PARTS,
     TOPK_THREADS = 1024,
     CLASSES = 256,
 };
-
-/* Shared memory of index_score_kernel, by offsets: its parts grow with heads and dims. */
-struct plan {
-    int q, key, q_scale, key_scale, w, term, row, bytes;
-};
-
-static __host__ __device__ inline struct plan
-plan_shared(int heads, int dim)
-{
-    const int groups = dim / FP4_GROUP;
-    struct plan p;
-
-    p.q = 0;             /* int8 [heads][dim] */
-    p.key = heads * dim; /* int8 [KEYS][dim + PAD] */
-    p.q_scale = p.key + KEYS * (dim + PAD);
-    p.key_scale = p.q_scale + heads * groups * 4; /* f32 [KEYS][groups] */
-    p.w = p.key_scale + KEYS * groups * 4;        /* f32 [heads] */
-    p.term = p.w + heads * 4;                     /* f32 [heads][KEYS] */
-    p.bytes = p.term + heads * KEYS * 4;
-    p.row = dim / 2 + groups; /* of a packed row */
-    return p;
-}
-
-/* Two codes of a byte, each twice its value. */
-static __device__ __forceinline__ uint16_t
-twice(uint8_t b)
-{
-    const uint64_t table = 0x0c08060403020100; /* 0 0.5 1 1.5 2 3 4 6, doubled */
-    int lo = (int)(table >> ((b & 7) * 8)) & 0xff;
-    int hi = (int)(table >> ((b >> 4 & 7) * 8)) & 0xff;
-
-    lo = b & 0x08 ? -lo : lo;
-    hi = b & 0x80 ? -hi : hi;
-    return (uint16_t)((lo & 0xff) | (hi & 0xff) << 8);
-}
 
 /* One packed row's part i: two values each up to dim / 2, scales behind. */
 static __device__ __forceinline__ void
 unpack(const uint8_t *row, int i, int dim, int8_t *values, float *scales)
 {
     if (i < dim / 2)
-        *(uint16_t *)(values + 2 * i) = twice(row[i]);
+        *(uint16_t *)(values + 2 * i) = (uint16_t)fpbits_e2m1_pair_twice(row[i]);
     else
         scales[i - dim / 2] = e8m0_to_f32(row[i]);
 }
@@ -100,41 +64,43 @@ index_score_kernel(const struct index_score_args *jobs, size_t block_at)
 {
     extern __shared__ __align__(16) uint8_t memory[];
     const struct index_score_args a = jobs[blockIdx.y];
-    const struct plan p = plan_shared(a.n_heads, a.dim);
+    const struct score_plan p = score_plan_for(a.n_heads, a.dim);
     const int groups = a.dim / FP4_GROUP, t = threadIdx.x, j0 = blockIdx.x * KEYS;
-    const int mine = t % KEYS, h0 = a.n_heads * (t / KEYS) / PARTS;
-    const int h1 = a.n_heads * (t / KEYS + 1) / PARTS;
+    const int mine = t % KEYS, h0 = score_head(t / KEYS, a.n_heads);
+    const int h1 = score_head(t / KEYS + 1, a.n_heads);
     int8_t *q = (int8_t *)memory + p.q, *key = (int8_t *)memory + p.key;
     float *qs = (float *)(memory + p.q_scale), *ks = (float *)(memory + p.key_scale);
     float *w = (float *)(memory + p.w), *term = (float *)(memory + p.term), score = 0.0f;
 
     if (j0 >= a.n_rows)
         return;
-    for (int i = t; i < a.n_heads * p.row; i += SCORE_THREADS)
-        unpack(a.q + (size_t)(i / p.row) * p.row, i % p.row, a.dim, q + i / p.row * a.dim,
-               qs + i / p.row * groups);
+    for (int i = t; i < a.n_heads * p.row; i += SCORE_THREADS) {
+        const int h = piece_row(i, p.row), part = piece_at(i, p.row, 1);
+
+        unpack(a.q + (size_t)h * p.row, part, a.dim, q + h * a.dim, qs + h * groups);
+    }
     for (int i = t; i < KEYS * p.row; i += SCORE_THREADS) {
-        const int k = i / p.row, j = j0 + k;
+        const int k = piece_row(i, p.row), part = piece_at(i, p.row, 1), j = j0 + k;
 
         if (j < a.n_rows)
             unpack(a.blocks[entry_page(j, a.block_rows)] + block_at +
                        entry_row(j, a.block_rows) * p.row,
-                   i % p.row, a.dim, key + k * (a.dim + PAD), ks + k * groups);
+                   part, a.dim, key + score_key(k, a.dim), ks + k * groups);
     }
     for (int h = t; h < a.n_heads; h += SCORE_THREADS)
         w[h] = bf16_to_f32(a.w[h]);
     __syncthreads();
     for (int h = h0; h < h1 && j0 + mine < a.n_rows; h++) {
-        const float d = bf16_round(dot(q + h * a.dim, key + mine * (a.dim + PAD),
+        const float d = bf16_round(dot(q + h * a.dim, key + score_key(mine, a.dim),
                                        qs + h * groups, ks + mine * groups, groups));
 
-        term[h * KEYS + mine] = bf16_round((d > 0.0f ? d : 0.0f) * w[h]);
+        term[score_term(h, mine)] = bf16_round((d > 0.0f ? d : 0.0f) * w[h]);
     }
     __syncthreads();
     if (t >= KEYS || j0 + t >= a.n_rows)
         return;
     for (int h = 0; h < a.n_heads; h++)
-        score += term[h * KEYS + t];
+        score += term[score_term(h, t)];
     a.score[j0 + t] = bf16_round(score);
 }
 
@@ -142,7 +108,7 @@ int
 index_scores_cuda(struct cuda_rank *rk, const struct index_score_args *a, int n,
                   const struct index_score_args *like, size_t block_at, struct err *e)
 {
-    const int bytes = plan_shared(like->n_heads, like->dim).bytes;
+    const int bytes = score_plan_for(like->n_heads, like->dim).bytes;
 
     if (like->dim % FP4_GROUP != 0 || (size_t)bytes > rk->shared_bytes)
         return err_set(e, ERR_INTERNAL, 0, "index_scores: %d heads of %d", like->n_heads,
@@ -156,13 +122,11 @@ index_scores_cuda(struct cuda_rank *rk, const struct index_score_args *a, int n,
     return 0;
 }
 
-/* Orders like the number: negative ones turn around. */
+/* Orders like the number. */
 static __device__ __forceinline__ unsigned
 sort_key(float score)
 {
-    const unsigned u = f32_bits(score) >> 16;
-
-    return u & 0x8000 ? ~u & 0xffff : u | 0x8000;
+    return fpbits_bf16_order(f32_bits(score) >> 16);
 }
 
 /* The class in which the k-th largest lies, and its rank inside. Thread 0. */
@@ -227,7 +191,7 @@ topk_kernel(const struct index_score_args *jobs, int topk, int *picked)
             n_equal += equal[x];
         }
         if (is_above || (is_equal && at_equal < rank))
-            picked[at_above + min(at_equal, rank)] = i;
+            picked[topk_place(at_above, at_equal, rank)] = i;
         __syncthreads(); /* counts of this chunk are used up */
     }
 }

@@ -17,10 +17,10 @@ list_keys_kernel(struct keys_args a)
     const struct dev_row r = a.rows[row];
     const struct dev_span s = a.spans[r.span];
     const uint64_t first = window_first(r.pos, a.window);
-    const int n_window = (int)(r.pos - first) + 1;
+    const int n_window = window_keys(r.pos, a.window);
     const int visible = a.ratio > 0 ? (int)entries_visible(r.pos, a.ratio) : 0;
     const bool some = a.picked != NULL && visible > a.topk;
-    const int n = n_window + (some ? a.topk : visible);
+    const int n = n_window + entries_taken(visible, a.topk, a.picked != NULL);
     const uint8_t *key;
 
     if (i == 0) {
@@ -38,7 +38,7 @@ list_keys_kernel(struct keys_args a)
     if (i < n_window) {
         const uint64_t p = first + i;
 
-        key = p >= s.start ? a.step_rows + ((size_t)s.row0 + (p - s.start)) * a.row_bytes
+        key = p >= s.start ? a.step_rows + step_row(s.row0, p, s.start) * a.row_bytes
                            : s.rings + a.ring_at + ring_slot(p, a.ring_slots) * a.row_bytes;
     } else {
         const int per_page = KV_PAGE_TOKENS / a.ratio, at = i - n_window;

@@ -13,16 +13,13 @@
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/kernels.h"
+#include "gpu/index/linear.h"
 #include "gpu/ops/linear.h"
 
 enum {
-    WARPS = 8,
-    ROWS = 8,        /* of x at a time */
-    MAX_JOBS = 24,   /* in one launch: they are its arguments */
-    FP8_BLOCK = 128, /* scale blocks, both ways */
-    FP4_BLOCK = 32,
-    LANE_CHUNKS = 2,   /* loads that a lane should have under way at least */
-    FULL_WARPS = 8192, /* what keeps the device busy: no reason to split further */
+    WARPS = LINEAR_WARPS,
+    ROWS = 8,      /* of x at a time */
+    MAX_JOBS = 24, /* in one launch: they are its arguments */
 };
 
 struct job {
@@ -52,17 +49,10 @@ sums(int kind)
     return kind == MATRIX_FP8 || kind == MATRIX_FP4 ? 4 : 1;
 }
 
-/* Warps that share an output: a matter of shape alone, because it decides the order of sums. */
 static int
 split_of(const struct matrix *m)
 {
-    const int chunks = m->in / elements(m->kind);
-    int s = 1;
-
-    while (s < WARPS && chunks >= 2 * s * WARP * LANE_CHUNKS &&
-           (long long)m->out * 2 * s <= FULL_WARPS)
-        s *= 2;
-    return s;
+    return linear_split(m->out, m->in / elements(m->kind));
 }
 
 /* 16 bytes of weights as f32, without their scale. */
@@ -138,19 +128,19 @@ dot(const struct job &a, int o, const uint16_t *const *x, int t, int step, float
                      : KIND == MATRIX_BF16 ? 16
                      : KIND == MATRIX_FP8  ? 8
                                            : 4;
-    const uint8_t *w = (const uint8_t *)a.w + (size_t)o * a.in * bits / 8;
+    const uint8_t *w = (const uint8_t *)a.w + linear_weight(o, a.in, bits, 0);
     const uint8_t *scale = a.scale;
 
     if (KIND == MATRIX_FP8)
-        scale += (size_t)(o / FP8_BLOCK) * ((a.in + FP8_BLOCK - 1) / FP8_BLOCK);
+        scale += linear_fp8_scales(o, a.in);
     if (KIND == MATRIX_FP4)
-        scale += (size_t)o * (a.in / FP4_BLOCK);
+        scale += linear_fp4_scales(o, a.in);
 #pragma unroll
     for (int r = 0; r < R; r++)
         acc[r] = 0.0f;
 #pragma unroll 4
     for (int k = t * N; k < a.in; k += step * N) {
-        const uint4 raw = __ldg((const uint4 *)(w + (size_t)k * bits / 8));
+        const uint4 raw = __ldg((const uint4 *)(w + linear_weight(0, a.in, bits, k)));
         float v[N], s = 1.0f;
 
         if (KIND == MATRIX_FP8)
@@ -171,8 +161,8 @@ block_outputs(const struct job &a, int tile, int r0, int r1, const int *source)
 {
     __shared__ float shared[WARPS][R];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const int o = tile * (WARPS / a.split) + warp / a.split;
-    const int t = warp % a.split * WARP + lane, step = a.split * WARP;
+    const int o = linear_output(tile, warp, a.split);
+    const int t = linear_chunk(warp, lane, a.split), step = linear_step(a.split);
     const uint16_t *x[R];
     float acc[R] = {0};
 
@@ -229,12 +219,6 @@ any_kind(const struct job &a, int tile, int r0, int r1, const int *source)
     }
 }
 
-static __host__ __device__ inline int
-tiles(int out, int split)
-{
-    return (out + WARPS / split - 1) / (WARPS / split);
-}
-
 /* Grid: tiles of outputs, R rows, jobs. */
 template <int R>
 static __global__ void __launch_bounds__(WARPS *WARP, R == 1 ? 5 : 2)
@@ -243,7 +227,7 @@ linear_kernel(const __grid_constant__ struct jobs all)
     const struct job &a = all.j[blockIdx.z];
     const int r0 = blockIdx.y * R;
 
-    if ((int)blockIdx.x < tiles(a.out, a.split) && r0 < a.rows)
+    if ((int)blockIdx.x < linear_tiles(a.out, a.split) && r0 < a.rows)
         any_kind<R>(a, blockIdx.x, r0, a.rows, NULL);
 }
 
@@ -267,7 +251,7 @@ launch(struct cuda_rank *rk, const struct jobs *all, int n, struct err *e)
     int width = 0, rows = 0;
 
     for (int i = 0; i < n; i++) {
-        const int t = tiles(all->j[i].out, all->j[i].split);
+        const int t = linear_tiles(all->j[i].out, all->j[i].split);
 
         width = t > width ? t : width;
         rows = all->j[i].rows > rows ? all->j[i].rows : rows;
@@ -320,7 +304,7 @@ int
 expert_linear_cuda(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
 {
     const int split = split_of(&a->shape);
-    const dim3 grid(tiles(a->shape.out, split), a->max_active, a->n_mats);
+    const dim3 grid(linear_tiles(a->shape.out, split), a->max_active, a->n_mats);
 
     if (a->shape.in % 32 != 0 || a->n_mats < 1 || a->n_mats > 2)
         return err_set(e, ERR_INTERNAL, 0, "experts: %d inputs", a->shape.in);

@@ -7,6 +7,7 @@
  */
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
+#include "gpu/index/rows.h"
 #include "gpu/ops/mhc.h"
 
 enum { THREADS = 512, MAX_HC = 8 };
@@ -17,16 +18,16 @@ sigmoid(float x)
     return 1.0f / (1.0f + exp_f32(-x));
 }
 
-/* c[i] /= sum of its line + eps: rows (line hc, step 1) or columns (line 1, step hc). One warp. */
+/* c[i] /= sum of its line + eps: rows (step 1) or columns (step hc). One warp. */
 static __device__ void
-normalise(float *c, int hc, int line, int step, float eps)
+normalise(float *c, int hc, int step, float eps)
 {
     const int lane = threadIdx.x % WARP;
     float v[2] = {0.0f, 0.0f};
 
     __syncwarp();
     for (int i = lane, k = 0; i < hc * hc; i += WARP, k++) {
-        const int first = (line == 1 ? i % hc : i / hc) * line;
+        const int first = comb_line(i, hc, step);
         float sum = 0.0f;
 
         for (int j = 0; j < hc; j++)
@@ -46,7 +47,7 @@ sinkhorn(float *c, int hc, int iters, float eps)
 
     __syncwarp();
     for (int i = lane, k = 0; i < hc * hc; i += WARP, k++) {
-        const float *row = c + i / hc * hc;
+        const float *row = c + comb_line(i, hc, 1);
         float top = row[0];
 
         for (int j = 1; j < hc; j++)
@@ -61,16 +62,16 @@ sinkhorn(float *c, int hc, int iters, float eps)
         float sum = 0.0f;
 
         for (int j = 0; j < hc; j++)
-            sum += c[i / hc * hc + j];
+            sum += c[comb_line(i, hc, 1) + j];
         v[k] = c[i] / sum + eps;
     }
     __syncwarp();
     for (int i = lane, k = 0; i < hc * hc; i += WARP, k++)
         c[i] = v[k];
-    normalise(c, hc, 1, hc, eps);
+    normalise(c, hc, hc, eps);
     for (int i = 1; i < iters; i++) {
-        normalise(c, hc, hc, 1, eps);
-        normalise(c, hc, 1, hc, eps);
+        normalise(c, hc, 1, eps);
+        normalise(c, hc, hc, eps);
     }
     __syncwarp();
 }
@@ -89,10 +90,11 @@ coefficients(const struct hc_pre_args *a, float scale, float *pre)
     if (a->n_mix == hc)
         return;
     if (lane < hc)
-        a->post[row * hc + lane] =
-            2.0f * sigmoid(m[hc + lane] * scale * a->scale[1] + a->base[hc + lane]);
+        a->post[row * hc + lane] = 2.0f *
+                                   sigmoid(m[mix_post(hc, lane)] * scale * a->scale[1] +
+                                           a->base[mix_post(hc, lane)]);
     for (int i = lane; i < hc * hc; i += WARP)
-        comb[i] = m[2 * hc + i] * scale * a->scale[2] + a->base[2 * hc + i];
+        comb[i] = m[mix_comb(hc, i)] * scale * a->scale[2] + a->base[mix_comb(hc, i)];
     sinkhorn(comb, hc, a->iters, a->hc_eps);
     for (int i = lane; i < hc * hc; i += WARP)
         a->comb[row * hc * hc + i] = comb[i];
@@ -121,7 +123,7 @@ hc_pre_kernel(struct hc_pre_args a)
         float sum = 0.0f;
 
         for (int i = 0; i < a.hc; i++)
-            sum += pre[i] * bf16_to_f32(x[i * a.dim + c]);
+            sum += pre[i] * bf16_to_f32(x[stream_cell(i, a.dim, c)]);
         y[c] = f32_to_bf16(sum);
     }
 }
@@ -158,15 +160,15 @@ hc_post_kernel(struct hc_post_args a)
 
 #pragma unroll
     for (int i = 0; i < MAX_HC; i++)
-        old[i] = i < a.hc ? bf16_to_f32(x[i * a.dim + c]) : 0.0f;
+        old[i] = i < a.hc ? bf16_to_f32(x[stream_cell(i, a.dim, c)]) : 0.0f;
     for (int j = 0; j < a.hc; j++) {
         float sum = 0.0f;
 
 #pragma unroll
         for (int i = 0; i < MAX_HC; i++)
             if (i < a.hc)
-                sum += comb[i * a.hc + j] * old[i];
-        out[j * a.dim + c] = f32_to_bf16(post[j] * f + sum);
+                sum += comb[stream_cell(i, a.hc, j)] * old[i];
+        out[stream_cell(j, a.dim, c)] = f32_to_bf16(post[j] * f + sum);
     }
 }
 

@@ -9,6 +9,7 @@
  */
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
+#include "gpu/index/rows.h"
 #include "gpu/ops/norm.h"
 
 enum { VEC = 8, MAX_THREADS = 1024, MAX_DIM = 16384, HEADS_A_BLOCK = 8 };
@@ -60,8 +61,7 @@ rmsnorm_kernel(struct rmsnorm_args a)
 int
 rmsnorm_cuda(struct cuda_rank *rk, const struct rmsnorm_args *a, struct err *e)
 {
-    const int want = ceil_div(a->dim, VEC * WARP) * WARP;
-    const int threads = want < MAX_THREADS ? want : MAX_THREADS;
+    const int threads = row_threads(a->dim, VEC, MAX_THREADS);
 
     if (a->dim <= 0 || a->dim % VEC != 0 || a->dim > MAX_DIM)
         return err_set(e, ERR_INTERNAL, 0, "rmsnorm: dim %d", a->dim);
@@ -75,7 +75,7 @@ rmsnorm_cuda(struct cuda_rank *rk, const struct rmsnorm_args *a, struct err *e)
 static __global__ void __launch_bounds__(HEADS_A_BLOCK *WARP)
 head_norm_kernel(struct head_norm_args a)
 {
-    const int row = blockIdx.x * HEADS_A_BLOCK + threadIdx.x / WARP;
+    const int row = warp_item(blockIdx.x, HEADS_A_BLOCK, threadIdx.x);
     const int lane = threadIdx.x % WARP;
     double sum = 0.0;
     float v[VEC], s;
@@ -122,7 +122,7 @@ rope_kernel(struct rope_args a)
     uint16_t *x = a.x + (size_t)blockIdx.x * a.heads * a.dim + nope;
 
     for (int i = threadIdx.x; i < a.heads * pairs; i += blockDim.x) {
-        uint16_t *p = x + (size_t)(i / pairs) * a.dim + i % pairs * 2;
+        uint16_t *p = x + rope_pair(i, pairs, a.dim);
         const float re = bf16_to_f32(p[0]), im = bf16_to_f32(p[1]);
         const float c = cs[i % pairs * 2];
         const float s = a.inverse ? -cs[i % pairs * 2 + 1] : cs[i % pairs * 2 + 1];

@@ -7,9 +7,12 @@
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/kernels.h"
+#include "gpu/index/attention.h"
+#include "gpu/index/indexer.h"
+#include "gpu/index/rows.h"
 #include "gpu/ops/quant.h"
 
-enum { WARPS = 8, FP4_GROUP = 32, MAX_INDEX_DIM = 1024 };
+enum { WARPS = 8, MAX_INDEX_DIM = 1024 };
 
 static __device__ __forceinline__ float
 clamp(float x, float limit)
@@ -20,9 +23,9 @@ clamp(float x, float limit)
 static __global__ void __launch_bounds__(WARPS *WARP)
 act_quant_kernel(struct act_quant_args a, int groups)
 {
-    const int id = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const int row = id / groups, i0 = id % groups * a.group;
-    const int i1 = i0 + a.group < a.dim ? i0 + a.group : a.dim;
+    const int id = warp_item(blockIdx.x, WARPS, threadIdx.x), lane = threadIdx.x % WARP;
+    const int row = group_row(id, groups), i0 = group_first(id, groups, a.group);
+    const int i1 = group_end(i0, a.group, a.dim);
     float amax = 1e-4f, s;
 
     if (row >= a.rows)
@@ -46,7 +49,7 @@ act_quant_cuda(struct cuda_rank *rk, const struct act_quant_args *a, struct err 
                        a->group);
     if (a->rows == 0)
         return 0;
-    const int groups = ceil_div(a->dim, a->group);
+    const int groups = group_count(a->dim, a->group);
 
     act_quant_kernel<<<ceil_div(a->rows * groups, WARPS), WARPS * WARP, 0, rk->stream>>>(
         *a, groups);
@@ -61,7 +64,7 @@ index_quant_kernel(struct index_quant_args a)
     __shared__ float h[MAX_INDEX_DIM];
     const int t = threadIdx.x, lane = t % WARP, groups = a.dim / FP4_GROUP;
     const uint16_t *x = a.x + (size_t)blockIdx.x * a.dim;
-    uint8_t *y = a.y + (size_t)blockIdx.x * (a.dim / 2 + groups);
+    uint8_t *y = a.y + (size_t)blockIdx.x * fp4_row(a.dim);
     const float scale = 1.0f / sqrtf((float)a.dim);
 
     for (int i = t; i < a.dim; i += blockDim.x)
@@ -69,7 +72,7 @@ index_quant_kernel(struct index_quant_args a)
     for (int stride = 1; stride < a.dim; stride *= 2) {
         __syncthreads(); /* the pairs of the stride before are written */
         for (int p = t; p < a.dim / 2; p += blockDim.x) {
-            const int i = p / stride * 2 * stride + p % stride;
+            const int i = butterfly(p, stride);
             const float lo = h[i], hi = h[i + stride];
 
             h[i] = lo + hi;
@@ -110,13 +113,14 @@ static __global__ void __launch_bounds__(WARPS *WARP)
 kv_pack_kernel(struct kv_pack_args a, int row_bytes)
 {
     const int nope = a.fmt == KV_BF16 ? 0 : a.dim - a.rope_dim;
-    const int groups = (nope + KV_GROUP - 1) / KV_GROUP, scales = nope + 2 * (a.dim - nope);
+    const int groups = group_count(nope, KV_GROUP);
+    const struct key_parts parts = key_parts_of(a.dim, nope);
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const uint16_t *x = a.x + (size_t)blockIdx.x * a.dim;
     uint8_t *row = a.rows + (size_t)blockIdx.x * row_bytes;
 
     for (int g = warp; g < groups; g += WARPS) {
-        const int i1 = (g + 1) * KV_GROUP < nope ? (g + 1) * KV_GROUP : nope;
+        const int i1 = group_end(g * KV_GROUP, KV_GROUP, nope);
         float amax = 1e-4f;
 
         for (int i = g * KV_GROUP + lane; i < i1; i += WARP)
@@ -127,13 +131,13 @@ kv_pack_kernel(struct kv_pack_args a, int row_bytes)
         for (int i = g * KV_GROUP + lane; i < i1; i += WARP)
             row[i] = f32_to_e4m3(bf16_to_f32(x[i]) / e8m0_to_f32(ex));
         if (lane == 0)
-            row[scales + g] = ex;
+            row[key_scale(parts, g * KV_GROUP)] = ex;
     }
     for (int i = nope + threadIdx.x; i < a.dim; i += blockDim.x) {
-        row[nope + (i - nope) * 2] = (uint8_t)x[i];
-        row[nope + (i - nope) * 2 + 1] = (uint8_t)(x[i] >> 8);
+        row[key_wide(parts, i)] = (uint8_t)x[i];
+        row[key_wide(parts, i) + 1] = (uint8_t)(x[i] >> 8);
     }
-    for (int i = scales + groups + threadIdx.x; i < row_bytes; i += blockDim.x)
+    for (int i = parts.scales + groups + threadIdx.x; i < row_bytes; i += blockDim.x)
         row[i] = 0;
 }
 

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef GPU_INDEX_ROWS_H
+#define GPU_INDEX_ROWS_H
+
+#include "base/index_t.h"
+
+/*
+ * What goes element by element over rows (gpu/cuda/norm.cu, quant.cu,
+ * mhc.cu): who does which
+ * row, group, pair. See gpu/index.h for what this text is.
+ */
+enum { ROW_WARP = 32 };
+
+/* Blocks of warps that do one thing each: which one is this thread's. */
+INDEX_FN INDEX_INT
+warp_item(INDEX_INT block, INDEX_INT warps, INDEX_INT thread)
+{
+    return block * warps + thread / ROW_WARP;
+}
+
+/* Piece i of rows that have `pieces` each, of `size` elements: row and first element. */
+INDEX_FN INDEX_INT
+piece_row(INDEX_INT i, INDEX_INT pieces)
+{
+    return i / pieces;
+}
+
+INDEX_FN INDEX_INT
+piece_at(INDEX_INT i, INDEX_INT pieces, INDEX_INT size)
+{
+    return i % pieces * size;
+}
+
+/* Threads for one row, `vec` elements each at a time: whole warps. */
+INDEX_FN INDEX_INT
+row_threads(INDEX_INT dim, INDEX_INT vec, INDEX_INT most)
+{
+    const INDEX_INT want = (dim + vec * ROW_WARP - 1) / (vec * ROW_WARP) * ROW_WARP;
+
+    return INDEX_IF(want < most, want, most);
+}
+
+/* Groups of a row, the last of which may be short, numbered over all rows. */
+INDEX_FN INDEX_INT
+group_count(INDEX_INT dim, INDEX_INT group)
+{
+    return (dim + group - 1) / group;
+}
+
+INDEX_FN INDEX_INT
+group_row(INDEX_INT id, INDEX_INT groups)
+{
+    return id / groups;
+}
+
+INDEX_FN INDEX_INT
+group_first(INDEX_INT id, INDEX_INT groups, INDEX_INT group)
+{
+    return id % groups * group;
+}
+
+INDEX_FN INDEX_INT
+group_end(INDEX_INT first, INDEX_INT group, INDEX_INT dim)
+{
+    return INDEX_IF(first + group < dim, first + group, dim);
+}
+
+/* Pair p of rotations over heads of dim, counted from the first rotated element of the
+ * first. */
+INDEX_FN INDEX_T
+rope_pair(INDEX_INT p, INDEX_INT pairs, INDEX_INT dim)
+{
+    return (INDEX_T)(p / pairs) * (INDEX_T)dim + (INDEX_T)(p % pairs * 2);
+}
+
+/* The lower element of pair p of a butterfly; the upper one is `stride` further on. */
+INDEX_FN INDEX_INT
+butterfly(INDEX_INT p, INDEX_INT stride)
+{
+    return p / stride * 2 * stride + p % stride;
+}
+
+/* Mixing coefficients of hc streams (spec 4): pre, post, comb, one behind another. */
+INDEX_FN INDEX_INT
+mix_post(INDEX_INT hc, INDEX_INT i)
+{
+    return hc + i;
+}
+
+INDEX_FN INDEX_INT
+mix_comb(INDEX_INT hc, INDEX_INT i)
+{
+    return 2 * hc + i;
+}
+
+/* Element i of comb lies on a line of hc elements, `step` apart: its first. A line of a
+ * row has step 1, one of a column step hc. */
+INDEX_FN INDEX_INT
+comb_line(INDEX_INT i, INDEX_INT hc, INDEX_INT step)
+{
+    return INDEX_IF(step == 1, i / hc * hc, i % hc);
+}
+
+/* Element c of stream i. */
+INDEX_FN INDEX_INT
+stream_cell(INDEX_INT i, INDEX_INT dim, INDEX_INT c)
+{
+    return i * dim + c;
+}
+
+#endif /* GPU_INDEX_ROWS_H */

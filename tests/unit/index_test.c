@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The formulas of gpu/index.h and gpu/index/ at small sizes, every value of every variable,
+ * against what they mean written out naively: a second witness beside the proofs of
+ * verify/, which are about all sizes. Each way of looking is shown to find something first,
+ * on a formula with a bug.
+ */
+#include "config.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/fp.h"
+#include "gpu/index.h"
+#include "gpu/index/attention.h"
+#include "gpu/index/compress.h"
+#include "gpu/index/indexer.h"
+#include "gpu/index/linear.h"
+#include "gpu/index/rows.h"
+
+enum { MOST = 4096 };
+
+static int hits[MOST];
+
+static void
+clear(void)
+{
+    memset(hits, 0, sizeof hits);
+}
+
+static void
+hit(uint64_t at)
+{
+    assert_true(at < MOST);
+    hits[at]++;
+}
+
+/* Places 0 .. n - 1 were hit once each, and no other. */
+static bool
+once(int n)
+{
+    for (int i = 0; i < MOST; i++)
+        if (hits[i] != (i < n ? 1 : 0))
+            return false;
+    return true;
+}
+
+/* A ring that is written position after position, up to `spare` of them taken back: does
+ * each query find its window? */
+static bool
+ring_serves(int window, int slots, int spare)
+{
+    int holds[64], end = 200;
+
+    for (int i = 0; i < 64; i++)
+        holds[i] = -1;
+    for (int newest = 0; newest < end; newest++) {
+        holds[ring_slot((uint64_t)newest, (uint64_t)slots)] = newest;
+        for (int t = newest > spare ? newest - spare : 0; t <= newest; t++)
+            for (int p = (int)window_first((uint64_t)t, (uint64_t)window); p <= t; p++)
+                if (holds[ring_slot((uint64_t)p, (uint64_t)slots)] != p)
+                    return false;
+    }
+    return true;
+}
+
+static void
+test_rings(void **state)
+{
+    (void)state;
+    for (int window = 1; window <= 9; window++)
+        for (int spare = 0; spare <= 5; spare++) {
+            const int slots = (int)window_slots((uint64_t)window, (uint64_t)spare);
+
+            assert_true(ring_serves(window, slots, spare));
+            assert_false(slots > 1 && ring_serves(window, slots - 1, spare));
+        }
+}
+
+static void
+test_windows_and_entries(void **state)
+{
+    (void)state;
+    for (int window = 1; window <= 9; window++)
+        for (int t = 0; t < 40; t++) {
+            int n = 0;
+
+            for (int p = 0; p <= t; p++)
+                n += t - p < window;
+            assert_int_equal(window_keys((uint64_t)t, (uint64_t)window), n);
+            assert_int_equal(window_first((uint64_t)t, (uint64_t)window), t - n + 1);
+        }
+    for (int ratio = 1; ratio <= 8; ratio++)
+        for (int t = 0; t < 40; t++) {
+            int n = 0;
+
+            while ((n + 1) * ratio <= t + 1)
+                n++;
+            assert_int_equal(entries_visible((uint64_t)t, (uint64_t)ratio), n);
+            for (int topk = 0; topk < 8; topk++) {
+                assert_int_equal(entries_taken(n, topk, 1), n > topk ? topk : n);
+                assert_int_equal(entries_taken(n, topk, 0), n);
+            }
+        }
+    for (int per = 1; per <= 32; per++) {
+        clear();
+        for (uint64_t j = 0; j < (uint64_t)per * 7; j++)
+            hit(entry_page(j, (uint64_t)per) * (uint64_t)per + entry_row(j, (uint64_t)per));
+        assert_true(once(per * 7));
+    }
+}
+
+/* Positions and halves that an entry looks at (spec 6.1), in order. */
+static void
+test_compress(void **state)
+{
+    (void)state;
+    for (int ratio = 1; ratio <= 5; ratio++)
+        for (int overlap = 0; overlap <= 1; overlap++)
+            for (int j = 0; j < 6; j++) {
+                const int dim = 3, width = compress_width(dim, overlap);
+                int i = 0;
+
+                assert_int_equal(width, overlap ? 6 : 3);
+                for (int p = (j - overlap) * ratio; p < (j + 1) * ratio; p++, i++) {
+                    const uint64_t reach = compress_reach((uint64_t)j, ratio, i);
+                    const int back = compress_back(ratio, overlap);
+                    const int own = overlap && p >= j * ratio;
+
+                    assert_int_equal(reach >= (uint64_t)back, p >= 0);
+                    if (p >= 0)
+                        assert_int_equal(reach - (uint64_t)back, p);
+                    assert_int_equal(compress_channel(1, i, dim, ratio, overlap),
+                                     own ? 4 : 1);
+                }
+                assert_int_equal(i, compress_count(ratio, overlap));
+            }
+    for (int row = 0; row < 4; row++)
+        assert_int_equal(compress_row((uint64_t)row, 6), row * 12);
+}
+
+static void
+test_indexer_tiles(void **state)
+{
+    (void)state;
+    for (int heads = 1; heads <= 9; heads++) {
+        clear();
+        for (int t = 0; t < SCORE_KEYS * SCORE_PARTS; t++)
+            for (int h = score_head(t / SCORE_KEYS, heads);
+                 h < score_head(t / SCORE_KEYS + 1, heads); h++)
+                hit((uint64_t)score_term(h, t % SCORE_KEYS));
+        assert_true(once(heads * SCORE_KEYS));
+    }
+    for (int dim = 32; dim <= 128; dim *= 2) {
+        const struct score_plan p = score_plan_for(3, dim);
+        const int row = fp4_row(dim), n = 5;
+
+        assert_int_equal(row, p.row);
+        clear();
+        for (int i = 0; i < n * row; i++) {
+            const int part = piece_at(i, row, 1), line = piece_row(i, row);
+
+            if (part < dim / 2) {
+                hit((uint64_t)(line * dim + 2 * part));
+                hit((uint64_t)(line * dim + 2 * part + 1));
+            } else
+                hit((uint64_t)(n * dim + line * (dim / 32) + part - dim / 2));
+        }
+        assert_true(once(n * dim + n * dim / 32));
+    }
+}
+
+/* Lists of n scores of 3 values, all of them, and each k: places from counts in front are
+ * those of the k best in their order. */
+static bool
+chooses(int n, int (*place)(int, int, int))
+{
+    int all = 1;
+
+    for (int i = 0; i < n; i++)
+        all *= 3;
+    for (int code = 0; code < all; code++)
+        for (int k = 1; k < n; k++) {
+            int score[8], want[8], n_want = 0, larger = 0, limit = 3;
+            int got[16], above = 0, equal = 0;
+
+            for (int i = 0, c = code; i < n; i++, c /= 3)
+                score[i] = c % 3;
+            for (int found = 0; found < k;) {
+                larger = found;
+                limit--;
+                for (int i = 0; i < n; i++)
+                    found += score[i] == limit;
+            }
+            for (int i = 0, left = k - larger; i < n; i++)
+                if (score[i] > limit || (score[i] == limit && left-- > 0))
+                    want[n_want++] = i;
+            memset(got, -1, sizeof got);
+            for (int i = 0; i < n; i++) {
+                if (score[i] > limit || (score[i] == limit && equal < k - larger))
+                    got[place(above, equal, k - larger)] = i;
+                above += score[i] > limit;
+                equal += score[i] == limit;
+            }
+            if (n_want != k || memcmp(got, want, sizeof(int) * (size_t)k) != 0)
+                return false;
+        }
+    return true;
+}
+
+static int
+place_of_all_equal(int above, int equal, int rank)
+{
+    (void)rank;
+    return above + equal;
+}
+
+static int
+place(int above, int equal, int rank)
+{
+    return topk_place(above, equal, rank);
+}
+
+static void
+test_topk(void **state)
+{
+    (void)state;
+    for (int n = 2; n <= 7; n++)
+        assert_true(chooses(n, place));
+    assert_false(chooses(5, place_of_all_equal));
+}
+
+static int
+butterfly_that_meets(int p, int stride)
+{
+    return p / stride * stride + p % stride;
+}
+
+static int
+butterfly_itself(int p, int stride)
+{
+    return butterfly(p, stride);
+}
+
+static bool
+pairs_cover(int dim, int stride, int (*low)(int, int))
+{
+    clear();
+    for (int p = 0; p < dim / 2; p++) {
+        hit((uint64_t)low(p, stride));
+        hit((uint64_t)(low(p, stride) + stride));
+    }
+    return once(dim);
+}
+
+static void
+test_rows(void **state)
+{
+    (void)state;
+    for (int dim = 2; dim <= 256; dim *= 2)
+        for (int stride = 1; stride < dim; stride *= 2)
+            assert_true(pairs_cover(dim, stride, butterfly_itself));
+    assert_false(pairs_cover(8, 2, butterfly_that_meets));
+
+    for (int dim = 1; dim <= 40; dim++)
+        for (int group = 1; group <= 9; group++) {
+            const int groups = group_count(dim, group);
+
+            clear();
+            for (int id = 0; id < 3 * groups; id++) {
+                const int first = group_first(id, groups, group);
+
+                for (int i = first; i < group_end(first, group, dim); i++)
+                    hit((uint64_t)(group_row(id, groups) * dim + i));
+            }
+            assert_true(once(3 * dim));
+        }
+    for (int dim = 8; dim <= 2048; dim += 8) {
+        const int threads = row_threads(dim, 8, 128);
+
+        assert_int_equal(threads % 32, 0);
+        assert_true(threads <= 128 && (threads == 128 || threads * 8 >= dim));
+    }
+    for (int heads = 1; heads <= 4; heads++) {
+        clear();
+        for (int p = 0; p < heads * 3; p++) {
+            hit(rope_pair(p, 3, 10) % 10 + rope_pair(p, 3, 10) / 10 * 6);
+            hit(rope_pair(p, 3, 10) % 10 + 1 + rope_pair(p, 3, 10) / 10 * 6);
+        }
+        assert_true(once(heads * 6));
+    }
+    clear();
+    for (int block = 0; block < 5; block++)
+        for (int t = 0; t < 3 * ROW_WARP; t += ROW_WARP)
+            hit((uint64_t)warp_item(block, 3, t));
+    assert_true(once(15));
+}
+
+static void
+test_streams(void **state)
+{
+    (void)state;
+    for (int hc = 1; hc <= 8; hc++) {
+        clear();
+        for (int i = 0; i < hc; i++) {
+            hit((uint64_t)i);
+            hit((uint64_t)mix_post(hc, i));
+        }
+        for (int i = 0; i < hc * hc; i++)
+            hit((uint64_t)mix_comb(hc, i));
+        assert_true(once(2 * hc + hc * hc));
+        for (int i = 0; i < hc; i++)
+            for (int j = 0; j < hc; j++) {
+                assert_int_equal(comb_line(i * hc + j, hc, 1), i * hc);
+                if (hc > 1)
+                    assert_int_equal(comb_line(i * hc + j, hc, hc), j);
+            }
+    }
+}
+
+static void
+test_attention(void **state)
+{
+    (void)state;
+    for (int heads = 1; heads <= 5; heads++)
+        for (int keys = 1; keys <= 40; keys++) {
+            clear();
+            for (int h = 0; h < heads; h++) {
+                for (int k = 0; k < keys; k++)
+                    hit(weight_cell(h, keys, k));
+                hit(weight_cell(heads, keys, h));
+            }
+            assert_true(once((int)weight_scratch(heads, keys)));
+        }
+    for (int nope = 0; nope <= 256; nope += 32) {
+        const struct key_parts p = key_parts_of(nope + 64, nope);
+
+        clear();
+        for (int c = 0; c < nope + 64; c++) {
+            hit((uint64_t)(c < nope ? c : key_wide(p, c)));
+            if (c >= nope)
+                hit((uint64_t)(key_wide(p, c) + 1));
+            if (c < nope && c % KEY_GROUP == 0)
+                hit((uint64_t)key_scale(p, c));
+        }
+        assert_true(once(nope + 128 + (nope + KEY_GROUP - 1) / KEY_GROUP));
+    }
+}
+
+/* All outputs, and all chunks of their inputs, of every split. */
+static void
+test_linear(void **state)
+{
+    (void)state;
+    for (int split = 1; split <= LINEAR_WARPS; split *= 2)
+        for (int out = 1; out <= 20; out++)
+            for (int chunks = 1; chunks <= 100; chunks += 33) {
+                clear();
+                for (int tile = 0; tile < linear_tiles(out, split); tile++)
+                    for (int t = 0; t < LINEAR_WARPS * LINEAR_LANES; t++) {
+                        const int warp = t / LINEAR_LANES, lane = t % LINEAR_LANES;
+                        const int o = linear_output(tile, warp, split);
+
+                        for (int c = linear_chunk(warp, lane, split); c < chunks && o < out;
+                             c += linear_step(split))
+                            hit((uint64_t)(o * chunks + c));
+                    }
+                assert_true(once(out * chunks));
+            }
+    for (int out = 1; out < 40000; out += 997)
+        for (int chunks = 1; chunks < 4096; chunks *= 2)
+            assert_int_equal(LINEAR_WARPS % linear_split(out, chunks), 0);
+    for (int o = 0; o < 4; o++)
+        for (int k = 0; k < 64; k += 32) {
+            assert_int_equal(linear_weight(o, 64, 4, k), o * 32 + k / 2);
+            assert_int_equal(linear_weight(o, 64, 32, k), o * 256 + k * 4);
+            assert_int_equal(linear_fp4_scales(o, 64), o * 2);
+            assert_int_equal(linear_fp8_scales(o * 128, 200), o * 2);
+        }
+}
+
+static void
+test_bits(void **state)
+{
+    static const int twice[8] = {0, 1, 2, 3, 4, 6, 8, 12};
+
+    (void)state;
+    for (uint32_t b = 0; b < 256; b++) {
+        const uint32_t pair = fpbits_e2m1_pair_twice(b);
+        const int low = twice[b & 7], high = twice[b >> 4 & 7];
+
+        assert_int_equal((int8_t)(pair & 0xff), b & 8 ? -low : low);
+        assert_int_equal((int8_t)(pair >> 8), b & 0x80 ? -high : high);
+    }
+    /* neighbours suffice: numbers upwards, and the keys too */
+    for (uint32_t u = 0; u < 0x7f80; u++) {
+        assert_true(bf16_to_f32((uint16_t)u) < bf16_to_f32((uint16_t)(u + 1)));
+        assert_true(fpbits_bf16_order(u) < fpbits_bf16_order(u + 1));
+        assert_true(fpbits_bf16_order(u + 0x8000) > fpbits_bf16_order(u + 0x8001));
+    }
+    assert_true(fpbits_bf16_order(0x8000) < fpbits_bf16_order(0));
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rings),    cmocka_unit_test(test_windows_and_entries),
+        cmocka_unit_test(test_compress), cmocka_unit_test(test_indexer_tiles),
+        cmocka_unit_test(test_topk),     cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_streams),  cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_linear),   cmocka_unit_test(test_bits),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
