@@ -18,8 +18,8 @@
 enum { PREFIX_BYTES = 80 };
 
 static const char *program_name = "fathom";
-static enum log_level most_verbose = LOG_INFO;
-static bool to_journal;
+static atomic_int most_verbose = LOG_INFO; /* set again while other threads log */
+static atomic_bool to_journal;
 static bool (*sink)(const struct log_event *ev);
 static atomic_ulong dropped;
 
@@ -101,7 +101,7 @@ log_line(enum log_level level, const char *fmt, ...)
     const int was = errno;
     va_list ap;
 
-    if (level > most_verbose)
+    if ((int)level > most_verbose)
         return;
     va_start(ap, fmt);
     log_event_make(&ev, level, fmt, ap);

@@ -29,6 +29,8 @@ STRINGS = [
     r"\(int\)q->client\.len, q->client\.p != NULL \? q->client\.p : \"\"",  # a program's name
     r"g->quitting \? \"asked to\" : g->why\.text",
     r"ignored",  # names of settings
+    r'.* \? "[a-z ]+" : "[a-z ]+"',
+    r"job->dir",  # a folder of the store's: made of ids
     r"line",  # what is wrong with a checkpoint's files
 ]
 # And in numbers: no token.
