@@ -73,8 +73,8 @@ int catalog_fork(struct catalog *c, const struct kvfile_id *from,
 
 /*
  * A copy to look at while the session goes on: a folder in tmp/ into which all files that it has now
- * are linked (copied if there can be no more links) and, with `ledger`, session.db is copied, which
- * nobody may have open meanwhile. Nothing of it is durable. catalog_copy_end() gives it up; a sweep
+ * are linked (copied if there can be no more links) and, with `ledger`, session.db is copied with its
+ * write-ahead log, which nobody may have open meanwhile. Nothing of it is durable. catalog_copy_end() gives it up; a sweep
  * frees it.
  */
 int catalog_copy(struct catalog *c, const struct kvfile_id *from, bool ledger,

@@ -289,17 +289,27 @@ copy_one(void *arg, const char *name)
                : 0;
 }
 
+/* With what a killed process has left in its log: session.db alone would be an older state. */
 static int
 copy_ledger(struct io *io, const char *from, const char *to, struct err *e)
 {
-    char old[PATH_ROOM], new[PATH_ROOM];
-    struct io_stat st;
+    static const char *const names[] = {"session.db", "session.db-wal"};
 
-    snprintf(old, sizeof old, "%s/session.db", from);
-    snprintf(new, sizeof new, "%s/session.db", to);
-    if (io->ops->stat(io, old, &st, e) == -1)
-        return e->code == ERR_NOT_FOUND ? 0 : -1; /* which is for the looker to say */
-    return copy_file(io, old, new, st.bytes, e);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char old[PATH_ROOM], new[PATH_ROOM];
+        struct io_stat st;
+
+        snprintf(old, sizeof old, "%s/%s", from, names[i]);
+        snprintf(new, sizeof new, "%s/%s", to, names[i]);
+        if (io->ops->stat(io, old, &st, e) == -1) {
+            if (e->code != ERR_NOT_FOUND)
+                return -1;
+            continue; /* without a ledger: which is for the looker to say */
+        }
+        if (copy_file(io, old, new, st.bytes, e) == -1)
+            return -1;
+    }
+    return 0;
 }
 
 int
