@@ -227,12 +227,15 @@ req_list(struct request *r, const void *body)
     free(res.sessions.v);
 }
 
-/* The state at this position is on the disk. */
+/* The state at this position is on the disk, or, behind a token that was drawn last and is not in
+ * the caches yet, the one in front of it. */
 static bool
 has_state(const struct session *s, uint64_t pos)
 {
     for (size_t i = 0; i < s->n_files; i++) {
-        if (s->files[i].about.type == KVFILE_STATE && s->files[i].about.pos == pos)
+        const struct kvfile_about *a = &s->files[i].about;
+
+        if (a->type == KVFILE_STATE && (a->pos == pos || a->pos + 1 == pos))
             return true;
     }
     return false;

@@ -220,11 +220,11 @@ start --park-after 10ms --max-sequences 1 --snapshots 0
 } | talk >/dev/null
 eventually list 'p2;[^}]*state=parked.*p3;[^}]*state=parked'
 has "$got" 'p1;[^}]*state=idle' "idle sessions leave memory, but not one that the engine has"
-has "$got" 'p2;[^}]*pos=3;[^}]*checkpoints=1}' "the list knows them all the same"
+has "$got" 'p2;[^}]*pos=3;[^}]*checkpoints=1;' "the list knows them all the same"
 got=$(printf 'transcript name=p2 what=tokens\nappend name=p3 tokens=4 if_pos=3\nrename name=p2 to=q2\nfork name=p1 to=q1\nstat name=q2\n' | talk)
 has "$got" 'tokens=1,2,2$' "and they come when they are asked for"
 has "$got" 'ok pos=4 appended=1' "and go on"
-has "$got" 'name=q2 .*points={name=c;pos=3}' "with all that belongs to them"
+has "$got" 'name=q2 .*points={name=c;pos=3' "with all that belongs to them"
 eventually list 'q2;[^}]*state=parked'
 ls "$dir"/state/sessions/*/*/session.db-wal >"$dir/wals" 2>/dev/null
 [ "$(wc -l <"$dir/wals")" -lt 4 ]

@@ -56,7 +56,7 @@ run() { # FOLDER
     jobs=
     for i in 1 2 3 4 5 6; do
         talk <"$dir/script.$i" |
-            LC_ALL=C sed 's/ queue_us=.*//; s/ replay=[0-9]*//' >"$dir/$1/$i" &
+            LC_ALL=C sed 's/ queue_us=.*//; s/ replay=[0-9]*//; s/ restored=[0-9]*//' >"$dir/$1/$i" &
         jobs="$jobs $!"
     done
     for job in $jobs; do wait "$job"; done

@@ -69,6 +69,8 @@ fathom show a --json >"$dir/json"
     [ "$(key written_tokens <"$dir/json")" -gt 4096 ]
 ok "not more than 1.1 times the rows' own bytes were written for each token"
 has "$(fathom show a)" "^written *[0-9]* bytes a token, and .* of states" "as show says"
+fathom checkpoint -q a kept && fathom park -q a
+has "$(fathom show a)" "^checkpoint *kept *at .*, on the disk\$" "a checkpoint whose state is on the disk"
 fathom checkpoint -q a end && fathom append -q a <"$dir/text" && fathom rollback a --to end 2>"$dir/err"
 has "$(cat "$dir/err")" "dropped, .*0.* to be computed again" "rollback says what comes back and what is computed"
 
