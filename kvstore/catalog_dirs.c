@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Folders of sessions on their way in and out. In: built in tmp/, every file and directory of it
- * synced, then renamed, then both parents synced. Out: renamed, both parents synced, and what is in
+ * Folders of sessions on their way in and out. In: built in tmp/, files of class B first, session.db
+ * last, all synced; then renamed, then both parents synced. Out: renamed, both parents synced, and what is in
  * it goes later. So whatever survives a crash is a whole session or none. Any thread; the
  * catalogue's mutex is held for the steps that others can see, not while files are written.
  */
@@ -64,19 +64,6 @@ catalog_build_drop(struct catalog *c, const struct kvfile_id *id)
     pthread_mutex_unlock(&c->lock);
 }
 
-static int
-sync_folder(struct io *io, const char *dir, struct err *e)
-{
-    char sub[CATALOG_DIR_MAX + 4];
-
-    for (const char *s = "ck"; *s != '\0'; s++) {
-        snprintf(sub, sizeof sub, "%s/%c", dir, *s);
-        if (io->ops->sync_dir(io, sub, e) == -1)
-            return -1;
-    }
-    return io->ops->sync_dir(io, dir, e);
-}
-
 /* sessions/ab, durably. Under the mutex. */
 static int
 make_shelf(struct catalog *c, const struct kvfile_id *id, struct err *e)
@@ -132,10 +119,8 @@ catalog_build_finish(struct catalog *c, const struct kvfile_id *id, struct err *
     place("tmp", id, from);
     catalog_dir(id, to);
     shelf_of(id, shelf);
-    rc = sync_folder(c->io, from, e);
     pthread_mutex_lock(&c->lock);
-    if (rc == 0)
-        rc = make_shelf(c, id, e);
+    rc = make_shelf(c, id, e);
     if (rc == 0)
         rc = move(c, from, "tmp", to, shelf, e);
     if (rc == 0 && !c->dead) {
@@ -152,6 +137,7 @@ catalog_build_finish(struct catalog *c, const struct kvfile_id *id, struct err *
     return rc;
 }
 
+/* Its first sync is that of the folder too (vfs.h), with the names of c/ and k/. */
 int
 catalog_build_ledger(struct catalog *c, const char *dir, const struct ledger_change *first,
                      struct err *e)
@@ -213,6 +199,8 @@ static int
 link_files(struct io *io, const char *from, const char *to, const struct ledger_file *files,
            size_t n, struct err *e)
 {
+    bool used[2] = {false, false};
+
     for (size_t i = 0; i < n; i++) {
         char name[KVFILE_NAME_MAX], old[PATH_ROOM], new[PATH_ROOM];
 
@@ -221,6 +209,14 @@ link_files(struct io *io, const char *from, const char *to, const struct ledger_
         snprintf(new, sizeof new, "%s/%s", to, name);
         if (io->ops->link(io, old, new, e) == -1 &&
             (e->sys != EMLINK || copy_file(io, old, new, files[i].bytes, e) == -1))
+            return -1;
+        used[name[0] == 'k'] = true;
+    }
+    for (int i = 0; i < 2; i++) {
+        char sub[CATALOG_DIR_MAX + 4];
+
+        snprintf(sub, sizeof sub, "%s/%c", to, "ck"[i]);
+        if (used[i] && io->ops->sync_dir(io, sub, e) == -1)
             return -1;
     }
     return 0;
@@ -231,15 +227,16 @@ create(struct catalog *c, const struct kvfile_id *from, const struct kvfile_id *
        const struct ledger_change *first, struct err *e)
 {
     char dir[CATALOG_DIR_MAX], old[CATALOG_DIR_MAX];
-    int rc;
+    int rc = 0;
 
     if (catalog_build_begin(c, to, dir, e) == -1)
         return -1;
-    rc = catalog_build_ledger(c, dir, first, e);
-    if (rc == 0 && from != NULL) {
+    if (from != NULL) {
         catalog_dir(from, old);
         rc = link_files(c->io, old, dir, first->add, first->n_add, e);
     }
+    if (rc == 0)
+        rc = catalog_build_ledger(c, dir, first, e);
     if (rc == 0)
         return catalog_build_finish(c, to, e);
     catalog_build_drop(c, to);

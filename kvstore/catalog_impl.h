@@ -50,9 +50,9 @@ int catalog_index_open(struct catalog *c, struct err *e);
 int catalog_index_failed(struct catalog *c, struct err *e);
 
 /*
- * A folder on its way in: begin makes tmp/<uuid> with c/ and k/, which the caller fills; ledger
- * writes session.db; finish
- * puts it in place, drop gives it up. What the caller puts there must be durable before finish.
+ * A folder on its way in: begin makes tmp/<uuid> with c/ and k/, which the caller fills and syncs;
+ * ledger, last, writes session.db and syncs it and the folder; finish puts that in place; drop gives
+ * it up.
  */
 int catalog_build_begin(struct catalog *c, const struct kvfile_id *id,
                         char dir[CATALOG_DIR_MAX], struct err *e);

@@ -29,7 +29,7 @@ enum { N_TABLES = sizeof tables / sizeof tables[0] };
 struct survey {
     struct ids known, doubtful, folders;
     char shelf[8]; /* "ab": whose folders are being listed */
-    bool synced[256];
+    bool shelves[256], synced[256];
     struct err *e;
 };
 
@@ -152,18 +152,35 @@ folder(void *arg, const char *name)
     return ids_add(&s->folders, &id, s->e);
 }
 
+/* "00" to "ff": sessions/ has a folder of that name. */
+static int
+shelf(void *arg, const char *name)
+{
+    static const char digits[] = "0123456789abcdef";
+    struct survey *s = arg;
+    const char *high = memchr(digits, name[0], 16);
+    const char *low = high != NULL ? memchr(digits, name[1], 16) : NULL;
+
+    if (low != NULL && name[2] == '\0')
+        s->shelves[(high - digits) * 16 + (low - digits)] = true;
+    return 0;
+}
+
 static int
 list_folders(struct catalog *c, struct survey *s, struct err *e)
 {
+    if (c->io->ops->list(c->io, "sessions", shelf, s, e) == -1)
+        return -1;
     for (int i = 0; i < 256; i++) {
         char dir[24];
 
+        if (!s->shelves[i])
+            continue;
         snprintf(s->shelf, sizeof s->shelf, "%02x", i);
         snprintf(dir, sizeof dir, "sessions/%s", s->shelf);
-        if (c->io->ops->list(c->io, dir, folder, s, e) == 0)
-            c->shelf_durable[i] = true;
-        else if (e->code != ERR_NOT_FOUND)
+        if (c->io->ops->list(c->io, dir, folder, s, e) == -1)
             return -1;
+        c->shelf_durable[i] = true;
     }
     return 0;
 }

@@ -4,8 +4,9 @@
  * latter come from a crash between a file and its row, or between a row's end and its file's, so
  * only in sessions that were hot; and while one is hot, files without a row may be on their way in.
  * Hence the rule: a session is swept once, when it is not hot, after each time that it was. A call
- * does one small piece, under the mutex, so that nothing becomes hot meanwhile. Nothing is synced:
- * what comes back after a crash is swept again.
+ * does one small piece, under the mutex, so that nothing becomes hot meanwhile. What comes back in
+ * trash/ and tmp/ after a crash is swept again; a session's folders are synced before its row
+ * says that it has been swept, and so is what the daemon itself unlinked there.
  */
 #include "config.h"
 
@@ -124,6 +125,8 @@ drop_orphans(struct io *io, const char *dir, struct orphans *o, struct err *e)
             if (io->ops->unlink(io, path, e) == -1)
                 rc = -1;
         }
+        if (rc == 0)
+            rc = io->ops->sync_dir(io, sub, e);
     }
     return rc;
 }

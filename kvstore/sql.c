@@ -206,6 +206,9 @@ pragma_is(sqlite3 *db, const char *pragma, const char *want, struct err *e)
                  : err_set(e, ERR_DAMAGED, 0, "%.100s: %s: %.100s",
                            sqlite3_db_filename(db, "main"), pragma,
                            got != NULL ? got : "nothing");
+        /* What it changes it changes behind its row. */
+        if (rc == 0)
+            rc = sql_step(s, e);
     }
     sqlite3_finalize(s);
     return rc;
@@ -237,8 +240,9 @@ settings(sqlite3 *db, enum sql_how how, struct err *e)
                 "PRAGMA wal_autocheckpoint=256",
                 e) == -1)
         return -1;
-    if (how == SQL_CREATE && (sql_run(db, "PRAGMA page_size=4096", e) == -1 ||
-                              pragma_is(db, "PRAGMA journal_mode=OFF", "off", e) == -1))
+    if (how == SQL_CREATE &&
+        (sql_run(db, "PRAGMA page_size=4096; PRAGMA synchronous=OFF", e) == -1 ||
+         pragma_is(db, "PRAGMA journal_mode=OFF", "off", e) == -1))
         return -1;
     if (how == SQL_LOOK && sql_run(db, "PRAGMA query_only=ON", e) == -1)
         return -1;
@@ -350,7 +354,9 @@ sql_open(struct io *io, const char *path, enum sql_how how, sqlite3 **out, struc
 int
 sql_finish(sqlite3 *db, struct err *e)
 {
-    return pragma_is(db, "PRAGMA journal_mode=WAL", "wal", e);
+    return sql_run(db, "PRAGMA synchronous=FULL", e) == -1
+               ? -1
+               : pragma_is(db, "PRAGMA journal_mode=WAL", "wal", e);
 }
 
 void

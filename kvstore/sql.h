@@ -17,10 +17,10 @@ struct io;
  * time.
  */
 enum sql_how {
-    SQL_WRITE,  /* one that is there */
-    SQL_LOOK,   /* likewise, and nothing of it is changed */
-    SQL_CREATE, /* a new one without a journal, so in a place where a crash makes it nothing:
-                   sql_finish() when its first content is there */
+    SQL_WRITE, /* one that is there */
+    SQL_LOOK,  /* likewise, and nothing of it is changed */
+    SQL_CREATE, /* a new one without journal and sync, in a place where a crash makes it nothing:
+                   sql_finish() syncs it when its first content is there */
 };
 
 /*

@@ -115,16 +115,15 @@ rig_state(struct ledger_file *f, unsigned n, uint64_t pos)
 }
 
 int
-rig_publish(struct io *io, const char *dir, struct ledger_file *f, uint64_t seed,
+rig_publish(struct io *io, const char *dir, struct ledger_file *f, const uint32_t *tokens,
             struct err *e)
 {
-    uint32_t tokens[KVFILE_CHUNK_TOKENS];
-    const struct kvfile_sample sample = {.about = f->about, .tokens = tokens};
+    const struct kvfile_sample sample = {.about = f->about,
+                                         .tokens = tokens + f->about.pos};
     struct kvfile_plan plan;
     uint8_t *image;
     int rc;
 
-    rig_tokens(tokens, seed, f->about.pos, f->about.n_tokens);
     image = kvfile_sample_make(&sample, &plan);
     f->bytes = plan.bytes;
     rc = kvfile_publish(io, dir, &f->about, image, plan.bytes, e);

@@ -29,9 +29,9 @@ void rig_id(struct kvfile_id *id, unsigned n);
 void rig_chunk(struct ledger_file *f, unsigned n, uint64_t pos, uint32_t n_tokens);
 void rig_state(struct ledger_file *f, unsigned n, uint64_t pos);
 
-/* A real file of kvfile_sample_model for it, with the tokens of this seed; sets f->bytes. */
-int rig_publish(struct io *io, const char *dir, struct ledger_file *f, uint64_t seed,
-                struct err *e);
+/* A real file of kvfile_sample_model for it, of a session with these tokens; sets f->bytes. */
+int rig_publish(struct io *io, const char *dir, struct ledger_file *f,
+                const uint32_t *tokens, struct err *e);
 
 /* NULL if they are the same, else what is not. */
 const char *rig_differ(const struct ledger_content *a, const struct ledger_content *b);

@@ -152,7 +152,7 @@ make_original(void)
     rig_chunk(&files[1], 2, 512, 384);
     rig_state(&files[2], 3, LEN);
     for (int i = 0; i < 3; i++)
-        OK(rig_publish(io, dir, &files[i], 1, &e));
+        OK(rig_publish(io, dir, &files[i], tokens, &e));
     OK(ledger_open(io, dir, false, &l, &e));
     OK(ledger_commit(l, &more, &e));
     ledger_close(l);

@@ -102,7 +102,7 @@ setup(void **state)
     rig_state(&files[3], 4, 600);
     rig_state(&files[4], 5, LEN);
     for (int i = 0; i < N_FILES; i++)
-        OK(rig_publish(io, dir, &files[i], 1, &e));
+        OK(rig_publish(io, dir, &files[i], tokens, &e));
     OK(ledger_open(io, dir, false, &l, &e));
     OK(ledger_commit(l, &more, &e));
     ledger_close(l);
@@ -188,13 +188,15 @@ test_state_damaged(void **state)
 static void
 test_other_tokens(void **state)
 {
+    static uint32_t other[LEN];
     struct verify_result r;
     char path[256];
 
     (void)state;
     path_of(0, path);
     assert_int_equal(unlink(path), 0);
-    OK(rig_publish(io, dir, &files[0], 2, &e));
+    rig_tokens(other, 2, 0, LEN);
+    OK(rig_publish(io, dir, &files[0], other, &e));
     r = verify();
     assert_non_null(strstr(said, "its tokens are not the session's"));
     assert_int_equal(r.states, 0);
