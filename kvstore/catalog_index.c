@@ -29,7 +29,7 @@ enum { N_TABLES = sizeof tables / sizeof tables[0] };
 struct survey {
     struct ids known, doubtful, folders;
     char shelf[8]; /* "ab": whose folders are being listed */
-    bool shelves[256], synced[256];
+    bool shelves[256], synced[256], others_synced;
     struct err *e;
 };
 
@@ -185,21 +185,35 @@ list_folders(struct catalog *c, struct survey *s, struct err *e)
     return 0;
 }
 
+/* A folder that the index does not know, or does not find: put there or taken away by a fathomd
+ * that was killed before it had synced that, or by hand. */
+static int
+make_sure(struct catalog *c, struct survey *s, const struct kvfile_id *id, struct err *e)
+{
+    static const char *const others[] = {"tmp", "trash", "quarantine"};
+    char dir[24];
+
+    if (s->synced[id->b[0]] || !s->shelves[id->b[0]])
+        return 0;
+    s->synced[id->b[0]] = true;
+    for (size_t i = 0; !s->others_synced && i < sizeof others / sizeof others[0]; i++) {
+        if (c->io->ops->sync_dir(c->io, others[i], e) == -1)
+            return -1;
+    }
+    s->others_synced = true;
+    snprintf(dir, sizeof dir, "sessions/%02x", id->b[0]);
+    return c->io->ops->sync_dir(c->io, dir, e);
+}
+
 /* What the index knew of it stays, where the ledger does not tell. */
 static int
 look_again(struct catalog *c, struct survey *s, const struct kvfile_id *id, bool known,
            struct err *e)
 {
     struct catalog_entry en = {0};
-    char shelf[24];
 
-    if (!known && !s->synced[id->b[0]]) {
-        /* Put there by a fathomd that was killed before it had synced it, or by hand. */
-        s->synced[id->b[0]] = true;
-        snprintf(shelf, sizeof shelf, "sessions/%02x", id->b[0]);
-        if (c->io->ops->sync_dir(c->io, shelf, e) == -1)
-            return -1;
-    }
+    if (!known && make_sure(c, s, id, e) == -1)
+        return -1;
     catalog_look(c->io, id, &en);
     if (en.damaged && known)
         return sql_do(c->db, NULL, e,
@@ -223,7 +237,8 @@ merge(struct catalog *c, struct survey *s, struct err *e)
                                             : ids_order(&s->folders.v[f], &s->known.v[k]);
 
         if (order > 0) {
-            if (sql_do(c->db, NULL, e, "DELETE FROM sessions WHERE id = ?1", "b",
+            if (make_sure(c, s, &s->known.v[k], e) == -1 ||
+                sql_do(c->db, NULL, e, "DELETE FROM sessions WHERE id = ?1", "b",
                        (const void *)s->known.v[k].b, sizeof s->known.v[k].b) == -1)
                 return -1;
         } else if (order < 0 || (s->doubtful.n > 0 &&

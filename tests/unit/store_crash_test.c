@@ -95,7 +95,7 @@ run(struct sim *sim, const struct step *steps)
         sim_mark(sim, k + 2);
     }
     script_end(&x);
-    strcpy(texts[k + 1], texts[k]);
+    memcpy(texts[k + 1], texts[k], SCRIPT_TEXT);
     return k;
 }
 
