@@ -25,6 +25,7 @@
 #include "model/json.h"
 #include "model/manifest.h"
 #include "model/safetensors.h"
+#include "model/synthetic.h"
 #include "model/weights.h"
 
 enum {
@@ -53,6 +54,10 @@ struct weights {
     struct entry *entries;
     size_t n;
     uint64_t n_bytes;
+    struct tensor *made; /* of weights_synthetic: [n] and what they point to */
+    char *names;
+    uint8_t *payload;
+    uint64_t seed;
 };
 
 struct report {
@@ -366,6 +371,85 @@ weights_open(const char *dir, const struct model_config *c, weights_report_fn *r
     return w;
 }
 
+enum { MADE_NAME = 96 };
+
+static int
+count_tensor(void *arg, const struct manifest_tensor *t)
+{
+    struct weights *w = arg;
+
+    w->n++;
+    w->n_bytes += (t->n_bytes + 63) / 64 * 64;
+    return strlen(t->name) < MADE_NAME ? 0 : -1;
+}
+
+static int
+make_tensor(void *arg, const struct manifest_tensor *m)
+{
+    struct weights *w = arg;
+    struct tensor *t = &w->made[w->n];
+    char *name = w->names + w->n * MADE_NAME;
+    struct synthetic s;
+
+    snprintf(name, MADE_NAME, "%s", m->name);
+    *t = (struct tensor){
+        .name = name, .dtype = m->dtype, .n_dims = m->n_dims, .n_bytes = m->n_bytes};
+    memcpy(t->dims, m->dims, sizeof t->dims);
+    w->entries[w->n++] = (struct entry){.t = t, .wanted = true};
+    if (w->payload != NULL) {
+        uint8_t *to = w->payload + w->n_bytes;
+
+        s = weights_made(w, t);
+        synthetic_fill(&s, 0, t->n_bytes / (uint64_t)dtype_bytes(t->dtype), to);
+        t->data = to;
+    }
+    w->n_bytes += (t->n_bytes + 63) / 64 * 64;
+    return 0;
+}
+
+struct weights *
+weights_synthetic(const struct model_config *c, uint64_t seed, struct err *e)
+{
+    struct weights *w = calloc(1, sizeof *w);
+
+    if (w != NULL) {
+        w->c = *c;
+        w->seed = seed;
+        buf_init(&w->config_text, MAX_CONFIG_TEXT);
+        if (manifest_walk(c, count_tensor, w) == 0) {
+            w->made = calloc(w->n, sizeof *w->made);
+            w->names = calloc(w->n, MADE_NAME);
+            w->entries = calloc(w->n, sizeof *w->entries);
+            if (w->n_bytes <= SYNTHETIC_HOST)
+                w->payload = malloc(w->n_bytes);
+        }
+    }
+    if (w == NULL || w->made == NULL || w->names == NULL || w->entries == NULL ||
+        (w->payload == NULL && w->n_bytes <= SYNTHETIC_HOST)) {
+        err_set(e, ERR_QUOTA, errno, "no memory for made-up tensors");
+        weights_close(w);
+        return NULL;
+    }
+    w->n = 0;
+    w->n_bytes = 0;
+    manifest_walk(c, make_tensor, w);
+    qsort(w->entries, w->n, sizeof *w->entries, by_name);
+    if (model_config_text(&w->c, &w->config_text, e) == -1) {
+        weights_close(w);
+        return NULL;
+    }
+    return w;
+}
+
+struct synthetic
+weights_made(const struct weights *w, const struct tensor *t)
+{
+    struct synthetic s = synthetic_of(t, w->seed);
+
+    s.most = w->c.n_experts;
+    return s;
+}
+
 void
 weights_close(struct weights *w)
 {
@@ -376,6 +460,9 @@ weights_close(struct weights *w)
         free(w->shards[i].name);
     }
     free(w->shards);
+    free(w->made);
+    free(w->names);
+    free(w->payload);
     free(w->entries);
     buf_done(&w->config_text);
     free(w);

@@ -24,6 +24,18 @@ struct weights *weights_open(const char *dir, const struct model_config *c,
                              weights_report_fn *report, void *arg, struct err *e);
 void weights_close(struct weights *w);
 
+/*
+ * Not a checkpoint at all: every tensor that c asks for, made up from `seed` (model/synthetic.h).
+ * Up to SYNTHETIC_HOST bytes in all they have data like any other; beyond that data is NULL, and
+ * who loads them makes it where it is wanted, from weights_made(). Not to be fingerprinted then.
+ */
+enum { SYNTHETIC_HOST = 1 << 30 };
+
+struct synthetic;
+struct weights *weights_synthetic(const struct model_config *c, uint64_t seed,
+                                  struct err *e);
+struct synthetic weights_made(const struct weights *w, const struct tensor *t);
+
 /* NULL if the checkpoint has no tensor of that name. The result lives as long as w. */
 const struct tensor *weights_find(const struct weights *w, const char *name);
 const struct tensor *weights_findf(const struct weights *w, const char *fmt, ...)
