@@ -32,6 +32,8 @@ struct backend_opts {
     uint32_t max_seqs; /* open at the same time */
     void *arena; /* kv_* will mostly be given memory in here: it can be pinned. Or NULL */
     uint64_t arena_bytes;
+    uint32_t experts_made; /* for timing only: so many experts of a layer are loaded, the
+                              others' numbers stand for the same ones; 0: all */
     bool mtp; /* run the draft block beside every step (struct step_seq.mtp_logits) */
 };
 

@@ -152,7 +152,7 @@ case $parts in *" sanitize "*)
 array.array("I", [i * 7919 % 512 for i in range(140)]).tofile(open(sys.argv[1], "wb"))' \
         "$out/tokens"
     for tool in memcheck initcheck synccheck racecheck; do
-        part "$tool" 150 compute-sanitizer --tool $tool --error-exitcode 9 "$eval" \
+        part "$tool" 420 compute-sanitizer --tool $tool --error-exitcode 9 "$eval" \
             --model "$tiny" --tokens "$out/tokens" --backend cuda --chunk 70 --split 136 \
             --last 20 --mtp "$out/mtp" --logits "$out/logits"
         grep -E 'SUMMARY|=========' "$out/$tool.log" | tail -12

@@ -3,8 +3,8 @@
  * The attention sublayer (spec 5), for all rows of a step at once: projections, keys of the
  * window, compressed entries, the indexer's choice, attention, projection back.
  *
- * Window rows of the step itself are in scratch and older ones in the sequence's ring; the ring
- * gets the step's rows only when all queries have looked. Key lists and scores are as long as
+ * Window rows of the step itself are in scratch and older ones in the sequence's ring; the ring of
+ * a sequence with many rows gets them only when all queries have looked. Key lists and scores are as long as
  * the context, so they are made for as many rows at a time as the scratch holds.
  */
 #include "config.h"
@@ -57,8 +57,6 @@ project_in(struct backend *b, const struct cuda_layer *l, int n, const uint16_t 
     struct linear_args *a = b->jobs;
     int jobs = 0;
 
-    if (quantise(b, x, s->yq, n, b->c.hidden, e) == -1)
-        return -1;
     a[jobs++] = linear_job(&l->wq_a, input_for(&l->wq_a, x, s->yq), s->qr, n);
     a[jobs++] = linear_job(&l->wkv, input_for(&l->wkv, x, s->yq), s->kv, n);
     if (l->ratio != 0) {
@@ -73,7 +71,80 @@ project_in(struct backend *b, const struct cuda_layer *l, int n, const uint16_t 
     return linear_cuda(&b->rk, a, jobs, e);
 }
 
-/* From qr: the queries of attention and indexer, normed and rotated. */
+static struct compress_args
+compress_job(const struct cuda_compressor *k, const struct cuda_rows *r, int ratio_id,
+             float *raw)
+{
+    return (struct compress_args){.raw = raw,
+                                  .ape = k->ape,
+                                  .rows = r->rows,
+                                  .spans = r->spans,
+                                  .entries = r->entry[ratio_id].entries,
+                                  .ring_at = k->ring_at,
+                                  .n_rows = r->n,
+                                  .ratio = k->ratio,
+                                  .dim = k->dim,
+                                  .overlap = k->overlap,
+                                  .slots = k->slots,
+                                  .count = r->entry[ratio_id].count,
+                                  .cs = r->entry[ratio_id].cs,
+                                  .norm = k->norm,
+                                  .page_at = k->page_at};
+}
+
+/* What project_in left, made into keys, entries and the queries' rows. The rounded ones of these lie
+ * in z, free until the way back, and at least as wide. */
+static struct inputs_args
+inputs_job(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r)
+{
+    const struct model_config *c = &b->c;
+    struct cuda_scratch *s = &b->s;
+    struct inputs_args a = {.qr = s->qr,
+                            .qrq = s->z,
+                            .q_norm = l->q_norm,
+                            .kv_norm = l->kv_norm,
+                            .cs = angles(l, r),
+                            .kv = s->kv,
+                            .keys = s->rows,
+                            .rows = r->rows,
+                            .spans = r->spans,
+                            .back = b->back,
+                            .ring_at = l->ring_at,
+                            .n = r->n,
+                            .q_dim = c->q_lora_rank,
+                            .dim = c->head_dim,
+                            .rope_dim = c->rope_dim,
+                            .row_bytes = (int)b->row,
+                            .ring_slots = b->ring_slots,
+                            .keep = r->most <= CUDA_REWIND,
+                            .fmt = b->fmt,
+                            .eps = c->rms_eps};
+
+    if (l->ratio != 0)
+        a.comp = compress_job(&l->comp, r, l->ratio_id, s->raw);
+    if (l->indexed) {
+        a.index = compress_job(&l->index_comp, r, l->ratio_id, s->iraw);
+        a.weights = s->iw;
+        a.n_weights = c->index_n_heads;
+        a.weight_scale = (float)(1.0 / sqrt(c->index_head_dim) / sqrt(c->index_n_heads));
+    }
+    return a;
+}
+
+/* The window's keys of the step's rows, and nothing else; s->kv is wkv x. */
+int
+cuda_keys(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+          struct err *e)
+{
+    struct inputs_args a = inputs_job(b, l, r);
+
+    a.qr = NULL;
+    if (inputs_cuda(&b->rk, &a, e) == -1)
+        return -1;
+    return inputs_keep_cuda(&b->rk, &a, e);
+}
+
+/* From qr: the queries of attention and indexer, normed and rotated, packed. */
 static int
 project_queries(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
                 struct err *e)
@@ -81,134 +152,57 @@ project_queries(struct backend *b, const struct cuda_layer *l, const struct cuda
     const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
     struct linear_args *a = b->jobs;
-    uint16_t *quantised = s->z; /* free until the way back, and at least as wide */
-    const struct head_norm_args heads = {
-        .q = s->q, .rows = r->n * c->n_heads, .dim = c->head_dim, .eps = c->rms_eps};
+    const struct queries_args heads = {.q = s->q,
+                                       .iq = s->iq,
+                                       .iqp = s->iqp,
+                                       .cs = angles(l, r),
+                                       .rows = r->n,
+                                       .n_heads = c->n_heads,
+                                       .dim = c->head_dim,
+                                       .n_index = l->indexed ? c->index_n_heads : 0,
+                                       .index_dim = c->index_head_dim,
+                                       .rope_dim = c->rope_dim,
+                                       .eps = c->rms_eps};
     int jobs = 0;
 
-    if (norm_rows(b, s->qr, l->q_norm, s->qr, r->n, c->q_lora_rank, e) == -1 ||
-        quantise(b, s->qr, quantised, r->n, c->q_lora_rank, e) == -1)
-        return -1;
-    a[jobs++] = linear_job(&l->wq_b, input_for(&l->wq_b, s->qr, quantised), s->q, r->n);
+    a[jobs++] = linear_job(&l->wq_b, input_for(&l->wq_b, s->qr, s->z), s->q, r->n);
     if (l->indexed)
-        a[jobs++] = linear_job(&l->index_wq_b, input_for(&l->index_wq_b, s->qr, quantised),
-                               s->iq, r->n);
-    if (linear_cuda(&b->rk, a, jobs, e) == -1 || head_norm_cuda(&b->rk, &heads, e) == -1)
+        a[jobs++] =
+            linear_job(&l->index_wq_b, input_for(&l->index_wq_b, s->qr, s->z), s->iq, r->n);
+    if (linear_cuda(&b->rk, a, jobs, e) == -1)
         return -1;
-    return rotate(b, s->q, angles(l, r), r->n, c->n_heads, c->head_dim, 0, e);
+    return queries_cuda(&b->rk, &heads, e);
 }
 
-/* The window's keys of the step's rows, packed; s->kv is wkv x. */
-int
-cuda_keys(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
-          struct err *e)
-{
-    const struct model_config *c = &b->c;
-    struct cuda_scratch *s = &b->s;
-    const struct kv_pack_args pack = {.x = s->kv,
-                                      .rows = s->rows,
-                                      .row_bytes = b->row,
-                                      .n = r->n,
-                                      .dim = c->head_dim,
-                                      .rope_dim = c->rope_dim,
-                                      .fmt = b->fmt};
-
-    if (norm_rows(b, s->kv, l->kv_norm, s->kv, r->n, c->head_dim, e) == -1 ||
-        rotate(b, s->kv, angles(l, r), r->n, 1, c->head_dim, 0, e) == -1)
-        return -1;
-    return kv_pack_cuda(&b->rk, &pack, e);
-}
-
-/* The step's window rows into the rings. */
-int
-cuda_keys_store(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
-                struct err *e)
-{
-    return ring_store_cuda(&b->rk,
-                           &(struct ring_args){.src = b->s.rows,
-                                               .rows = r->rows,
-                                               .spans = r->spans,
-                                               .ring_at = l->ring_at,
-                                               .bytes = b->row,
-                                               .slots = b->ring_slots,
-                                               .n = r->n},
-                           e);
-}
-
-/* raw f32 [n][2][width]: wkv x and wgate x of the step's rows; changed. */
-int
-cuda_compress(struct backend *b, const struct cuda_compressor *k, const struct cuda_rows *r,
-              int ratio_id, float *raw, bool index, struct err *e)
-{
-    struct cuda_scratch *s = &b->s;
-    const int n = r->entry[ratio_id].n;
-    const struct dev_entry *entries = r->entry[ratio_id].entries;
-    const struct compress_args pool = {.raw = raw,
-                                       .ape = k->ape,
-                                       .rows = r->rows,
-                                       .spans = r->spans,
-                                       .entries = entries,
-                                       .out = s->entry,
-                                       .ring_at = k->ring_at,
-                                       .n_rows = r->n,
-                                       .n_entries = n,
-                                       .ratio = k->ratio,
-                                       .dim = k->dim,
-                                       .overlap = k->overlap,
-                                       .slots = k->slots};
-    const struct index_quant_args iq = {
-        .x = s->entry, .y = s->entry_p, .rows = n, .dim = k->dim};
-    const struct kv_pack_args pack = {.x = s->entry,
-                                      .rows = s->entry_p,
-                                      .row_bytes = k->row,
-                                      .n = n,
-                                      .dim = k->dim,
-                                      .rope_dim = b->c.rope_dim,
-                                      .fmt = b->fmt};
-    const struct entry_args out = {.src = s->entry_p,
-                                   .entries = entries,
-                                   .spans = r->spans,
-                                   .page_at = k->page_at,
-                                   .row_bytes = k->row,
-                                   .n = n,
-                                   .per_page = KV_PAGE_TOKENS / k->ratio};
-    const struct ring_args keep = {.src = raw,
-                                   .rows = r->rows,
-                                   .spans = r->spans,
-                                   .ring_at = k->ring_at,
-                                   .bytes = (size_t)2 * k->width * sizeof *raw,
-                                   .slots = k->slots,
-                                   .n = r->n};
-
-    if (add_position_cuda(&b->rk, &pool, e) == -1 || pool_cuda(&b->rk, &pool, e) == -1 ||
-        norm_rows(b, s->entry, k->norm, s->entry, n, k->dim, e) == -1 ||
-        rotate(b, s->entry, r->entry[ratio_id].cs, n, 1, k->dim, 0, e) == -1)
-        return -1;
-    if (index ? index_quant_cuda(&b->rk, &iq, e) == -1
-              : kv_pack_cuda(&b->rk, &pack, e) == -1)
-        return -1;
-    if (entry_store_cuda(&b->rk, &out, e) == -1)
-        return -1;
-    return ring_store_cuda(&b->rk, &keep, e);
-}
-
-/* The indexer's queries and weights, ready for scoring. */
+/* The same on tensor cores; n rows at a time, as the scratch holds. */
 static int
-index_queries(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
-              struct err *e)
+pick_fast(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+          int most, struct err *e)
 {
     const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
-    const int n = r->n * c->index_n_heads;
-    const float scale = (float)(1.0 / sqrt(c->index_head_dim) / sqrt(c->index_n_heads));
-    const struct index_quant_args quant = {
-        .x = s->iq, .y = s->iqp, .rows = n, .dim = c->index_head_dim};
+    const int chunk = (int)(s->iscore_bytes / sizeof(uint16_t) / (size_t)most);
 
-    if (rotate(b, s->iq, angles(l, r), r->n, c->index_n_heads, c->index_head_dim, 0, e) ==
-            -1 ||
-        index_quant_cuda(&b->rk, &quant, e) == -1)
-        return -1;
-    return scale_cuda(&b->rk, s->iw, (size_t)n, scale, e);
+    for (int i = 0; i < r->n; i += chunk) {
+        const struct choose_args a = {.rows = r->rows + i,
+                                      .spans = r->spans,
+                                      .q = s->iqp +
+                                           (size_t)i * c->index_n_heads * b->index_row,
+                                      .w = s->iw + (size_t)i * c->index_n_heads,
+                                      .score = (uint16_t *)(void *)s->iscore,
+                                      .picked = s->picked + (size_t)i * c->index_topk,
+                                      .page_at = l->index_comp.page_at,
+                                      .n = r->n - i < chunk ? r->n - i : chunk,
+                                      .n_heads = c->index_n_heads,
+                                      .dim = c->index_head_dim,
+                                      .ratio = l->index_comp.ratio,
+                                      .topk = c->index_topk,
+                                      .max_rows = most};
+
+        if (choose_cuda(&b->rk, &a, e) == -1)
+            return -1;
+    }
+    return 0;
 }
 
 /* picked [n][topk] of all rows that see more entries than they may pick. */
@@ -224,6 +218,8 @@ pick(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
 
     if (most <= c->index_topk)
         return 0;
+    if (!b->plain_index)
+        return pick_fast(b, l, r, most, e);
     for (int i = 0; i < r->n; i += chunk) {
         const int n = r->n - i < chunk ? r->n - i : chunk;
         const struct index_score_args like = {.q = s->iqp,
@@ -266,9 +262,10 @@ most_keys(const struct backend *b, const struct cuda_layer *l, const struct cuda
     return (int)(n + entries);
 }
 
+/* The plain way, for what attend.cu cannot do. */
 static int
-attend(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
-       struct err *e)
+attend_plain(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+             struct err *e)
 {
     const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
@@ -310,7 +307,38 @@ attend(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
                            e) == -1)
             return -1;
     }
-    return 0;
+    return rotate(b, s->o, angles(l, r), r->n, c->n_heads, c->head_dim, 1, e);
+}
+
+/* Longer lists than there are do not show: a graph is made for all of a power of two. */
+static int
+attend(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+       struct err *e)
+{
+    const struct model_config *c = &b->c;
+    struct cuda_scratch *s = &b->s;
+    const struct attend_args a = {.rows = r->rows,
+                                  .spans = r->spans,
+                                  .step_rows = s->rows,
+                                  .picked = l->indexed ? s->picked : NULL,
+                                  .q = s->q,
+                                  .o = s->o,
+                                  .sink = l->sink,
+                                  .cs = angles(l, r),
+                                  .row_bytes = b->row,
+                                  .ring_at = l->ring_at,
+                                  .page_at = l->comp.page_at,
+                                  .n = r->n,
+                                  .n_heads = c->n_heads,
+                                  .dim = c->head_dim,
+                                  .rope_dim = c->rope_dim,
+                                  .window = c->window,
+                                  .ring_slots = b->ring_slots,
+                                  .ratio = l->ratio,
+                                  .topk = c->index_topk,
+                                  .max_keys = most_keys(b, l, r)};
+
+    return b->plain_attention ? attend_plain(b, l, r, e) : attend_cuda(&b->rk, &a, e);
 }
 
 /* f = wo_b (wo_a o), o rotated back first: values were rotated as keys (spec 5.7, 5.8). */
@@ -321,10 +349,8 @@ project_out(struct backend *b, const struct cuda_layer *l, const struct cuda_row
     const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
     const int z = c->o_groups * c->o_lora_rank, n = r->n;
-    const struct linear_args back = linear_job(&l->wo_b, s->z, f, n);
+    struct linear_args back = linear_job(&l->wo_b, s->z, f, n);
 
-    if (rotate(b, s->o, angles(l, r), n, c->n_heads, c->head_dim, 1, e) == -1)
-        return -1;
     for (int g = 0; g < c->o_groups; g++) {
         const struct matrix *w = &l->wo_a[g];
 
@@ -334,7 +360,8 @@ project_out(struct backend *b, const struct cuda_layer *l, const struct cuda_row
     }
     if (linear_cuda(&b->rk, b->jobs, c->o_groups, e) == -1)
         return -1;
-    if (is_quantised(&l->wo_b) && quantise(b, s->z, s->z, n, z, e) == -1)
+    back.quant = is_quantised(&l->wo_b) && quantises_itself(&l->wo_b, n);
+    if (is_quantised(&l->wo_b) && !back.quant && quantise(b, s->z, s->z, n, z, e) == -1)
         return -1;
     return linear_cuda(&b->rk, &back, 1, e);
 }
@@ -343,18 +370,13 @@ int
 cuda_attention(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
                const uint16_t *x, uint16_t *f, struct err *e)
 {
-    if (project_in(b, l, r->n, x, e) == -1 || project_queries(b, l, r, e) == -1 ||
-        cuda_keys(b, l, r, e) == -1)
-        return -1;
-    if (l->indexed &&
-        (index_queries(b, l, r, e) == -1 ||
-         cuda_compress(b, &l->index_comp, r, l->ratio_id, b->s.iraw, true, e) == -1))
-        return -1;
-    if (l->ratio != 0 &&
-        cuda_compress(b, &l->comp, r, l->ratio_id, b->s.raw, false, e) == -1)
+    const struct inputs_args in = inputs_job(b, l, r);
+
+    if (project_in(b, l, r->n, x, e) == -1 || inputs_cuda(&b->rk, &in, e) == -1 ||
+        project_queries(b, l, r, e) == -1)
         return -1;
     if ((l->indexed && pick(b, l, r, e) == -1) || attend(b, l, r, e) == -1 ||
-        cuda_keys_store(b, l, r, e) == -1)
+        inputs_keep_cuda(&b->rk, &in, e) == -1)
         return -1;
     return project_out(b, l, r, f, e);
 }

@@ -19,8 +19,14 @@ cuda_close(struct backend *b)
         return;
     if (b->rk.stream != NULL)
         cudaStreamSynchronize(b->rk.stream);
+    cuda_kv_close(b);
     cudaFree(b->arena.base);
-    cudaFreeHost(b->up.host);
+    for (int i = 0; i < CUDA_GRAPHS; i++)
+        if (b->graphs[i].exec != NULL)
+            cudaGraphExecDestroy(b->graphs[i].exec);
+    for (int i = 0; i < 2; i++)
+        cudaFreeHost(b->up.buffer[i]);
+    cudaFreeHost(b->logits_host);
     cudaFreeHost(b->table_host);
     rank_close(&b->rk);
     for (int i = 0; i < b->n_mem; i++)
@@ -116,7 +122,7 @@ open_all(struct backend *b, const struct weights *w, const struct backend_opts *
 {
     uint64_t kv = 0;
 
-    if (rank_open(&b->rk, e) == -1 || host_plan(b, e) == -1 ||
+    if (rank_open(&b->rk, e) == -1 || cuda_kv_open(b, e) == -1 || host_plan(b, e) == -1 ||
         cuda_model_plan(b, o->mtp, e) == -1 || cuda_load(b, w, false, e) == -1)
         return -1;
     b->weight_bytes = b->arena.used;
@@ -126,7 +132,13 @@ open_all(struct backend *b, const struct weights *w, const struct backend_opts *
     cuda_pool_plan(b);
     b->arena.size = b->arena.used;
     CU_TRY(cudaMalloc((void **)&b->arena.base, b->arena.size), e);
-    CU_TRY(cudaMallocHost((void **)&b->up.host, b->up.size), e);
+    for (int i = 0; i < 2; i++)
+        CU_TRY(cudaMallocHost((void **)&b->up.buffer[i], b->up.size), e);
+    CU_TRY(cudaMallocHost((void **)&b->logits_host,
+                          (size_t)CUDA_LOGIT_ROWS * b->c.vocab_size * sizeof(float)),
+           e);
+    if (o->arena != NULL)
+        cuda_kv_memory(b, o->arena, (size_t)o->arena_bytes);
     b->arena.used = 0;
     if (cuda_load(b, w, true, e) == -1)
         return -1;
@@ -154,6 +166,7 @@ cuda_open(const struct model_config *c, const struct weights *w,
     }
     b->c = *c;
     b->max_seqs = o->max_seqs;
+    b->experts_made = (int)o->experts_made;
     if (open_all(b, w, o, e) == -1) {
         cuda_close(b);
         return NULL;
@@ -177,8 +190,8 @@ cuda_info(const struct backend *b, struct backend_info *out)
         .max_step_tokens = CUDA_STEP_TOKENS,
         .max_rewind = CUDA_REWIND,
     };
-    snprintf(out->detail, sizeof out->detail, "%s, %d SMs, %zu MiB planned", b->rk.name,
-             b->rk.sms, b->arena.size >> 20);
+    snprintf(out->detail, sizeof out->detail, "%s, %d SMs, %zu MiB planned%s", b->rk.name,
+             b->rk.sms, b->arena.size >> 20, b->pageable ? ", arena pageable" : "");
 }
 
 static uint64_t
@@ -198,8 +211,8 @@ cuda_seq_bytes(const struct backend *b, uint32_t seq)
 static int
 check_share(const struct backend *b, const struct step_seq *q, struct err *e)
 {
-    if (q->seq >= b->max_seqs || !b->seqs[q->seq].open)
-        return err_set(e, ERR_NOT_FOUND, 0, "sequence %u is not open", q->seq);
+    if (cuda_find_whole(b, q->seq, e) == -1)
+        return -1;
     if (q->n_tokens < 1 || q->n_tokens > CUDA_STEP_TOKENS || q->n_logits > q->n_tokens ||
         (q->n_logits > 0 && q->logits == NULL))
         return err_set(e, ERR_INVALID, 0, "sequence %u: %u tokens, %u rows of logits",
@@ -268,5 +281,9 @@ const struct backend_ops backend_cuda = {
     .seq_len = cuda_seq_len,
     .seq_bytes = cuda_seq_bytes,
     .seq_rewind = cuda_seq_rewind,
+    .kv_out = cuda_kv_out,
+    .kv_in = cuda_kv_in,
+    .kv_set = cuda_kv_set,
+    .kv_busy = cuda_kv_busy,
     .step = cuda_step,
 };

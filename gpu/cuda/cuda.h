@@ -8,6 +8,7 @@
 #include "gpu/ops/moe.h"
 #include "gpu/ops/norm.h"
 #include "gpu/ops/quant.h"
+#include "model/kvlayout.h"
 #include "model/kvsize.h"
 
 /*
@@ -24,6 +25,7 @@ enum {
     CUDA_ALIGN = 256, /* of everything in the arena */
     CUDA_RATIOS = 8,  /* different ratios of one model */
     CUDA_LOGIT_ROWS = 64,
+    CUDA_GRAPHS = 96,
     CUDA_ROW_ALIGN = 16, /* rows that kernels load 16 bytes at a time */
 };
 
@@ -84,8 +86,10 @@ struct cuda_draft { /* the MTP block, spec 10.1 */
  */
 struct cuda_seq {
     bool open;
-    uint64_t len, high;
-    uint32_t *pages; /* numbers in the pool, [cap_pages] of the backend */
+    bool coming, busy; /* kv_in has begun, kv_set is to come; copies are under way */
+    uint64_t len, high, floor, n_come;
+    cudaEvent_t copied; /* NULL before the first copy */
+    uint32_t *pages;    /* numbers in the pool, [cap_pages] of the backend */
     size_t n_pages;
     size_t clean; /* entries of the device's table that are right */
 };
@@ -107,11 +111,12 @@ struct cuda_rows {
     const float *cs[2]; /* f32 [n][rope_dim]; plain, and of compressed layers */
 
     struct {
-        int n;
+        const int *count; /* device: how many, at most n */
         const struct dev_entry *entries;
         const float *cs; /* f32 [n][rope_dim] of the entries' first positions */
     } entry[CUDA_RATIOS];
 
+    int most;         /* rows of one sequence */
     uint64_t longest; /* positions of the longest sequence, this step included */
 };
 
@@ -120,6 +125,7 @@ struct head_rows {
     const int *index; /* device */
     float **out;      /* host, each f32 [vocab] */
     int n;
+    bool draw; /* they stay on the device, where the largest of each is found */
 };
 
 struct cuda_step {
@@ -129,15 +135,24 @@ struct cuda_step {
     bool draft_wanted;
 };
 
-/* What the host tells the device about a step: built in pinned memory, sent in one copy. */
+/* What the host tells the device about a step: built in pinned memory, sent in one copy. Two
+ * buffers, so that the next one can be built while the copy of the last goes on. */
 struct upload {
-    uint8_t *host, *dev;
+    uint8_t *host, *dev, *buffer[2];
     size_t used, size;
 };
 
+/* A step of so many sequences, a token each, none longer than that. */
+struct cuda_graph {
+    int rows;
+    uint64_t longest, used; /* used: when last */
+    cudaGraphExec_t exec;   /* NULL before the second step of its shape */
+};
+
 struct cuda_scratch {
+    uint32_t *token;          /* [CUDA_LOGIT_ROWS]: the best of each row of logits */
     uint16_t *x, *y, *yq, *f; /* bf16 [T][hc][d], then [T][d] */
-    float *mix, *post, *comb;
+    float *mix, *post, *comb, *part;
     uint16_t *qr, *q, *o, *z, *kv;
     uint8_t *rows;     /* packed [T] window rows of this step */
     float *raw, *iraw; /* f32 [T][2][width] of the compressors */
@@ -166,11 +181,20 @@ struct backend {
     struct cuda_rank rk;
     struct arena arena;
     uint32_t max_seqs;
+    int experts_made; /* 0, or how many of a layer there are: the rest are aliases */
     uint64_t kv_bytes, kv_limit, kv_used, weight_bytes;
     enum kv_fmt fmt;
+    bool plain_attention, plain_index; /* attend.cu, choose.cu cannot do this model */
+    bool exchange; /* for timing: copy what two devices would exchange */
     size_t row, index_row;
     int ring_slots;
-    size_t seq_bytes, page_bytes;
+    size_t seq_bytes, page_bytes, page_stride; /* stride: of pages in the pool */
+    struct kv_layout layout;
+    cudaStream_t stream[2]; /* copies out, copies in */
+    cudaEvent_t before;
+    void *pinned;        /* the arena, locked */
+    bool pageable;       /* it could not be */
+    uint8_t *staging[2]; /* device, [layout.state_most] each way */
     int ratios[CUDA_RATIOS], n_ratios;
     int min_dense_ratio; /* smallest ratio of a layer without an indexer; 0 if none */
     float *freq[2];      /* host, f32 [rope_dim/2] */
@@ -194,6 +218,12 @@ struct backend {
     uint8_t **table_host;            /* pinned, the same */
     uint32_t *page_refs, *page_free; /* [n_pool]; [n_free] numbers of free pages */
     size_t n_pool, n_free, cap_pages;
+    struct cuda_graph graphs[CUDA_GRAPHS];
+    uint64_t n_steps;
+    bool no_graphs;     /* tests: every step as it is */
+    int decoded;        /* rows of logits that the last step has left on the device */
+    float *logits_host; /* pinned, [CUDA_LOGIT_ROWS][vocab] */
+    struct streams_in_args back; /* of the sublayer that is under way */
     struct upload up;
     struct cuda_scratch s;
 
@@ -221,12 +251,29 @@ int cuda_seq_open(struct backend *b, uint32_t seq, struct err *e);
 int cuda_seq_fork(struct backend *b, uint32_t from, uint32_t to, struct err *e);
 void cuda_seq_close(struct backend *b, uint32_t seq);
 int cuda_seq_rewind(struct backend *b, uint32_t seq, uint64_t len, struct err *e);
+int cuda_find_open(const struct backend *b, uint32_t seq, struct err *e);
+int cuda_find_whole(const struct backend *b, uint32_t seq, struct err *e); /* not coming */
+int cuda_pages_add(struct backend *b, struct cuda_seq *q, uint64_t n, struct err *e);
+uint8_t *cuda_rings_of(const struct backend *b, uint32_t seq);
+uint8_t *cuda_page_of(const struct backend *b, uint32_t page);
 int cuda_reserve(struct backend *b, const struct step *s, struct err *e);
 int cuda_tables_send(struct backend *b, const struct step *s, struct err *e);
 
+/* kv.c */
+int cuda_kv_open(struct backend *b, struct err *e);
+void cuda_kv_close(struct backend *b);
+int cuda_kv_out(struct backend *b, uint32_t seq, uint64_t first, uint64_t n, uint8_t *pages,
+                uint8_t *state, struct err *e);
+int cuda_kv_in(struct backend *b, uint32_t seq, uint64_t n, const uint8_t *pages,
+               struct err *e);
+int cuda_kv_set(struct backend *b, uint32_t seq, uint64_t len, const uint8_t *state,
+                struct err *e);
+int cuda_kv_busy(struct backend *b, uint32_t seq, struct err *e);
+void cuda_kv_memory(struct backend *b, void *at, size_t bytes);
+
 /* upload.c */
 size_t upload_bytes(const struct backend *b);
-int upload_step(struct backend *b, const struct step *s, struct cuda_step *p,
+int upload_step(struct backend *b, const struct step *s, struct cuda_step *p, int buffer,
                 struct err *e);
 
 /* The layers: x bf16 [n][hc][d], changed in place. */
@@ -240,18 +287,15 @@ int cuda_attention(struct backend *b, const struct cuda_layer *l, const struct c
                    const uint16_t *x, uint16_t *f, struct err *e);
 int cuda_keys(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
               struct err *e);
-int cuda_keys_store(struct backend *b, const struct cuda_layer *l,
-                    const struct cuda_rows *r, struct err *e);
-int cuda_compress(struct backend *b, const struct cuda_compressor *k,
-                  const struct cuda_rows *r, int ratio_id, float *raw, bool index,
-                  struct err *e);
 int cuda_moe(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
-             const uint16_t *x, uint16_t *f, struct err *e);
+             const uint16_t *x, struct err *e);
 int cuda_draft(struct backend *b, const struct cuda_step *p, struct err *e);
 
 /* Rows of src bf16 [.][hc][d] that index names, to out[i] f32 [vocab] on the host each. */
 int cuda_head(struct backend *b, const struct cuda_mixer *hc, const float *norm,
               const uint16_t *src, const struct head_rows *h, struct err *e);
+int cuda_exchange(struct backend *b, uint16_t *f, int n, struct err *e);
+int cuda_forward_begin(struct backend *b, const struct step *s, int upload, struct err *e);
 int cuda_forward(struct backend *b, const struct step *s, struct err *e);
 
 static inline bool
@@ -272,6 +316,13 @@ linear_job(const struct matrix *w, const uint16_t *x, void *y, int rows)
 {
     return (struct linear_args){
         .w = w, .x = x, .y = y, .rows = rows, .x_stride = w->in, .y_stride = w->out};
+}
+
+/* The product rounds x on the way (struct linear_args, quant). */
+static inline bool
+quantises_itself(const struct matrix *w, int rows)
+{
+    return w->packed != NULL && rows <= 8;
 }
 
 static inline int

@@ -7,6 +7,7 @@
  * gives the same bits; products are fused only where the source says fma (the build passes
  * -fmad=false), so that formulas round where their C twins round.
  */
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 #include <math_constants.h>
@@ -95,6 +96,41 @@ e2m1_quad(uint32_t b, float *v)
     v[3] = f.y;
 }
 
+/* Two at once, by the instruction for it. Single ones are f32_to_bf16: by __float2bfloat16_rn the
+ * golden layers with an indexer came out wrong (docs/PERFORMANCE.md). */
+static __device__ __forceinline__ uint32_t
+to_bf16_pair(float low, float high)
+{
+    const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+    uint32_t u;
+
+    memcpy(&u, &v, sizeof u);
+    return u;
+}
+
+/* x rounded to FP8 under scale s, as bf16 (act_quant). */
+static __device__ __forceinline__ uint16_t
+fp8_round(float x, float s)
+{
+    /* s is a power of two, never small: x / s is as exact as x times its inverse */
+    const float by = __uint_as_float(0x7f000000u - __float_as_uint(s));
+
+    return f32_to_bf16(
+        e4m3_value(__nv_cvt_float_to_fp8(x * by, __NV_SATFINITE, __NV_E4M3)) * s);
+}
+
+/* The same of two. */
+static __device__ __forceinline__ uint32_t
+fp8_round_pair(float low, float high, float s)
+{
+    const float by = __uint_as_float(0x7f000000u - __float_as_uint(s));
+    const __nv_fp8x2_storage_t c = __nv_cvt_float2_to_fp8x2(
+        make_float2(low * by, high * by), __NV_SATFINITE, __NV_E4M3);
+    const float2 v = e4m3_pair(c);
+
+    return fp8_round(low, s) | (uint32_t)fp8_round(high, s) << 16;
+}
+
 static __device__ __forceinline__ void
 bf16_pair(uint32_t u, float *v)
 {
@@ -102,7 +138,20 @@ bf16_pair(uint32_t u, float *v)
     v[1] = __uint_as_float(u & 0xffff0000);
 }
 
-static inline int
+/* All kernels in front of this one are done, and what they wrote is there to see. */
+static __device__ __forceinline__ void
+pdl_wait(void)
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+static __device__ __forceinline__ void
+pdl_go(void)
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+static __host__ __device__ inline int
 ceil_div(int a, int b)
 {
     return (a + b - 1) / b;
@@ -119,5 +168,29 @@ is_aligned(const void *p, size_t n)
     CU_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, \
                                 (int)(bytes)),                                       \
            e)
+
+/*
+ * A launch that may begin before the kernel in front of it on the stream is done. Such a kernel
+ * calls pdl_wait() in every block, before it touches anything that a kernel in front of it wrote or
+ * reads, so that the end of one still means the end of all before.
+ */
+template <typename... P, typename... A>
+static inline cudaError_t
+launch_pdl(struct cuda_rank *rk, void (*kernel)(P...), dim3 grid, int threads,
+           size_t shared, A... args)
+{
+    cudaLaunchAttribute overlap = {};
+    cudaLaunchConfig_t c = {};
+
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    c.gridDim = grid;
+    c.blockDim = dim3(threads);
+    c.dynamicSmemBytes = shared;
+    c.stream = rk->stream;
+    c.attrs = &overlap;
+    c.numAttrs = rk->overlap ? 1 : 0;
+    return cudaLaunchKernelEx(&c, kernel, P(args)...);
+}
 
 #endif /* GPU_CUDA_DEVICE_CUH */

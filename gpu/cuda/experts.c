@@ -6,13 +6,28 @@
 #include "base/err.h"
 #include "gpu/cuda/cuda.h"
 
+/* The gate's logits, and of the shared expert w1 and w3, which wait for no choice. */
+static int
+gate_and_shared(struct backend *b, const struct cuda_layer *l, int n, const uint16_t *x,
+                struct err *e)
+{
+    struct cuda_scratch *s = &b->s;
+    const size_t shared = (size_t)n * b->c.n_experts_used * b->c.moe_inter;
+    const uint16_t *in = input_for(&l->shared.w1, x, s->yq);
+    struct linear_args a[3] = {linear_job(&l->gate, x, s->gate, n),
+                               linear_job(&l->shared.w1, in, s->gg + shared, n),
+                               linear_job(&l->shared.w3, in, s->gu + shared, n)};
+
+    a[0].y_f32 = 1;
+    return linear_cuda(&b->rk, a, 3, e);
+}
+
 static int
 route(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
-      const uint16_t *x, struct err *e)
+      struct err *e)
 {
     const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
-    struct linear_args gate = linear_job(&l->gate, x, s->gate, r->n);
     const struct route_args a = {.gate = s->gate,
                                  .bias = l->gate_bias,
                                  .table = l->gate_table,
@@ -24,24 +39,21 @@ route(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
                                  .active = s->active,
                                  .weight = s->weight,
                                  .slot_weight = s->slot_weight,
+                                 .back = &b->back,
                                  .rows = r->n,
                                  .n_experts = c->n_experts,
                                  .k = c->n_experts_used,
                                  .scale = c->route_scale};
 
-    gate.y_f32 = 1;
-    if (linear_cuda(&b->rk, &gate, 1, e) == -1)
-        return -1;
     return route_cuda(&b->rk, &a, e);
 }
 
-/* w1 and w3 of all experts that have rows, then of the shared one: gg and gu. */
+/* w1 and w3 of all experts that have rows: gg and gu. */
 static int
 up(struct backend *b, const struct cuda_layer *l, int n, const uint16_t *x, struct err *e)
 {
     struct cuda_scratch *s = &b->s;
     const int slots = n * b->c.n_experts_used;
-    const size_t shared = (size_t)slots * b->c.moe_inter;
     const struct expert_args routed = {
         .shape = l->expert.w1,
         .w = {l->w1, l->w3},
@@ -52,51 +64,49 @@ up(struct backend *b, const struct cuda_layer *l, int n, const uint16_t *x, stru
         .y = {s->gg, s->gu},
         .n_mats = 2,
         .max_active = slots < b->c.n_experts ? slots : b->c.n_experts,
-        .one_row = n == 1};
-    const uint16_t *in = input_for(&l->shared.w1, x, s->yq);
-    const struct linear_args all[2] = {linear_job(&l->shared.w1, in, s->gg + shared, n),
-                                       linear_job(&l->shared.w3, in, s->gu + shared, n)};
+        .one_row = n == 1,
+        .many = slots > 6 * b->c.n_experts};
 
-    if (expert_linear_cuda(&b->rk, &routed, e) == -1)
-        return -1;
-    return linear_cuda(&b->rk, all, 2, e);
+    return expert_linear_cuda(&b->rk, &routed, e);
 }
 
-/* gg = act(gg, gu), rounded where w2 wants it. */
+/* gg = act(gg, gu), of the shared expert behind the others; rounded where w2 wants it and does not
+ * do that itself. */
 static int
 between(struct backend *b, const struct cuda_layer *l, int n, struct err *e)
 {
     struct cuda_scratch *s = &b->s;
     const int slots = n * b->c.n_experts_used, dim = b->c.moe_inter;
-    struct swiglu_args a = {.gate = s->gg,
-                            .up = s->gu,
-                            .weight = s->slot_weight,
-                            .a = s->gg,
-                            .rows = slots,
-                            .dim = dim,
-                            .limit = b->c.swiglu_limit};
+    const struct swiglu_args a = {.gate = s->gg,
+                                  .up = s->gu,
+                                  .weight = s->slot_weight,
+                                  .a = s->gg,
+                                  .rows = slots + n,
+                                  .weighted = slots,
+                                  .dim = dim,
+                                  .limit = b->c.swiglu_limit};
+    uint16_t *shared = s->gg + (size_t)slots * dim;
 
     if (swiglu_cuda(&b->rk, &a, e) == -1)
         return -1;
-    a.gate = a.a = s->gg + (size_t)slots * dim;
-    a.up = s->gu + (size_t)slots * dim;
-    a.weight = NULL;
-    a.rows = n;
-    if (swiglu_cuda(&b->rk, &a, e) == -1)
+    if (is_quantised(&l->expert.w2) && !quantises_itself(&l->expert.w2, n) &&
+        quantise(b, s->gg, s->gg, slots, dim, e) == -1)
         return -1;
-    if (is_quantised(&l->expert.w2) && quantise(b, s->gg, s->gg, slots, dim, e) == -1)
-        return -1;
-    if (is_quantised(&l->shared.w2) && quantise(b, a.a, a.a, n, dim, e) == -1)
+    if (is_quantised(&l->shared.w2) && !quantises_itself(&l->shared.w2, n) &&
+        quantise(b, shared, shared, n, dim, e) == -1)
         return -1;
     return 0;
 }
 
+/* To ex and gs: the sum is made where the streams take it in. */
 static int
-down(struct backend *b, const struct cuda_layer *l, int n, uint16_t *f, struct err *e)
+down(struct backend *b, const struct cuda_layer *l, int n, struct err *e)
 {
     struct cuda_scratch *s = &b->s;
     const int slots = n * b->c.n_experts_used;
-    const struct expert_args routed = {
+    const uint16_t *shared = s->gg + (size_t)slots * b->c.moe_inter;
+    struct linear_args all = linear_job(&l->shared.w2, shared, s->gs, n);
+    struct expert_args routed = {
         .shape = l->expert.w2,
         .w = {l->w2},
         .first = s->first,
@@ -105,29 +115,30 @@ down(struct backend *b, const struct cuda_layer *l, int n, uint16_t *f, struct e
         .y = {s->ex},
         .n_mats = 1,
         .max_active = slots < b->c.n_experts ? slots : b->c.n_experts,
-        .one_row = n == 1};
-    const struct linear_args all =
-        linear_job(&l->shared.w2, s->gg + (size_t)slots * b->c.moe_inter, s->gs, n);
-    const struct combine_args sum = {.routed = s->ex,
-                                     .shared = s->gs,
-                                     .slot = s->slot,
-                                     .f = f,
-                                     .rows = n,
-                                     .k = b->c.n_experts_used,
-                                     .dim = b->c.hidden};
+        .quant = is_quantised(&l->expert.w2) && quantises_itself(&l->expert.w2, n),
+        .one_row = n == 1,
+        .many = slots > 6 * b->c.n_experts};
 
-    if (expert_linear_cuda(&b->rk, &routed, e) == -1 ||
-        linear_cuda(&b->rk, &all, 1, e) == -1)
+    all.quant = is_quantised(&l->shared.w2) && quantises_itself(&l->shared.w2, n);
+    if (routed.shape.packed != NULL && l->shared.w2.packed != NULL &&
+        is_quantised(&l->expert.w2) == is_quantised(&l->shared.w2)) {
+        routed.one = l->shared.w2;
+        routed.x_one = shared;
+        routed.y_one = s->gs;
+        routed.rows_one = n;
+        return expert_linear_cuda(&b->rk, &routed, e);
+    }
+    if (expert_linear_cuda(&b->rk, &routed, e) == -1)
         return -1;
-    return combine_cuda(&b->rk, &sum, e);
+    return linear_cuda(&b->rk, &all, 1, e);
 }
 
 int
 cuda_moe(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
-         const uint16_t *x, uint16_t *f, struct err *e)
+         const uint16_t *x, struct err *e)
 {
-    if (route(b, l, r, x, e) == -1 || quantise(b, x, b->s.yq, r->n, b->c.hidden, e) == -1 ||
+    if (gate_and_shared(b, l, r->n, x, e) == -1 || route(b, l, r, e) == -1 ||
         up(b, l, r->n, x, e) == -1 || between(b, l, r->n, e) == -1)
         return -1;
-    return down(b, l, r->n, f, e);
+    return down(b, l, r->n, e);
 }

@@ -5,6 +5,8 @@
  */
 #include "config.h"
 
+#include <string.h>
+
 #include "base/err.h"
 #include "gpu/cuda/cuda.h"
 
@@ -38,38 +40,92 @@ cuda_mix_in(struct backend *b, const struct cuda_mixer *m, const uint16_t *x, in
     return hc_pre_cuda(&b->rk, &pre, e);
 }
 
-/* hc_post: the sublayer's output f back into the streams x. */
-static int
-mix_out(struct backend *b, int n, uint16_t *x, const uint16_t *f, struct err *e)
-{
-    const struct hc_post_args a = {.x = x,
-                                   .f = f,
-                                   .post = b->s.post,
-                                   .comb = b->s.comb,
-                                   .out = x,
-                                   .rows = n,
-                                   .hc = b->c.hc_mult,
-                                   .dim = b->c.hidden};
+/* What a sublayer has left to be put back into the streams: one row each, or those of experts. */
+enum left { NOTHING, ROW, EXPERTS };
 
-    return hc_post_cuda(&b->rk, &a, e);
+/* To the streams x what is left of the sublayer before, and, if there is a next one, its input to
+ * s->y and s->yq; b->back says what the way back needs. */
+static int
+next_input(struct backend *b, int n, uint16_t *x, enum left left,
+           const struct cuda_mixer *m, const float *norm, struct err *e)
+{
+    const struct model_config *c = &b->c;
+    struct cuda_scratch *s = &b->s;
+    const struct streams_mix_args mix = {.x = x,
+                                         .post = left != NOTHING ? s->post : NULL,
+                                         .comb = s->comb,
+                                         .f = left == ROW ? s->f : NULL,
+                                         .routed = s->ex,
+                                         .shared = s->gs,
+                                         .slot = s->slot,
+                                         .k = c->n_experts_used,
+                                         .fn = m != NULL ? m->fn.w : NULL,
+                                         .part = s->part,
+                                         .rows = n,
+                                         .hc = c->hc_mult,
+                                         .dim = c->hidden,
+                                         .n_mix = m != NULL ? m->fn.out : 0};
+
+    if (streams_mix_cuda(&b->rk, &mix, e) == -1)
+        return -1;
+    if (m == NULL)
+        return 0;
+    b->back = (struct streams_in_args){.x = x,
+                                       .part = s->part,
+                                       .scale = m->scale,
+                                       .base = m->base,
+                                       .norm = norm,
+                                       .y = s->y,
+                                       .yq = s->yq,
+                                       .post = s->post,
+                                       .comb = s->comb,
+                                       .rows = n,
+                                       .hc = c->hc_mult,
+                                       .dim = c->hidden,
+                                       .n_mix = m->fn.out,
+                                       .iters = c->hc_sinkhorn_iters,
+                                       .chunks = streams_chunks(c->hidden),
+                                       .norm_eps = c->rms_eps,
+                                       .hc_eps = c->hc_eps};
+    return streams_in_cuda(&b->rk, &b->back, e);
+}
+
+/* Half of a model (timing): where two devices would exchange their sums there is a copy. */
+int
+cuda_exchange(struct backend *b, uint16_t *f, int n, struct err *e)
+{
+    if (!b->exchange)
+        return 0;
+    CU_TRY(cudaMemcpyAsync(b->s.head_x, f, (size_t)n * b->c.hidden * sizeof *f,
+                           cudaMemcpyDeviceToDevice, b->rk.stream),
+           e);
+    return 0;
+}
+
+/* A layer but for the end of its second sublayer, which is left. */
+static int
+layer_body(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+           uint16_t *x, enum left left, struct err *e)
+{
+    struct cuda_scratch *s = &b->s;
+
+    if (next_input(b, r->n, x, left, &l->hc_attn, l->attn_norm, e) == -1 ||
+        cuda_attention(b, l, r, s->y, s->f, e) == -1 ||
+        cuda_exchange(b, s->f, r->n, e) == -1)
+        return -1;
+    if (next_input(b, r->n, x, ROW, &l->hc_ffn, l->ffn_norm, e) == -1 ||
+        cuda_moe(b, l, r, s->y, e) == -1)
+        return -1;
+    return cuda_exchange(b, s->gs, r->n, e);
 }
 
 int
 cuda_layer_forward(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
                    uint16_t *x, struct err *e)
 {
-    struct cuda_scratch *s = &b->s;
-    const int d = b->c.hidden;
-
-    if (cuda_mix_in(b, &l->hc_attn, x, r->n, s->y, e) == -1 ||
-        norm_rows(b, s->y, l->attn_norm, s->y, r->n, d, e) == -1 ||
-        cuda_attention(b, l, r, s->y, s->f, e) == -1 || mix_out(b, r->n, x, s->f, e) == -1)
+    if (layer_body(b, l, r, x, NOTHING, e) == -1)
         return -1;
-    if (cuda_mix_in(b, &l->hc_ffn, x, r->n, s->y, e) == -1 ||
-        norm_rows(b, s->y, l->ffn_norm, s->y, r->n, d, e) == -1 ||
-        cuda_moe(b, l, r, s->y, s->f, e) == -1)
-        return -1;
-    return mix_out(b, r->n, x, s->f, e);
+    return next_input(b, r->n, x, EXPERTS, NULL, NULL, e);
 }
 
 /* Only what later tokens need of the layer: its window rows. */
@@ -78,17 +134,14 @@ cuda_layer_keys(struct backend *b, const struct cuda_layer *l, const struct cuda
                 const uint16_t *x, struct err *e)
 {
     struct cuda_scratch *s = &b->s;
-    const int d = b->c.hidden;
-    const struct linear_args kv = linear_job(&l->wkv, s->y, s->kv, r->n);
+    const struct linear_args kv =
+        linear_job(&l->wkv, input_for(&l->wkv, s->y, s->yq), s->kv, r->n);
 
-    if (cuda_mix_in(b, &l->hc_attn, x, r->n, s->y, e) == -1 ||
-        norm_rows(b, s->y, l->attn_norm, s->y, r->n, d, e) == -1)
+    if (next_input(b, r->n, (uint16_t *)(uintptr_t)x, NOTHING, &l->hc_attn, l->attn_norm,
+                   e) == -1 ||
+        linear_cuda(&b->rk, &kv, 1, e) == -1)
         return -1;
-    if (is_quantised(&l->wkv) && quantise(b, s->y, s->y, r->n, d, e) == -1)
-        return -1;
-    if (linear_cuda(&b->rk, &kv, 1, e) == -1 || cuda_keys(b, l, r, e) == -1)
-        return -1;
-    return cuda_keys_store(b, l, r, e);
+    return cuda_keys(b, l, r, e);
 }
 
 /* m rows of logits to their places: a copy for each run of neighbours. */
@@ -132,38 +185,126 @@ cuda_head(struct backend *b, const struct cuda_mixer *hc, const float *norm,
             linear_job(&b->head, s->y + (size_t)i * c->hidden, s->logits, m);
 
         a.y_f32 = 1;
-        if (linear_cuda(&b->rk, &a, 1, e) == -1 || logits_out(b, h->out + i, m, e) == -1)
+        if (linear_cuda(&b->rk, &a, 1, e) == -1 ||
+            (h->draw &&
+             argmax_cuda(&b->rk, s->logits, m, c->vocab_size, s->token, e) == -1))
+            return -1;
+        if (!h->draw && logits_out(b, h->out + i, m, e) == -1)
             return -1;
     }
     return 0;
 }
 
-/* The step has been checked and its pages are taken. */
-int
-cuda_forward(struct backend *b, const struct step *st, struct err *e)
+/* All of a step between what the host sends and what it gets back. */
+static int
+body(struct backend *b, const struct cuda_step *p, struct err *e)
 {
     struct cuda_scratch *s = &b->s;
-    struct cuda_step p;
+    const struct embed_args embed = {.table = b->embed,
+                                     .rows = p->r.rows,
+                                     .x = s->x,
+                                     .drawn = s->token,
+                                     .n = p->r.n,
+                                     .copies = b->c.hc_mult,
+                                     .dim = b->c.hidden};
 
-    if (upload_step(b, st, &p, e) == -1 || cuda_tables_send(b, st, e) == -1)
-        return -1;
-    if (embed_cuda(&b->rk,
-                   &(struct embed_args){.table = b->embed,
-                                        .rows = p.r.rows,
-                                        .x = s->x,
-                                        .n = p.r.n,
-                                        .copies = b->c.hc_mult,
-                                        .dim = b->c.hidden},
-                   e) == -1)
+    if (embed_cuda(&b->rk, &embed, e) == -1)
         return -1;
     for (int i = 0; i < b->c.n_layers; i++)
-        if (cuda_layer_forward(b, &b->layers[i], &p.r, s->x, e) == -1)
+        if (layer_body(b, &b->layers[i], &p->r, s->x, i == 0 ? NOTHING : EXPERTS, e) == -1)
             return -1;
-    if (cuda_head(b, &b->hc_head, b->norm, s->x, &p.head, e) == -1)
+    if (next_input(b, p->r.n, s->x, EXPERTS, NULL, NULL, e) == -1 ||
+        cuda_head(b, &b->hc_head, b->norm, s->x, &p->head, e) == -1)
         return -1;
-    if (b->draft != NULL && cuda_draft(b, &p, e) == -1)
+    return b->draft != NULL ? cuda_draft(b, p, e) : 0;
+}
+
+/* One token of each sequence, logits of all of them, the draft's rows only: a shape that comes again
+ * and again. */
+static bool
+is_decode(const struct backend *b, const struct step *st, const struct cuda_step *p)
+{
+    if (b->no_graphs || p->r.n > CUDA_LOGIT_ROWS || p->draft_wanted ||
+        (b->draft != NULL && p->d.n != p->r.n))
+        return false;
+    for (uint32_t i = 0; i < st->n_seqs; i++)
+        if (st->seqs[i].n_tokens != 1 || st->seqs[i].n_logits != 1)
+            return false;
+    return true;
+}
+
+/* A graph is for all lengths up to a power of two. */
+static uint64_t
+length_class(const struct backend *b, uint64_t longest)
+{
+    uint64_t n = 512;
+
+    while (n < longest)
+        n *= 2;
+    return n < (uint64_t)b->c.max_positions ? n : (uint64_t)b->c.max_positions;
+}
+
+static int
+capture(struct backend *b, struct cuda_graph *g, const struct cuda_step *p, struct err *e)
+{
+    cudaGraph_t graph = NULL;
+    int r;
+
+    CU_TRY(cudaStreamBeginCapture(b->rk.stream, cudaStreamCaptureModeThreadLocal), e);
+    r = body(b, p, e);
+    if (cudaStreamEndCapture(b->rk.stream, &graph) != cudaSuccess || r == -1) {
+        if (graph != NULL)
+            cudaGraphDestroy(graph);
+        return r == -1 ? -1 : err_set(e, ERR_INTERNAL, 0, "a step cannot be captured");
+    }
+    r = cudaGraphInstantiate(&g->exec, graph, 0) == cudaSuccess ? 0 : -1;
+    cudaGraphDestroy(graph);
+    return r == 0 ? 0 : err_set(e, ERR_INTERNAL, 0, "a captured step cannot be run");
+}
+
+/* The first step of a shape runs as it is, which also loads its kernels; the second is captured;
+ * from then on it is replayed. The oldest graph makes room. */
+static int
+run_graph(struct backend *b, const struct cuda_step *p, struct err *e)
+{
+    struct cuda_graph *g = NULL, *oldest = &b->graphs[0];
+
+    for (int i = 0; i < CUDA_GRAPHS; i++) {
+        struct cuda_graph *at = &b->graphs[i];
+
+        if (at->rows == p->r.n && at->longest == p->r.longest)
+            g = at;
+        if (at->used < oldest->used)
+            oldest = at;
+    }
+    if (g == NULL) {
+        if (oldest->exec != NULL)
+            cudaGraphExecDestroy(oldest->exec);
+        *oldest = (struct cuda_graph){
+            .rows = p->r.n, .longest = p->r.longest, .used = ++b->n_steps};
+        return body(b, p, e);
+    }
+    g->used = ++b->n_steps;
+    if (g->exec == NULL && capture(b, g, p, e) == -1)
         return -1;
-    if (rank_wait(&b->rk, e) == -1)
+    CU_TRY(cudaGraphLaunch(g->exec, b->rk.stream), e);
+    return 0;
+}
+
+/* Everything of a step is on the stream when it returns; upload: which pinned buffer it takes. */
+int
+cuda_forward_begin(struct backend *b, const struct step *st, int upload, struct err *e)
+{
+    struct cuda_step p;
+    bool decode;
+
+    if (upload_step(b, st, &p, upload, e) == -1 || cuda_tables_send(b, st, e) == -1)
+        return -1;
+    decode = is_decode(b, st, &p);
+    p.head.draw = decode;
+    if (decode)
+        p.r.longest = p.d.longest = length_class(b, p.r.longest);
+    if ((decode ? run_graph(b, &p, e) : body(b, &p, e)) == -1)
         return -1;
     for (int i = 0; i < p.r.n_spans; i++) {
         struct cuda_seq *q = b->spans[i].seq;
@@ -171,5 +312,26 @@ cuda_forward(struct backend *b, const struct step *st, struct err *e)
         q->len += (uint64_t)b->spans[i].n;
         q->high = q->len > q->high ? q->len : q->high;
     }
+    b->decoded = decode ? p.r.n : 0;
+    return 0;
+}
+
+/* The step has been checked and its pages are taken. Logits of a decoding step come back by pinned
+ * memory, as a graph has no say in where they go. */
+int
+cuda_forward(struct backend *b, const struct step *st, struct err *e)
+{
+    const size_t row = (size_t)b->c.vocab_size * sizeof(float);
+
+    if (cuda_forward_begin(b, st, 0, e) == -1)
+        return -1;
+    if (b->decoded > 0)
+        CU_TRY(cudaMemcpyAsync(b->logits_host, b->s.logits, (size_t)b->decoded * row,
+                               cudaMemcpyDeviceToHost, b->rk.stream),
+               e);
+    if (rank_wait(&b->rk, e) == -1)
+        return -1;
+    for (int i = 0; i < b->decoded; i++)
+        memcpy(st->seqs[i].logits, (const uint8_t *)b->logits_host + (size_t)i * row, row);
     return 0;
 }

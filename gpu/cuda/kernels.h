@@ -34,13 +34,20 @@ struct dev_entry { /* a compressed entry that the step completes */
     int span, unused;
 };
 
-/* rows.cu: x[i][copies][dim] = table[rows[i].token] */
+/* rows.cu: x[i][copies][dim] = table[rows[i].token]; a token TOKEN_DRAWN becomes drawn[i] first. */
+#define TOKEN_DRAWN 0xffffffffu
+
 struct embed_args {
-    const uint16_t *table; /* bf16 [vocab][dim] */
-    const struct dev_row *rows;
+    const uint16_t *table;      /* bf16 [vocab][dim] */
+    const struct dev_row *rows; /* tokens may change */
+    const uint32_t *drawn;      /* or NULL */
     uint16_t *x;
     int n, copies, dim;
 };
+
+/* token[i] = the first of the largest of x f32 [rows][n] */
+int argmax_cuda(struct cuda_rank *rk, const float *x, int rows, int n, uint32_t *token,
+                struct err *e);
 
 int embed_cuda(struct cuda_rank *rk, const struct embed_args *a, struct err *e);
 
@@ -77,6 +84,23 @@ int add_rows_cuda(struct cuda_rank *rk, uint16_t *x, const uint16_t *f, int rows
 /* x[i] = bf16(x[i] * s) */
 int scale_cuda(struct cuda_rank *rk, uint16_t *x, size_t n, float s, struct err *e);
 
+/* Pieces of a state between where they are kept and their places in a staging buffer, on any
+ * stream; out: to the buffer. The list is empty afterwards. It is a kernel's argument. */
+enum { COPY_SEGMENTS = 160 };
+
+struct copy_segment {
+    uint8_t *own;
+    uint64_t at, bytes;
+};
+
+struct copy_list {
+    uint8_t *staging;
+    int n;
+    struct copy_segment seg[COPY_SEGMENTS];
+};
+
+int copy_list_cuda(cudaStream_t stream, struct copy_list *l, bool out, struct err *e);
+
 /* quant.cu: key rows, packed as struct attention_args says */
 struct kv_pack_args {
     const uint16_t *x; /* bf16 [n][dim] */
@@ -101,6 +125,10 @@ struct compress_args {
     uint16_t *out; /* bf16 [n_entries][dim] */
     size_t ring_at;
     int n_rows, n_entries, ratio, dim, overlap, slots;
+    /* inputs_cuda only: how many entries the step completes, their angles, their norm, places */
+    const int *count;
+    const float *cs, *norm;
+    size_t page_at;
 };
 
 int add_position_cuda(struct cuda_rank *rk, const struct compress_args *a, struct err *e);
@@ -116,6 +144,112 @@ struct entry_args {
 };
 
 int entry_store_cuda(struct cuda_rank *rk, const struct entry_args *a, struct err *e);
+
+/*
+ * streams.cu: hyper-connections around sublayers (spec 4). First x [rows][hc][dim] takes in a
+ * sublayer's output (if post is given), f or what combine_args would make of the experts' rows, and
+ * parts of the next mixing matrix are made of it (if fn is): f32 [rows][streams_chunks][n_mix + 1],
+ * the last a sum of squares. Then y = norm(mix of the streams), and yq = act_quant(y).
+ */
+struct streams_mix_args {
+    uint16_t *x;
+    const float *post, *comb; /* as streams_in left them */
+    const uint16_t *f;        /* bf16 [rows][dim], or NULL: */
+    const uint16_t *routed, *shared;
+    const int *slot;
+    const float *fn; /* f32 [n_mix][hc * dim] */
+    float *part;
+    int rows, hc, dim, n_mix, k;
+};
+
+struct streams_in_args {
+    const uint16_t *x;
+    const float *part, *scale, *base, *norm;
+    uint16_t *y, *yq;
+    float *post, *comb;
+    int rows, hc, dim, n_mix, iters, chunks;
+    float norm_eps, hc_eps;
+};
+
+int streams_chunks(int dim);
+int streams_mix_cuda(struct cuda_rank *rk, const struct streams_mix_args *a, struct err *e);
+int streams_in_cuda(struct cuda_rank *rk, const struct streams_in_args *a, struct err *e);
+
+/*
+ * inputs.cu: between wq_a, wkv, the compressors and wq_b. qr is normed in place, qrq is the same
+ * rounded; kv is normed, rotated and packed to keys; entries are pooled, normed, rotated, packed
+ * and stored in pages; the indexer's weights are scaled. keep: rows go to the rings at once, which
+ * they may if no sequence has more rows than a ring has spare slots; else inputs_keep_cuda does
+ * that when attention is done. comp.ratio 0: no compressor; n_weights 0: no indexer.
+ */
+struct inputs_args {
+    uint16_t *qr, *qrq;
+    const float *q_norm, *kv_norm, *cs;
+    const uint16_t *kv;
+    uint8_t *keys;
+    uint16_t *weights;
+    const struct dev_row *rows;
+    const struct dev_span *spans;
+    struct compress_args comp, index;
+    struct streams_in_args
+        back; /* what the way back into the streams needs is made beside */
+    size_t ring_at;
+    int n, q_dim, dim, rope_dim, row_bytes, ring_slots, n_weights, keep;
+    enum kv_fmt fmt;
+    float eps, weight_scale;
+};
+
+int inputs_cuda(struct cuda_rank *rk, const struct inputs_args *a, struct err *e);
+int inputs_keep_cuda(struct cuda_rank *rk, const struct inputs_args *a, struct err *e);
+
+/* Queries of attention normed and rotated in place, those of the indexer rotated and packed. */
+struct queries_args {
+    uint16_t *q;        /* bf16 [rows][n_heads][dim] */
+    const uint16_t *iq; /* bf16 [rows][n_index][index_dim] */
+    uint8_t *iqp;
+    const float *cs;
+    int rows, n_heads, dim, n_index, index_dim, rope_dim;
+    float eps;
+};
+
+int queries_cuda(struct cuda_rank *rk, const struct queries_args *a, struct err *e);
+
+/*
+ * choose.cu: for rows 0 .. n - 1 of a step that see more than topk compressed rows, at most
+ * max_rows: scores (16 bits that order like them), and the topk best to picked [n][topk], ascending.
+ */
+struct choose_args {
+    const struct dev_row *rows;
+    const struct dev_span *spans;
+    const uint8_t *q;  /* [n][n_heads] packed */
+    const uint16_t *w; /* bf16 [n][n_heads] */
+    uint16_t *score;   /* [n][max_rows] */
+    int *picked;
+    size_t page_at;
+    int n, n_heads, dim, ratio, topk, max_rows;
+};
+
+bool choose_can(int n_heads, int dim, uint64_t most, size_t shared_bytes);
+int choose_cuda(struct cuda_rank *rk, const struct choose_args *a, struct err *e);
+
+/*
+ * attend.cu: attention of rows 0 .. n - 1 of a step over their keys (lists as in keys_args), and
+ * o rotated back. attend_can: shapes, and keys a row at most.
+ */
+struct attend_args {
+    const struct dev_row *rows;
+    const struct dev_span *spans;
+    const uint8_t *step_rows;
+    const int *picked;
+    const uint16_t *q;
+    uint16_t *o;
+    const float *sink, *cs;
+    size_t row_bytes, ring_at, page_at;
+    int n, n_heads, dim, rope_dim, window, ring_slots, ratio, topk, max_keys;
+};
+
+bool attend_can(const struct attend_args *like, int max_keys, size_t shared_bytes);
+int attend_cuda(struct cuda_rank *rk, const struct attend_args *a, struct err *e);
 
 /*
  * keys.cu: the attention jobs of rows row0 .. row0 + n - 1 of a step, with their key lists:
@@ -157,6 +291,8 @@ int topk_cuda(struct cuda_rank *rk, const struct index_score_args *jobs, int n, 
  * a place in an order by expert, then row: slot beside chosen; first [n_experts + 1], source
  * row and weight of each place, and the experts that have any.
  */
+struct streams_in_args;
+
 struct route_args {
     const float *gate;    /* f32 [rows][n_experts], logits */
     const float *bias;    /* f32 [n_experts]; NULL: by table */
@@ -164,6 +300,7 @@ struct route_args {
     const struct dev_row *token;
     int *chosen, *slot, *first, *source, *active;
     float *weight, *slot_weight;
+    const struct streams_in_args *back; /* host, or NULL: as in inputs_args */
     int rows, n_experts, k;
     float scale;
 };
@@ -181,10 +318,38 @@ struct expert_args {
     const int *first, *source, *active; /* active[0]: how many, then their ids */
     const uint16_t *x;
     uint16_t *y[2];
-    int n_mats, max_active, one_row; /* one_row: no expert has more than one */
+    int n_mats, max_active;
+    int quant; /* x is to be rounded to FP8 first: packed ones with few rows only */
+    /* If rows_one is not 0, another matrix beside them: y_one = one x_one for so many rows. */
+    struct matrix one;
+    const uint16_t *x_one;
+    uint16_t *y_one;
+    int rows_one;
+    int one_row, many; /* hints: no expert has more than one; most have more than a few */
 };
 
 int expert_linear_cuda(struct cuda_rank *rk, const struct expert_args *a, struct err *e);
+
+/*
+ * packed.cu: matrices re-laid-out for tensor cores (matrix.packed; then .w is not looked at, and
+ * .scale of FP4 is where packing left its scales: right behind the codes).
+ * matrix_packed_bytes: 0 if the shape cannot be packed. matrix_pack_cuda packs rows row0 ..
+ * row0 + rows - 1, multiples of 16, given row-major with their FP4 scales; *odd (device) becomes 1
+ * if a weight is no number.
+ */
+size_t matrix_packed_bytes(const struct matrix *m);
+int matrix_pack_cuda(struct cuda_rank *rk, const struct matrix *m, int row0, int rows,
+                     const void *w, const uint8_t *scale, int *odd, struct err *e);
+
+/* rows.cu: elements first .. first + n - 1 of a made-up tensor, as they lie in a file. */
+struct synthetic;
+int synthetic_cuda(struct cuda_rank *rk, const struct synthetic *s, uint64_t first,
+                   uint64_t n, void *out, struct err *e);
+
+/* linear_cuda and expert_linear_cuda when all matrices are packed. */
+int packed_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n,
+                       struct err *e);
+int packed_expert_cuda(struct cuda_rank *rk, const struct expert_args *a, struct err *e);
 
 /* f[r] = bf16(sum_i routed[slot[r][i]] + shared[r]), i ascending, f32 */
 struct combine_args {

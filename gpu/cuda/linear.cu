@@ -8,7 +8,7 @@
  * and a part never spans two), adds it to its total; lanes and warps add up along a fixed tree.
  * Rows are independent, so bits depend on one row of x and one of W alone.
  *
- * One row is bound by reading W; many rows by f32 arithmetic, which tensor cores will take over.
+ * What can be packed goes to packed.cu; this does the rest, and is what that is compared with.
  */
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
@@ -267,8 +267,9 @@ launch(struct cuda_rank *rk, const struct jobs *all, int n, struct err *e)
     return 0;
 }
 
-int
-linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n, struct err *e)
+/* Neighbours that are packed alike go out together. */
+static int
+linear_plain(struct cuda_rank *rk, const struct linear_args *a, int n, struct err *e)
 {
     struct jobs all;
 
@@ -279,6 +280,21 @@ linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n, struct err
             if (to_job(&a[i + k], &all.j[k], e) == -1)
                 return -1;
         if (launch(rk, &all, m, e) == -1)
+            return -1;
+    }
+    return 0;
+}
+
+int
+linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n, struct err *e)
+{
+    for (int i = 0, m; i < n; i += m) {
+        const bool packed = a[i].w->packed != NULL;
+
+        for (m = 1; i + m < n && (a[i + m].w->packed != NULL) == packed && m < MAX_JOBS;)
+            m++;
+        if ((packed ? packed_linear_cuda(rk, a + i, m, e)
+                    : linear_plain(rk, a + i, m, e)) == -1)
             return -1;
     }
     return 0;
@@ -310,6 +326,8 @@ expert_linear_cuda(struct cuda_rank *rk, const struct expert_args *a, struct err
         return err_set(e, ERR_INTERNAL, 0, "experts: %d inputs", a->shape.in);
     if (a->max_active == 0)
         return 0;
+    if (a->shape.packed != NULL)
+        return packed_expert_cuda(rk, a, e);
     if (a->one_row)
         expert_kernel<1><<<grid, WARPS * WARP, 0, rk->stream>>>(*a, split);
     else

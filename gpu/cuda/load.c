@@ -6,7 +6,8 @@
  *
  * Runs twice (struct arena). Bytes go file -> pinned staging -> arena, each tensor at an aligned
  * address, FP8 and FP4 as they are; vectors become f32, routing tables int32. Two halves of the
- * staging take turns, so that reading a file goes on beside the copy.
+ * staging take turns, so that reading a file goes on beside the copy. What tensor cores multiply
+ * goes through a slab of device memory and is packed from there (packed.cu).
  */
 #include "config.h"
 
@@ -17,6 +18,7 @@
 #include "base/err.h"
 #include "base/fp.h"
 #include "gpu/cuda/cuda.h"
+#include "model/synthetic.h"
 #include "model/weights.h"
 
 enum { NAME = 96, FP8_BLOCK = 128, HALF = 16 << 20 };
@@ -28,6 +30,9 @@ struct loader {
     uint8_t *staging;  /* [2][HALF], pinned; NULL while sizes are added up */
     cudaEvent_t sent[2];
     int half;
+    uint8_t *slab;  /* device, [2][HALF] */
+    int *odd;       /* device: a packed weight is no number */
+    bool row_major; /* what is loaded now is not to be packed */
     struct err *e;
 };
 
@@ -47,6 +52,71 @@ put(struct loader *ld, const void *data, size_t n, const void **out)
         CU_TRY(cudaMemcpyAsync(to + at, piece, m, cudaMemcpyHostToDevice, ld->b->rk.stream),
                ld->e);
         CU_TRY(cudaEventRecord(ld->sent[ld->half], ld->b->rk.stream), ld->e);
+        ld->half ^= 1;
+    }
+    return 0;
+}
+
+/* A tensor as it is. */
+static int
+put_tensor(struct loader *ld, const struct tensor *t, const void **out)
+{
+    struct synthetic s;
+
+    if (t->data != NULL || ld->staging == NULL)
+        return put(ld, t->data, t->n_bytes, out);
+    s = weights_made(ld->w, t);
+    *out = arena_take(&ld->b->arena, t->n_bytes, 1);
+    return synthetic_cuda(&ld->b->rk, &s, 0, t->n_bytes / (uint64_t)dtype_bytes(t->dtype),
+                          (void *)(uintptr_t)*out, ld->e);
+}
+
+/* `n` lines of `line` bytes of t, from line `at` on, to the slab; `host`: the staging's. */
+static int
+stage(struct loader *ld, const struct tensor *t, int at, int n, size_t line, uint8_t *host,
+      uint8_t *dev)
+{
+    const uint64_t a_line = line / (size_t)dtype_bytes(t->dtype);
+    struct synthetic s;
+
+    if (t->data == NULL) {
+        s = weights_made(ld->w, t);
+        return synthetic_cuda(&ld->b->rk, &s, (uint64_t)at * a_line, (uint64_t)n * a_line,
+                              dev, ld->e);
+    }
+    memcpy(host, (const uint8_t *)t->data + (size_t)at * line, (size_t)n * line);
+    CU_TRY(cudaMemcpyAsync(dev, host, (size_t)n * line, cudaMemcpyHostToDevice,
+                           ld->b->rk.stream),
+           ld->e);
+    return 0;
+}
+
+/* The same for a matrix to be packed: some rows at a time, FP4 with their scales. */
+static int
+put_packed(struct loader *ld, const struct tensor *t, const struct tensor *scale,
+           struct matrix *m)
+{
+    const size_t line = t->n_bytes / (size_t)m->out;
+    const size_t side = scale != NULL ? (size_t)m->in / 32 : 0;
+    const int most = (int)((size_t)HALF / (line + side) / CUDA_ROW_ALIGN * CUDA_ROW_ALIGN);
+
+    m->packed = arena_take(&ld->b->arena, matrix_packed_bytes(m), 1);
+    if (scale != NULL)
+        m->scale = (const uint8_t *)m->packed + t->n_bytes;
+    for (int at = 0, n; ld->staging != NULL && at < m->out; at += n) {
+        uint8_t *piece = ld->staging + (size_t)ld->half * HALF;
+        uint8_t *dev = ld->slab + (size_t)ld->half * HALF;
+
+        n = m->out - at < most ? m->out - at : most;
+        CU_TRY(cudaEventSynchronize(ld->sent[ld->half]), ld->e);
+        if (stage(ld, t, at, n, line, piece, dev) == -1 ||
+            (scale != NULL && stage(ld, scale, at, n, side, piece + (size_t)n * line,
+                                    dev + (size_t)n * line) == -1))
+            return -1;
+        CU_TRY(cudaEventRecord(ld->sent[ld->half], ld->b->rk.stream), ld->e);
+        if (matrix_pack_cuda(&ld->b->rk, m, at, n, dev, dev + (size_t)n * line, ld->odd,
+                             ld->e) == -1)
+            return -1;
         ld->half ^= 1;
     }
     return 0;
@@ -73,12 +143,30 @@ find(struct loader *ld, const char *name, int64_t n)
     return t;
 }
 
+/* Of a small tensor, on the host; made up into *made, to be freed. NULL without memory. */
+static const uint8_t *
+host_data(const struct loader *ld, const struct tensor *t, void **made)
+{
+    struct synthetic s;
+
+    if (t->data != NULL)
+        return t->data;
+    *made = malloc(t->n_bytes);
+    if (*made == NULL)
+        return NULL;
+    s = weights_made(ld->w, t);
+    synthetic_fill(&s, 0, t->n_bytes / (uint64_t)dtype_bytes(t->dtype), *made);
+    return *made;
+}
+
 /* bf16 or f32 to f32. */
 static int
 load_vector(struct loader *ld, const char *name, int64_t n, const float **out)
 {
     const struct tensor *t = find(ld, name, n);
     const void *at;
+    const uint8_t *data;
+    void *made = NULL;
     float *v;
     int r;
 
@@ -86,19 +174,23 @@ load_vector(struct loader *ld, const char *name, int64_t n, const float **out)
         return -1;
     if (t->dtype != DTYPE_F32 && t->dtype != DTYPE_BF16)
         return err_set(ld->e, ERR_DAMAGED, 0, "tensor %s is neither BF16 nor F32", t->name);
-    v = malloc((size_t)n * sizeof *v);
-    if (v == NULL)
+    data = host_data(ld, t, &made);
+    v = data != NULL ? malloc((size_t)n * sizeof *v) : NULL;
+    if (v == NULL) {
+        free(made);
         return err_set(ld->e, ERR_QUOTA, 0, "no memory for %s", t->name);
+    }
     if (t->dtype == DTYPE_F32)
-        memcpy(v, t->data, (size_t)n * sizeof *v);
+        memcpy(v, data, (size_t)n * sizeof *v);
     for (int64_t i = 0; t->dtype == DTYPE_BF16 && i < n; i++) {
         uint16_t x;
 
-        memcpy(&x, (const uint8_t *)t->data + 2 * i, sizeof x);
+        memcpy(&x, data + 2 * i, sizeof x);
         v[i] = bf16_to_f32(x);
     }
     r = put(ld, v, (size_t)n * sizeof *v, &at);
     free(v);
+    free(made);
     *out = at;
     return r;
 }
@@ -125,17 +217,24 @@ scale_count(const struct matrix *m)
            ((m->in + FP8_BLOCK - 1) / FP8_BLOCK);
 }
 
-static int
-load_scale(struct loader *ld, const char *name, struct matrix *m)
+static const struct tensor *
+find_scale(struct loader *ld, const char *name, const struct matrix *m)
 {
     const struct tensor *s = find(ld, name, scale_count(m));
+
+    if (s != NULL && s->dtype != DTYPE_F8_E8M0) {
+        err_set(ld->e, ERR_DAMAGED, 0, "tensor %s is not F8_E8M0", s->name);
+        return NULL;
+    }
+    return s;
+}
+
+static int
+load_scale(struct loader *ld, const struct tensor *s, struct matrix *m)
+{
     const void *at;
 
-    if (s == NULL)
-        return -1;
-    if (s->dtype != DTYPE_F8_E8M0)
-        return err_set(ld->e, ERR_DAMAGED, 0, "tensor %s is not F8_E8M0", s->name);
-    if (put(ld, s->data, s->n_bytes, &at) == -1)
+    if (put_tensor(ld, s, &at) == -1)
         return -1;
     m->scale = at;
     return 0;
@@ -145,10 +244,12 @@ load_scale(struct loader *ld, const char *name, struct matrix *m)
 static int
 load_matrix(struct loader *ld, const char *name, int out, int in, struct matrix *m)
 {
-    const struct tensor *t;
-    char full[NAME];
+    const struct tensor *t, *scale = NULL;
+    char full[NAME], side[NAME];
+    bool pack;
 
     snprintf(full, sizeof full, "%s.weight", name);
+    snprintf(side, sizeof side, "%s.scale", name);
     t = weights_findf(ld->w, "%s%s", ld->prefix, full);
     if (t == NULL) {
         snprintf(full, sizeof full, "%s", name);
@@ -163,13 +264,16 @@ load_matrix(struct loader *ld, const char *name, int out, int in, struct matrix 
         return err_set(ld->e, ERR_MODEL_MISMATCH, 0,
                        "tensor %s has %d inputs; the CUDA kernels take multiples of 32",
                        t->name, in);
-    if (find(ld, full, (int64_t)out * in / (m->kind == MATRIX_FP4 ? 2 : 1)) == NULL ||
-        put(ld, t->data, t->n_bytes, &m->w) == -1)
+    if (find(ld, full, (int64_t)out * in / (m->kind == MATRIX_FP4 ? 2 : 1)) == NULL)
         return -1;
-    if (!is_quantised(m))
-        return 0;
-    snprintf(full, sizeof full, "%s.scale", name);
-    return load_scale(ld, full, m);
+    if (is_quantised(m) && (scale = find_scale(ld, side, m)) == NULL)
+        return -1;
+    pack = !ld->row_major && matrix_packed_bytes(m) > 0;
+    if (pack && m->kind == MATRIX_FP4)
+        return put_packed(ld, t, scale, m);
+    if ((pack ? put_packed(ld, t, NULL, m) : put_tensor(ld, t, &m->w)) == -1)
+        return -1;
+    return scale != NULL ? load_scale(ld, scale, m) : 0;
 }
 
 /* wo_a in groups: each is a matrix of its own, [o_lora][H / groups * D] (spec 5.8). */
@@ -179,8 +283,12 @@ load_wo_a(struct loader *ld, struct cuda_layer *l)
     const struct model_config *c = &ld->b->c;
     const int in = c->n_heads / c->o_groups * c->head_dim, out = c->o_lora_rank;
     struct matrix all;
+    int r;
 
-    if (load_matrix(ld, "attn.wo_a", c->o_groups * out, in, &all) == -1)
+    ld->row_major = out % CUDA_ROW_ALIGN != 0;
+    r = load_matrix(ld, "attn.wo_a", c->o_groups * out, in, &all);
+    ld->row_major = false;
+    if (r == -1)
         return -1;
     if (all.kind == MATRIX_FP4 || (all.kind == MATRIX_FP8 && out % FP8_BLOCK != 0))
         return err_set(ld->e, ERR_MODEL_MISMATCH, 0,
@@ -192,7 +300,10 @@ load_wo_a(struct loader *ld, struct cuda_layer *l)
 
         *m = all;
         m->out = out;
-        m->w = (const uint8_t *)all.w + (size_t)g * out * in * size;
+        if (all.packed != NULL)
+            m->packed = (uint8_t *)all.packed + (size_t)g * out * in * size;
+        else
+            m->w = (const uint8_t *)all.w + (size_t)g * out * in * size;
         if (all.scale != NULL)
             m->scale = all.scale + (size_t)g * (out / FP8_BLOCK) *
                                        (((size_t)in + FP8_BLOCK - 1) / FP8_BLOCK);
@@ -263,7 +374,9 @@ load_gate_table(struct loader *ld, struct cuda_layer *l)
     const struct model_config *c = &ld->b->c;
     const size_t n = (size_t)c->vocab_size * c->n_experts_used;
     const struct tensor *t = find(ld, "ffn.gate.tid2eid", (int64_t)n);
+    const uint8_t *data;
     const void *at;
+    void *made = NULL;
     int32_t *table;
     int r = 0;
 
@@ -271,13 +384,16 @@ load_gate_table(struct loader *ld, struct cuda_layer *l)
         return -1;
     if (t->dtype != DTYPE_I64)
         return err_set(ld->e, ERR_DAMAGED, 0, "tensor %s is not I64", t->name);
-    table = malloc(n * sizeof *table);
-    if (table == NULL)
+    data = host_data(ld, t, &made);
+    table = data != NULL ? malloc(n * sizeof *table) : NULL;
+    if (table == NULL) {
+        free(made);
         return err_set(ld->e, ERR_QUOTA, 0, "no memory for %s", t->name);
+    }
     for (size_t i = 0; i < n && r == 0; i++) {
         int64_t id;
 
-        memcpy(&id, (const uint8_t *)t->data + 8 * i, sizeof id);
+        memcpy(&id, data + 8 * i, sizeof id);
         if (id < 0 || id >= c->n_experts)
             r = err_set(ld->e, ERR_DAMAGED, 0, "%s[%zu] is %lld, of %d experts", t->name, i,
                         (long long)id, c->n_experts);
@@ -286,6 +402,7 @@ load_gate_table(struct loader *ld, struct cuda_layer *l)
     if (r == 0)
         r = put(ld, table, n * sizeof *table, &at);
     free(table);
+    free(made);
     if (r == 0)
         l->gate_table = at;
     return r;
@@ -297,6 +414,9 @@ load_experts(struct loader *ld, struct cuda_layer *l, struct matrix *w)
 {
     const struct model_config *c = &ld->b->c;
     const size_t n = (size_t)c->n_experts, bytes = n * sizeof *w;
+    const int made = ld->b->experts_made > 0 && ld->b->experts_made < c->n_experts
+                         ? ld->b->experts_made
+                         : c->n_experts;
     const void *at[3];
 
     for (int i = 0; i < c->n_experts; i++) {
@@ -304,6 +424,11 @@ load_experts(struct loader *ld, struct cuda_layer *l, struct matrix *w)
         char name[NAME];
 
         snprintf(name, sizeof name, "ffn.experts.%d", i);
+        if (i >= made) {
+            for (int k = 0; k < 3; k++)
+                w[k * n + i] = w[k * n + i % made];
+            continue;
+        }
         if (load_expert(ld, name, &x) == -1)
             return -1;
         if (i == 0)
@@ -423,8 +548,12 @@ load_all(struct loader *ld)
     struct backend *b = ld->b;
     const struct model_config *c = &b->c;
     struct matrix embed;
+    int r;
 
-    if (load_matrix(ld, "embed", c->vocab_size, c->hidden, &embed) == -1)
+    ld->row_major = true;
+    r = load_matrix(ld, "embed", c->vocab_size, c->hidden, &embed);
+    ld->row_major = false;
+    if (r == -1)
         return -1;
     if (embed.kind != MATRIX_BF16)
         return err_set(ld->e, ERR_DAMAGED, 0, "embed.weight is not BF16");
@@ -445,9 +574,27 @@ static int
 staging_open(struct loader *ld)
 {
     CU_TRY(cudaMallocHost((void **)&ld->staging, 2 * (size_t)HALF), ld->e);
+    CU_TRY(cudaMalloc((void **)&ld->slab, 2 * (size_t)HALF), ld->e);
+    CU_TRY(cudaMalloc((void **)&ld->odd, sizeof *ld->odd), ld->e);
+    CU_TRY(cudaMemsetAsync(ld->odd, 0, sizeof *ld->odd, ld->b->rk.stream), ld->e);
     for (int i = 0; i < 2; i++)
         CU_TRY(cudaEventCreateWithFlags(&ld->sent[i], cudaEventDisableTiming), ld->e);
     return 0;
+}
+
+static int
+check_packed(struct loader *ld)
+{
+    int odd = 0;
+
+    CU_TRY(cudaMemcpyAsync(&odd, ld->odd, sizeof odd, cudaMemcpyDeviceToHost,
+                           ld->b->rk.stream),
+           ld->e);
+    if (rank_wait(&ld->b->rk, ld->e) == -1)
+        return -1;
+    return odd == 0 ? 0
+                    : err_set(ld->e, ERR_DAMAGED, 0,
+                              "the checkpoint has weights or scales that are no numbers");
 }
 
 /* b->layers and b->draft (if wanted) are there, with wo_a's arrays. */
@@ -460,10 +607,12 @@ cuda_load(struct backend *b, const struct weights *w, bool copy, struct err *e)
     if (r == 0)
         r = load_all(&ld);
     if (r == 0 && copy)
-        r = rank_wait(&b->rk, e);
+        r = check_packed(&ld);
     for (int i = 0; i < 2; i++)
         if (ld.sent[i] != NULL)
             cudaEventDestroy(ld.sent[i]);
+    cudaFree(ld.slab);
+    cudaFree(ld.odd);
     if (ld.staging != NULL)
         cudaFreeHost(ld.staging);
     return r;

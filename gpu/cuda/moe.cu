@@ -7,10 +7,10 @@
  */
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
-#include "gpu/cuda/kernels.h"
+#include "gpu/cuda/streams.cuh"
 #include "gpu/ops/moe.h"
 
-enum { MAX_EXPERTS = 1024, MAX_USED = 32, THREADS = 256 };
+enum { MAX_EXPERTS = 1024, MAX_USED = 32, THREADS = 256, FEW_ROWS = 8 };
 
 static __device__ __forceinline__ float
 gate_score(float logit)
@@ -26,7 +26,7 @@ best_left(const float *score, const float *bias, const bool *taken, int n)
     float best = -CUDART_INF_F;
     int id = n;
 
-    for (int x = threadIdx.x; x < n; x += WARP) {
+    for (int x = threadIdx.x % WARP; x < n; x += WARP) {
         float v = score[x] + bias[x];
 
         v = isnan(v) ? -CUDART_INF_F : v;
@@ -47,21 +47,21 @@ best_left(const float *score, const float *bias, const bool *taken, int n)
     return id;
 }
 
-/* One warp a row. */
-static __global__ void __launch_bounds__(WARP)
-choose_kernel(struct route_args a)
-{
-    __shared__ float score[MAX_EXPERTS];
-    __shared__ bool taken[MAX_EXPERTS];
-    __shared__ int chosen[MAX_USED];
-    const int t = threadIdx.x;
-    const size_t row = blockIdx.x;
+struct choice {
+    float score[MAX_EXPERTS];
+    bool taken[MAX_EXPERTS];
+    int chosen[MAX_USED];
+};
 
-    for (int x = t; x < a.n_experts; x += WARP) {
-        score[x] = gate_score(a.gate[row * a.n_experts + x]);
-        taken[x] = false;
-    }
-    __syncwarp();
+/* One warp, when the scores are there and nothing is taken. */
+static __device__ void
+choose(const struct route_args &a, size_t row, struct choice *c)
+{
+    float *score = c->score;
+    bool *taken = c->taken;
+    int *chosen = c->chosen;
+    const int t = threadIdx.x % WARP;
+
     for (int i = 0; i < a.k; i++) {
         const int x = a.bias == NULL ? a.table[(size_t)a.token[row].token * a.k + i]
                                      : best_left(score, a.bias, taken, a.n_experts);
@@ -88,36 +88,105 @@ choose_kernel(struct route_args a)
     }
 }
 
-/* One block: a thread is an expert and looks for its rows, in order, twice. */
-static __global__ void __launch_bounds__(MAX_EXPERTS)
-assign_kernel(struct route_args a)
+/* One warp a row. */
+static __global__ void __launch_bounds__(WARP)
+choose_kernel(const __grid_constant__ struct route_args a,
+              const __grid_constant__ struct streams_in_args back)
 {
+    __shared__ struct choice c;
+
+    pdl_go();
+    pdl_wait();
+    if (blockIdx.y == 1) {
+        way_back(back, blockIdx.x);
+        return;
+    }
+    for (int x = threadIdx.x; x < a.n_experts; x += WARP) {
+        c.score[x] = gate_score(a.gate[(size_t)blockIdx.x * a.n_experts + x]);
+        c.taken[x] = false;
+    }
+    __syncwarp();
+    choose(a, blockIdx.x, &c);
+}
+
+/* One block: a thread is an expert and looks for its rows, in order, twice. */
+static __device__ void
+assign(const struct route_args &a)
+{
+    __shared__ int of_warp[2][WARP];
     __shared__ int count[MAX_EXPERTS];
-    const int x = threadIdx.x, n = a.rows * a.k;
+    const int x = threadIdx.x, n = a.rows * a.k, warps = blockDim.x / WARP;
     int at = 0;
 
-    for (int i = 0; i < n && x < a.n_experts; i++)
-        at += a.chosen[i] == x;
-    count[x] = at;
-    __syncthreads();
-    if (x == 0) {
-        int sum = 0, active = 0;
+    if (n <= 64)
+        for (int i = 0; i < n && x < a.n_experts; i++)
+            at += a.chosen[i] == x;
+    else {
+        for (int id = x / WARP; id < a.n_experts; id += warps) {
+            int some = 0;
 
-        for (int i = 0; i < a.n_experts; i++) {
-            const int c = count[i];
-
-            if (c > 0)
-                a.active[1 + active++] = i;
-            a.first[i] = count[i] = sum;
-            sum += c;
+            for (int i = x % WARP; i < (n + WARP - 1) / WARP * WARP; i += WARP)
+                some += __popc(__ballot_sync(~0u, i < n && a.chosen[i] == id));
+            if (x % WARP == 0)
+                count[id] = some;
         }
-        a.first[a.n_experts] = sum;
-        a.active[0] = active;
+        __syncthreads();
+        at = x < a.n_experts ? count[x] : 0;
+    }
+    /* places before this expert's, and how many of the experts before have any */
+    const int lane = x % WARP, warp = x / WARP;
+    int before = at, some = at > 0;
+
+    for (int d = 1; d < WARP; d *= 2) {
+        const int v = __shfl_up_sync(~0u, before, d), u = __shfl_up_sync(~0u, some, d);
+
+        before += lane >= d ? v : 0;
+        some += lane >= d ? u : 0;
+    }
+    if (lane == WARP - 1) {
+        of_warp[0][warp] = before;
+        of_warp[1][warp] = some;
     }
     __syncthreads();
+    for (int w = 0; w < warp; w++) {
+        before += of_warp[0][w];
+        some += of_warp[1][w];
+    }
+    if (x < a.n_experts) {
+        a.first[x + 1] = before;
+        if (x == 0)
+            a.first[0] = 0;
+        if (at > 0)
+            a.active[some] = x; /* active[0] is how many */
+        if (x == a.n_experts - 1)
+            a.active[0] = some;
+    }
+    if (n > 64) {
+        __syncthreads();
+        if (x < a.n_experts)
+            count[x] = before - at;
+        __syncthreads();
+        for (int id = x / WARP; id < a.n_experts; id += warps) {
+            int place = count[id];
+
+            for (int i = x % WARP; i < (n + WARP - 1) / WARP * WARP; i += WARP) {
+                const bool is = i < n && a.chosen[i] == id;
+                const unsigned all = __ballot_sync(~0u, is);
+                const int to = place + __popc(all & ((1u << x % WARP) - 1));
+
+                if (is) {
+                    a.slot[i] = to;
+                    a.source[to] = i / a.k;
+                    a.slot_weight[to] = a.weight[i];
+                }
+                place += __popc(all);
+            }
+        }
+        return;
+    }
     if (at == 0)
         return;
-    at = count[x];
+    at = before - at;
     for (int i = 0; i < n; i++) {
         if (a.chosen[i] != x)
             continue;
@@ -127,6 +196,38 @@ assign_kernel(struct route_args a)
     }
 }
 
+static __global__ void __launch_bounds__(MAX_EXPERTS)
+assign_kernel(const __grid_constant__ struct route_args a)
+{
+    pdl_go();
+    pdl_wait();
+    assign(a);
+}
+
+/* All of it in one block, for few rows: one after another, scores by all threads. */
+static __global__ void __launch_bounds__(MAX_EXPERTS)
+route_kernel(const __grid_constant__ struct route_args a,
+             const __grid_constant__ struct streams_in_args back)
+{
+    __shared__ struct choice c[FEW_ROWS];
+
+    pdl_go();
+    pdl_wait();
+    if (blockIdx.x > 0) {
+        way_back(back, blockIdx.x - 1);
+        return;
+    }
+    for (int i = threadIdx.x; i < a.rows * a.n_experts; i += blockDim.x) {
+        c[i / a.n_experts].score[i % a.n_experts] = gate_score(a.gate[i]);
+        c[i / a.n_experts].taken[i % a.n_experts] = false;
+    }
+    __syncthreads();
+    for (int r = threadIdx.x / WARP; r < a.rows; r += blockDim.x / WARP)
+        choose(a, r, &c[r]);
+    __syncthreads(); /* choices are written, and seen by this block */
+    assign(a);
+}
+
 int
 route_cuda(struct cuda_rank *rk, const struct route_args *a, struct err *e)
 {
@@ -134,22 +235,35 @@ route_cuda(struct cuda_rank *rk, const struct route_args *a, struct err *e)
         return err_set(e, ERR_INTERNAL, 0, "route: %d of %d experts", a->k, a->n_experts);
     if (a->rows == 0)
         return 0;
-    choose_kernel<<<a->rows, WARP, 0, rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
-    assign_kernel<<<1, ceil_div(a->n_experts, WARP) * WARP, 0, rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
+    const int threads = ceil_div(a->n_experts, WARP) * WARP;
+
+    const struct streams_in_args none = {}, back = a->back != NULL ? *a->back : none;
+    const int beside = a->back != NULL;
+
+    if (a->rows <= FEW_ROWS) {
+        CU_TRY(
+            launch_pdl(rk, route_kernel, dim3(1 + beside * a->rows), threads, 0, *a, back),
+            e);
+        return 0;
+    }
+    CU_TRY(launch_pdl(rk, choose_kernel, dim3(a->rows, 1 + beside), WARP, 0, *a, back), e);
+    CU_TRY(launch_pdl(rk, assign_kernel, dim3(1), threads < 512 ? 512 : threads, 0, *a), e);
     return 0;
 }
 
 static __global__ void __launch_bounds__(THREADS)
-swiglu_kernel(struct swiglu_args a)
+swiglu_kernel(const __grid_constant__ struct swiglu_args a)
 {
     const int c = blockIdx.x * THREADS + threadIdx.x;
     const size_t r = blockIdx.y, i = r * a.dim + c;
 
+    pdl_go();
+    pdl_wait();
     if (c >= a.dim)
         return;
-    const float w = a.weight != NULL ? a.weight[r] : 1.0f;
+    const float w = a.weight != NULL && (a.weighted == 0 || r < (size_t)a.weighted)
+                        ? a.weight[r]
+                        : 1.0f;
     float u = bf16_to_f32(a.up[i]), g = bf16_to_f32(a.gate[i]);
 
     u = u < -a.limit ? -a.limit : u > a.limit ? a.limit : u;
@@ -162,8 +276,9 @@ swiglu_cuda(struct cuda_rank *rk, const struct swiglu_args *a, struct err *e)
 {
     if (a->rows == 0)
         return 0;
-    swiglu_kernel<<<dim3(ceil_div(a->dim, THREADS), a->rows), THREADS, 0, rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_pdl(rk, swiglu_kernel, dim3(ceil_div(a->dim, THREADS), a->rows), THREADS,
+                      0, *a),
+           e);
     return 0;
 }
 

@@ -114,7 +114,12 @@ cuda_model_plan(struct backend *b, bool draft, struct err *e)
         b->draft->ring_at =
             ring_take(b, (CUDA_REWIND + 1) * (size_t)c->hc_mult * c->hidden * 2);
     }
-    b->page_bytes = (b->page_bytes + CUDA_ROW_ALIGN - 1) / CUDA_ROW_ALIGN * CUDA_ROW_ALIGN;
+    b->page_stride = (b->page_bytes + CUDA_ROW_ALIGN - 1) / CUDA_ROW_ALIGN * CUDA_ROW_ALIGN;
+    if (kv_layout_init(&b->layout, c, draft, e) == -1)
+        return -1;
+    if (b->layout.page_bytes != b->page_bytes)
+        return err_set(e, ERR_INTERNAL, 0, "pages of %zu bytes, their layout has %llu",
+                       b->page_bytes, (unsigned long long)b->layout.page_bytes);
     return 0;
 }
 
@@ -172,6 +177,13 @@ plan_scores(struct backend *b)
         CUDA_ALIGN;
     s->iscore_bytes =
         row_budget((positions / MODEL_CSA_RATIO + 1) * sizeof(float), iscore_most);
+    b->plain_attention =
+        b->fmt != KV_PACKED ||
+        !attend_can(&(struct attend_args){.dim = c->head_dim, .rope_dim = c->rope_dim},
+                    (int)keys, b->rk.shared_bytes);
+    b->plain_index = !choose_can(c->index_n_heads, c->index_head_dim,
+                                 (uint64_t)c->max_positions / MODEL_CSA_RATIO + 1,
+                                 b->rk.shared_bytes);
     TAKE(score, s->score_bytes / sizeof *s->score);
     TAKE(iscore, s->iscore_bytes / sizeof *s->iscore);
 }
@@ -209,10 +221,12 @@ cuda_scratch_plan(struct backend *b)
     TAKE(yq, t * d);
     TAKE(f, t * d);
     TAKE(mix, t * (2 * hc + hc * hc));
+    TAKE(part, t * streams_chunks(c->hidden) * (2 * hc + hc * hc + 1));
     TAKE(post, t * hc);
     TAKE(comb, t * hc * hc);
     TAKE(head_x, t * hc * d);
     TAKE(logits, (size_t)CUDA_LOGIT_ROWS * c->vocab_size);
+    TAKE(token, CUDA_LOGIT_ROWS);
     if (b->draft != NULL) {
         TAKE(draft_x, t * hc * d);
         TAKE(draft_h, t * hc * d);
@@ -220,6 +234,8 @@ cuda_scratch_plan(struct backend *b)
     plan_attention(b);
     plan_scores(b);
     plan_moe(b);
+    for (int i = 0; i < 2; i++)
+        b->staging[i] = arena_take(&b->arena, (size_t)b->layout.state_most, 1);
     b->up.size = upload_bytes(b);
     b->up.dev = arena_take(&b->arena, b->up.size, 1);
 }

@@ -37,8 +37,7 @@ act_quant_kernel(struct act_quant_args a, int groups)
         amax = fmaxf(amax, fabsf(bf16_to_f32(x[i])));
     s = e8m0_to_f32(f32_to_e8m0_up(warp_max(amax) * (1.0f / 448.0f)));
     for (int i = i0 + lane; i < i1; i += WARP)
-        y[i] =
-            f32_to_bf16(e4m3_value(f32_to_e4m3(clamp(bf16_to_f32(x[i]) / s, 448.0f))) * s);
+        y[i] = fp8_round(bf16_to_f32(x[i]), s);
 }
 
 int

@@ -4,6 +4,7 @@
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/kernels.h"
 #include "gpu/index.h"
+#include "model/synthetic.h"
 
 enum { THREADS = 256 };
 
@@ -16,9 +17,21 @@ copy_words(void *dst, const void *src, size_t bytes)
 }
 
 static __global__ void __launch_bounds__(THREADS)
-embed_kernel(struct embed_args a)
+embed_kernel(const __grid_constant__ struct embed_args a)
 {
-    const uint16_t *src = a.table + (size_t)a.rows[blockIdx.y].token * a.dim;
+    struct dev_row *row = (struct dev_row *)&a.rows[blockIdx.y];
+    uint32_t token;
+
+    pdl_go();
+    pdl_wait();
+    token = row->token;
+    if (token == TOKEN_DRAWN && a.drawn != NULL) {
+        token = a.drawn[blockIdx.y];
+        __syncthreads(); /* everyone has read it */
+        if (blockIdx.x == 0 && threadIdx.x == 0)
+            row->token = token; /* for those who route by it */
+    }
+    const uint16_t *src = a.table + (size_t)token * a.dim;
 
     copy_words(a.x + ((size_t)blockIdx.y * a.copies + blockIdx.x) * a.dim, src,
                (size_t)a.dim * sizeof *src);
@@ -31,8 +44,44 @@ embed_cuda(struct cuda_rank *rk, const struct embed_args *a, struct err *e)
         return err_set(e, ERR_INTERNAL, 0, "embed: dim %d", a->dim);
     if (a->n == 0)
         return 0;
-    embed_kernel<<<dim3(a->copies, a->n), THREADS, 0, rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_pdl(rk, embed_kernel, dim3(a->copies, a->n), THREADS, 0, *a), e);
+    return 0;
+}
+
+/* A block is a row. */
+static __global__ void __launch_bounds__(1024)
+argmax_kernel(const float *x, int n, uint32_t *token)
+{
+    __shared__ unsigned long long best;
+    unsigned long long mine = 0;
+
+    pdl_go();
+    pdl_wait();
+    if (threadIdx.x == 0)
+        best = 0;
+    __syncthreads();
+    x += (size_t)blockIdx.x * n;
+    /* ordered like the number, and the lower of equal ones first */
+    for (int i = threadIdx.x; i < n; i += 1024) {
+        const uint32_t u = __float_as_uint(x[i]);
+        const uint32_t key = isnan(x[i]) ? 0 : u >> 31 ? ~u : u | 0x80000000u;
+        const unsigned long long v = (unsigned long long)key << 32 | (0xffffffffu - i);
+
+        mine = v > mine ? v : mine;
+    }
+    atomicMax(&best, mine);
+    __syncthreads();
+    if (threadIdx.x == 0)
+        token[blockIdx.x] = 0xffffffffu - (uint32_t)best;
+}
+
+int
+argmax_cuda(struct cuda_rank *rk, const float *x, int rows, int n, uint32_t *token,
+            struct err *e)
+{
+    if (rows == 0)
+        return 0;
+    CU_TRY(launch_pdl(rk, argmax_kernel, dim3(rows), 1024, 0, x, n, token), e);
     return 0;
 }
 
@@ -81,6 +130,33 @@ ring_store_cuda(struct cuda_rank *rk, const struct ring_args *a, struct err *e)
     if (a->n == 0)
         return 0;
     ring_store_kernel<<<a->n, THREADS, 0, rk->stream>>>(*a);
+    CU_TRY(cudaGetLastError(), e);
+    return 0;
+}
+
+/* Grid: segments, chunks of them. Rows of odd sizes may put a segment anywhere: then bytes. */
+static __global__ void __launch_bounds__(THREADS)
+copy_list_kernel(const __grid_constant__ struct copy_list l, bool out)
+{
+    const struct copy_segment &s = l.seg[blockIdx.x];
+    uint8_t *to = out ? l.staging + s.at : s.own;
+    const uint8_t *from = out ? s.own : l.staging + s.at;
+    const size_t first = blockIdx.y * THREADS + threadIdx.x, step = gridDim.y * THREADS;
+
+    if (((size_t)to | (size_t)from | s.bytes) % 4 == 0)
+        for (size_t i = first; i < s.bytes / 4; i += step)
+            ((uint32_t *)to)[i] = ((const uint32_t *)from)[i];
+    else
+        for (size_t i = first; i < s.bytes; i += step)
+            to[i] = from[i];
+}
+
+int
+copy_list_cuda(cudaStream_t stream, struct copy_list *l, bool out, struct err *e)
+{
+    if (l->n > 0)
+        copy_list_kernel<<<dim3(l->n, 16), THREADS, 0, stream>>>(*l, out);
+    l->n = 0;
     CU_TRY(cudaGetLastError(), e);
     return 0;
 }
@@ -147,6 +223,38 @@ scale_cuda(struct cuda_rank *rk, uint16_t *x, size_t n, float s, struct err *e)
         return 0;
     scale_kernel<<<(unsigned)((n + THREADS - 1) / THREADS), THREADS, 0, rk->stream>>>(x, n,
                                                                                       s);
+    CU_TRY(cudaGetLastError(), e);
+    return 0;
+}
+
+/* Eight elements a thread. */
+static __global__ void __launch_bounds__(THREADS)
+synthetic_kernel(const __grid_constant__ struct synthetic s, uint64_t first, uint64_t n,
+                 void *out)
+{
+    const uint64_t i0 = ((uint64_t)blockIdx.x * THREADS + threadIdx.x) * 8;
+
+    for (uint64_t i = i0; i < i0 + 8 && i < n; i++)
+        switch (s.kind) {
+        case SYNTHETIC_BF16:
+            ((uint16_t *)out)[i] = f32_to_bf16(synthetic_number(&s, first + i));
+            break;
+        case SYNTHETIC_F32: ((float *)out)[i] = synthetic_number(&s, first + i); break;
+        case SYNTHETIC_IDS: ((int64_t *)out)[i] = synthetic_id(&s, first + i); break;
+        default: ((uint8_t *)out)[i] = synthetic_byte(&s, first + i);
+        }
+}
+
+int
+synthetic_cuda(struct cuda_rank *rk, const struct synthetic *s, uint64_t first, uint64_t n,
+               void *out, struct err *e)
+{
+    const uint64_t each = THREADS * 8;
+
+    if (n == 0)
+        return 0;
+    synthetic_kernel<<<(unsigned)((n + each - 1) / each), THREADS, 0, rk->stream>>>(
+        *s, first, n, out);
     CU_TRY(cudaGetLastError(), e);
     return 0;
 }

@@ -59,19 +59,19 @@ cuda_pool_plan(struct backend *b)
     b->tables =
         arena_take(&b->arena, (size_t)b->max_seqs * b->cap_pages, sizeof *b->tables);
     b->rings = arena_take(&b->arena, b->max_seqs, b->seq_bytes);
-    b->pool = arena_take(&b->arena, b->n_pool, b->page_bytes);
+    b->pool = arena_take(&b->arena, b->n_pool, b->page_stride);
 }
 
-static uint8_t *
-rings_of(const struct backend *b, uint32_t seq)
+uint8_t *
+cuda_rings_of(const struct backend *b, uint32_t seq)
 {
     return b->rings + (size_t)seq * b->seq_bytes;
 }
 
-static uint8_t *
-page_address(const struct backend *b, uint32_t page)
+uint8_t *
+cuda_page_of(const struct backend *b, uint32_t page)
 {
-    return b->pool + (size_t)page * b->page_bytes;
+    return b->pool + (size_t)page * b->page_stride;
 }
 
 static void
@@ -98,7 +98,7 @@ static void
 page_set(struct backend *b, struct cuda_seq *q, size_t at, uint32_t page)
 {
     q->pages[at] = page;
-    b->table_host[(size_t)(q - b->seqs) * b->cap_pages + at] = page_address(b, page);
+    b->table_host[(size_t)(q - b->seqs) * b->cap_pages + at] = cuda_page_of(b, page);
     q->clean = at < q->clean ? at : q->clean;
 }
 
@@ -110,11 +110,22 @@ pages_cut(struct backend *b, struct cuda_seq *q, uint64_t len)
     q->clean = q->n_pages < q->clean ? q->n_pages : q->clean;
 }
 
-static int
-find_open(const struct backend *b, uint32_t seq, struct err *e)
+int
+cuda_find_open(const struct backend *b, uint32_t seq, struct err *e)
 {
     if (seq >= b->max_seqs || !b->seqs[seq].open)
         return err_set(e, ERR_NOT_FOUND, 0, "sequence %u is not open", seq);
+    return 0;
+}
+
+int
+cuda_find_whole(const struct backend *b, uint32_t seq, struct err *e)
+{
+    if (cuda_find_open(b, seq, e) == -1)
+        return -1;
+    if (b->seqs[seq].coming)
+        return err_set(e, ERR_CONFLICT, 0,
+                       "sequence %u has been given pages, and no state yet", seq);
     return 0;
 }
 
@@ -133,8 +144,9 @@ cuda_seq_open(struct backend *b, uint32_t seq, struct err *e)
 {
     if (find_closed(b, seq, e) == -1)
         return -1;
-    CU_TRY(cudaMemsetAsync(rings_of(b, seq), 0, b->seq_bytes, b->rk.stream), e);
-    b->seqs[seq] = (struct cuda_seq){.open = true, .pages = b->seqs[seq].pages};
+    CU_TRY(cudaMemsetAsync(cuda_rings_of(b, seq), 0, b->seq_bytes, b->rk.stream), e);
+    b->seqs[seq] = (struct cuda_seq){
+        .open = true, .pages = b->seqs[seq].pages, .copied = b->seqs[seq].copied};
     return 0;
 }
 
@@ -143,8 +155,12 @@ cuda_seq_close(struct backend *b, uint32_t seq)
 {
     if (seq >= b->max_seqs || !b->seqs[seq].open)
         return;
+    if (b->seqs[seq].busy)
+        cudaEventSynchronize(
+            b->seqs[seq].copied); /* its pages may be somebody else's next */
     pages_cut(b, &b->seqs[seq], 0);
-    b->seqs[seq] = (struct cuda_seq){.pages = b->seqs[seq].pages};
+    b->seqs[seq] =
+        (struct cuda_seq){.pages = b->seqs[seq].pages, .copied = b->seqs[seq].copied};
 }
 
 int
@@ -152,14 +168,19 @@ cuda_seq_fork(struct backend *b, uint32_t from, uint32_t to, struct err *e)
 {
     struct cuda_seq *q, *t;
 
-    if (find_open(b, from, e) == -1 || find_closed(b, to, e) == -1)
+    if (cuda_find_whole(b, from, e) == -1 || find_closed(b, to, e) == -1)
         return -1;
-    CU_TRY(cudaMemcpyAsync(rings_of(b, to), rings_of(b, from), b->seq_bytes,
+    CU_TRY(cudaMemcpyAsync(cuda_rings_of(b, to), cuda_rings_of(b, from), b->seq_bytes,
                            cudaMemcpyDeviceToDevice, b->rk.stream),
            e);
     q = &b->seqs[from];
     t = &b->seqs[to];
-    *t = (struct cuda_seq){.open = true, .len = q->len, .high = q->high, .pages = t->pages};
+    *t = (struct cuda_seq){.open = true,
+                           .len = q->len,
+                           .high = q->high,
+                           .floor = q->floor,
+                           .pages = t->pages,
+                           .copied = t->copied};
     for (; t->n_pages < q->n_pages; t->n_pages++) {
         b->page_refs[q->pages[t->n_pages]]++;
         page_set(b, t, t->n_pages, q->pages[t->n_pages]);
@@ -172,7 +193,7 @@ cuda_seq_rewind(struct backend *b, uint32_t seq, uint64_t len, struct err *e)
 {
     struct cuda_seq *q;
 
-    if (find_open(b, seq, e) == -1)
+    if (cuda_find_whole(b, seq, e) == -1)
         return -1;
     q = &b->seqs[seq];
     if (len > q->len)
@@ -181,6 +202,9 @@ cuda_seq_rewind(struct backend *b, uint32_t seq, uint64_t len, struct err *e)
     if (q->high - len > CUDA_REWIND)
         return err_set(e, ERR_CONFLICT, 0, "rewind to %llu is more than %d tokens back",
                        (unsigned long long)len, CUDA_REWIND);
+    if (len < q->floor)
+        return err_set(e, ERR_CONFLICT, 0, "rewind to %llu: the caches were set at %llu",
+                       (unsigned long long)len, (unsigned long long)q->floor);
     q->len = len;
     pages_cut(b, q, len);
     return 0;
@@ -190,6 +214,20 @@ static size_t
 pages_wanted(const struct cuda_seq *q, uint64_t n)
 {
     return (size_t)((q->len + n + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS);
+}
+
+/* n more pages for caches that come in; ERR_QUOTA takes none. */
+int
+cuda_pages_add(struct backend *b, struct cuda_seq *q, uint64_t n, struct err *e)
+{
+    if (b->page_bytes == 0)
+        return 0;
+    if (n > b->n_free)
+        return err_set(e, ERR_QUOTA, 0, "%llu more pages of %zu bytes; %zu are free",
+                       (unsigned long long)n, b->page_bytes, b->n_free);
+    for (const size_t want = q->n_pages + (size_t)n; q->n_pages < want; q->n_pages++)
+        page_set(b, q, q->n_pages, page_take(b));
+    return 0;
 }
 
 /* The last page is written to although a fork holds it too. */
@@ -209,7 +247,7 @@ pages_take(struct backend *b, struct cuda_seq *q, uint64_t n, struct err *e)
     if (is_shared(b, q)) {
         const uint32_t own = b->page_free[b->n_free - 1];
 
-        CU_TRY(cudaMemcpyAsync(page_address(b, own), page_address(b, q->pages[at]),
+        CU_TRY(cudaMemcpyAsync(cuda_page_of(b, own), cuda_page_of(b, q->pages[at]),
                                b->page_bytes, cudaMemcpyDeviceToDevice, b->rk.stream),
                e);
         page_take(b);

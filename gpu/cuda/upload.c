@@ -28,7 +28,7 @@ upload_bytes(const struct backend *b)
     const size_t cs = padded((size_t)T * b->c.rope_dim * sizeof(float));
     const size_t rows = padded(T * sizeof(struct dev_span)) +
                         padded(T * sizeof(struct dev_row)) + 2 * cs;
-    const size_t entries = padded(T * sizeof(struct dev_entry)) + cs;
+    const size_t entries = padded(T * sizeof(struct dev_entry)) + padded(sizeof(int)) + cs;
 
     return 2 * rows + CUDA_RATIOS * entries + 3 * padded(T * sizeof(int));
 }
@@ -87,8 +87,10 @@ send_entries(struct backend *b, struct cuda_rows *r, int id)
 {
     const uint64_t ratio = (uint64_t)b->ratios[id];
     const void *at;
-    struct dev_entry *entries = take(&b->up, T, sizeof *entries, &at);
-    int n = 0;
+    struct dev_entry *entries = take(&b->up, (size_t)r->n, sizeof *entries, &at);
+    const void *count_at, *cs_at;
+    int *count = take(&b->up, 1, sizeof *count, &count_at), n = 0;
+    float *cs = take(&b->up, (size_t)r->n * b->c.rope_dim, sizeof *cs, &cs_at);
 
     for (int i = 0; i < r->n_spans; i++) {
         const struct cuda_span *s = &r->span[i];
@@ -99,9 +101,11 @@ send_entries(struct backend *b, struct cuda_rows *r, int id)
             b->pos[n++] = j * ratio;
         }
     }
-    r->entry[id].n = n;
+    *count = n;
+    rope_table(b->freq[1], b->c.rope_dim / 2, b->pos, n, cs);
+    r->entry[id].count = count_at;
     r->entry[id].entries = at;
-    r->entry[id].cs = angles(b, b->freq[1], n);
+    r->entry[id].cs = cs_at;
 }
 
 static void
@@ -121,6 +125,7 @@ step_rows(struct backend *b, const struct step *s, struct cuda_rows *r)
         b->tokens[i] = q->tokens;
         r->n += (int)q->n_tokens;
         r->longest = end > r->longest ? end : r->longest;
+        r->most = (int)q->n_tokens > r->most ? (int)q->n_tokens : r->most;
     }
     send_rows(b, r, b->tokens);
     if (b->n_ratios > 0)
@@ -173,6 +178,7 @@ draft_rows(struct backend *b, const struct step *s, struct cuda_step *p)
             pairs[d->n++] = t > 0 ? sp->row0 + t - 1 : -1;
     }
     d->longest = p->r.longest;
+    d->most = p->r.most;
     if (d->n > 0)
         send_rows(b, d, b->tokens);
 }
@@ -206,10 +212,12 @@ draft_head_rows(struct backend *b, const struct step *s, struct cuda_step *p)
 
 /* p describes the step and is on its way to the device. */
 int
-upload_step(struct backend *b, const struct step *s, struct cuda_step *p, struct err *e)
+upload_step(struct backend *b, const struct step *s, struct cuda_step *p, int buffer,
+            struct err *e)
 {
     *p = (struct cuda_step){.draft_wanted = false};
     b->up.used = 0;
+    b->up.host = b->up.buffer[buffer];
     step_rows(b, s, &p->r);
     head_rows(b, s, p);
     if (b->draft != NULL) {

@@ -49,6 +49,7 @@ struct linear_args {
     int rows;          /* may be 0 */
     int x_stride, y_stride;
     int y_f32; /* 1: y is f32, else bf16 */
+    int quant; /* CUDA, packed matrices, at most 8 rows: act_quant x by 128 on the way */
 };
 
 /* Pointers inside are the device's; the args and the matrix they name are the host's. Inputs

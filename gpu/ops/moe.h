@@ -20,6 +20,7 @@ struct swiglu_args {
     const float *weight;       /* f32 [rows], or NULL for 1 */
     uint16_t *a;               /* bf16 [rows][dim] */
     int rows, dim;
+    int weighted; /* CUDA: rows from here on have weight 1; 0: as weight says */
     float limit;
 };
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Matrix products on the device against sums in double precision, and the promise that a row's
- * bits depend on nothing but the row: alone, among others, in the experts' kernel.
+ * bits depend on nothing but the row: alone, among others, in the experts' kernel. All of it for
+ * matrices as a checkpoint has them and for packed ones.
  *
  * Tolerance: f32 sums in parts, |y - exact| <= (40 + in/32) 2^-24 sum|x w|; a bf16 result adds
  * half of its last place.
@@ -36,10 +37,14 @@ static const struct shape shapes[] = {
     {MATRIX_FP8, 128, 128},   {MATRIX_FP8, 300, 416},   {MATRIX_FP8, 17, 1056},
     {MATRIX_FP8, 64, 4096},   {MATRIX_FP8, 2100, 1024}, {MATRIX_FP4, 1, 32},
     {MATRIX_FP4, 128, 384},   {MATRIX_FP4, 50, 96},     {MATRIX_FP4, 209, 160},
-    {MATRIX_FP4, 64, 4096},   {MATRIX_F32, 24, 16384},
+    {MATRIX_FP4, 64, 4096},   {MATRIX_F32, 24, 16384},  {MATRIX_BF16, 16, 64},
+    {MATRIX_FP8, 16, 64},     {MATRIX_FP8, 304, 448},   {MATRIX_FP8, 2112, 1024},
+    {MATRIX_FP4, 16, 64},     {MATRIX_FP4, 208, 192},   {MATRIX_FP4, 1040, 2048},
 };
 
-enum { N_SHAPES = sizeof shapes / sizeof shapes[0], MAX_ROWS = 35 };
+static bool pack; /* what can be */
+
+enum { N_SHAPES = sizeof shapes / sizeof shapes[0], MAX_ROWS = 75 };
 
 static size_t
 matrix_bytes(const struct matrix *m)
@@ -68,6 +73,36 @@ weight_send(struct weight *w)
     w->d.scale = w->m.scale != NULL ? dev(w->m.scale, scale_bytes(&w->m)) : NULL;
 }
 
+/* d becomes packed; whether a weight was no number. */
+static int
+weight_pack(struct weight *w)
+{
+    int *odd = dev(&(int){0}, sizeof *odd), *seen, bad;
+    const size_t bytes = matrix_packed_bytes(&w->m);
+    struct err e = {0};
+
+    w->d.packed = dev_poison(bytes);
+    if (w->m.kind == MATRIX_FP4)
+        w->d.scale = (const uint8_t *)w->d.packed + matrix_bytes(&w->m);
+    for (int at = 0, n; at < w->m.out; at += n) {
+        const size_t line = matrix_bytes(&w->m) / (size_t)w->m.out;
+
+        n = at == 0 && w->m.out > 32 ? 32 : w->m.out - at;
+        done(matrix_pack_cuda(&rk, &w->d, at, n, (const uint8_t *)w->d.w + at * line,
+                              w->m.kind == MATRIX_FP4
+                                  ? (const uint8_t *)dev(w->m.scale, scale_bytes(&w->m)) +
+                                        (size_t)at * w->m.in / 32
+                                  : NULL,
+                              odd, &e),
+             &e);
+    }
+    free(fetch(w->d.packed, bytes));
+    seen = fetch(odd, sizeof *odd);
+    bad = *seen;
+    free(seen);
+    return bad;
+}
+
 static void
 weight_make(struct weight *w, const struct shape *s)
 {
@@ -93,6 +128,8 @@ weight_make(struct weight *w, const struct shape *s)
         free(scale);
     *w = (struct weight){.m = m};
     weight_send(w);
+    if (pack && matrix_packed_bytes(&m) > 0)
+        assert_int_equal(weight_pack(w), 0);
 }
 
 static void
@@ -194,34 +231,36 @@ test_linear_values(void **state)
 static void
 test_linear_notices(void **state)
 {
-    static const struct shape small[] = {{MATRIX_BF16, 20, 32},
-                                         {MATRIX_F32, 20, 32},
-                                         {MATRIX_FP8, 20, 32},
-                                         {MATRIX_FP4, 20, 32}};
+    static const struct shape small[] = {{MATRIX_BF16, 32, 64},
+                                         {MATRIX_F32, 32, 64},
+                                         {MATRIX_FP8, 32, 64},
+                                         {MATRIX_FP4, 32, 64}};
     struct err e = {0};
 
     (void)state;
     for (int s = 0; s < 4; s++) {
         const size_t unit = s == 0 ? 2 : s == 1 ? 4 : 1;
-        uint16_t *x = rnd_bf16(32, 1.0f);
+        uint16_t *x = rnd_bf16(64, 1.0f);
         struct weight w;
         uint8_t *top, *y;
         struct linear_args a = {
-            .w = &w.d, .rows = 1, .x_stride = 32, .y_stride = 20, .y_f32 = 1};
+            .w = &w.d, .rows = 1, .x_stride = 64, .y_stride = 32, .y_f32 = 1};
 
         weight_make(&w, &small[s]);
         x[s == 3 ? 7 : 3] = 0x3f80;
-        top = (uint8_t *)(uintptr_t)w.m.w + matrix_bytes(&w.m) / 20 * 7 + 3 * unit + unit -
+        top = (uint8_t *)(uintptr_t)w.m.w + matrix_bytes(&w.m) / 32 * 7 + 3 * unit + unit -
               1;
         *top = (uint8_t)(s == 3 ? 0x60 : 0x42);
         weight_send(&w);
-        a.x = dev(x, 64);
-        a.y = dev_poison(80);
+        if (pack && matrix_packed_bytes(&w.m) > 0)
+            weight_pack(&w);
+        a.x = dev(x, 128);
+        a.y = dev_poison(128);
         done(linear_cuda(&rk, &a, 1, &e), &e);
-        y = fetch(a.y, 80);
-        assert_int_equal(count_wrong(&w.m, x, 1, 32, y, 20, 1), 0);
+        y = fetch(a.y, 128);
+        assert_int_equal(count_wrong(&w.m, x, 1, 64, y, 32, 1), 0);
         *top ^= 0x80;
-        assert_int_equal(count_wrong(&w.m, x, 1, 32, y, 20, 1), 1);
+        assert_int_equal(count_wrong(&w.m, x, 1, 64, y, 32, 1), 1);
         free(x);
         free(y);
         weight_free(&w);
@@ -335,12 +374,49 @@ test_linear_not_finite(void **state)
     weight_free(&w4);
 }
 
+/* Packing says when a weight is no number: such a matrix is not run. */
+static void
+test_pack_not_finite(void **state)
+{
+    static const struct shape s[] = {{MATRIX_FP8, 32, 128}, {MATRIX_FP4, 32, 128}};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct weight w;
+
+        weight_make(&w, &s[i]);
+        assert_int_equal(weight_pack(&w), 0);
+        if (i == 0)
+            ((uint8_t *)(uintptr_t)w.m.w)[31 * 128 + 127] = 0xff;
+        else
+            ((uint8_t *)(uintptr_t)w.m.scale)[31 * 4 + 3] = 255;
+        weight_send(&w);
+        assert_int_equal(weight_pack(&w), 1);
+        weight_free(&w);
+    }
+}
+
+static int
+set_packed(void **state)
+{
+    (void)state;
+    pack = true;
+    return 0;
+}
+
+static int
+set_plain(void **state)
+{
+    pack = false;
+    return tear_down(state);
+}
+
 /* Experts' matrices on gathered rows have the bits of linear on each row alone. */
 static void
 test_experts(void **state)
 {
     static const struct shape kinds[] = {
-        {MATRIX_FP4, 96, 128}, {MATRIX_BF16, 40, 1024}, {MATRIX_FP8, 130, 256}};
+        {MATRIX_FP4, 96, 128}, {MATRIX_BF16, 48, 1024}, {MATRIX_FP8, 144, 256}};
 
     enum { EXPERTS = 6, ROWS = 40, PLACES = 60 };
 
@@ -375,7 +451,8 @@ test_experts(void **state)
             .y = {dev_poison(bytes), dev_poison(bytes)},
             .n_mats = 2,
             .max_active = EXPERTS};
-        done(expert_linear_cuda(&rk, &a, &e), &e);
+        for (a.many = 0; a.many < 2; a.many++) /* a hint: no part of the result */
+            done(expert_linear_cuda(&rk, &a, &e), &e);
         got[0] = fetch(a.y[0], bytes);
         got[1] = fetch(a.y[1], bytes);
         for (int m = 0; m < 2; m++) {
@@ -405,6 +482,10 @@ test_experts(void **state)
     }
 }
 
+#define PACKED(fn)                                      \
+    {                                                   \
+        "packed: " #fn, fn, set_packed, set_plain, NULL \
+    }
 #define TEST(fn) cmocka_unit_test_teardown(fn, tear_down)
 
 int
@@ -412,7 +493,9 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_linear_values),     TEST(test_linear_notices), TEST(test_linear_bits),
-        TEST(test_linear_not_finite), TEST(test_experts),
+        TEST(test_linear_not_finite), TEST(test_experts),        PACKED(test_linear_values),
+        PACKED(test_linear_notices),  PACKED(test_linear_bits),  PACKED(test_experts),
+        TEST(test_pack_not_finite),
     };
     struct err e = {0};
     int failed;

@@ -2,8 +2,8 @@
 /*
  * The CUDA backend: the acceptance that the CPU backend passes (acceptance.c: each layer alone,
  * whole prefill, draft, token by token, against the public reference's answers), and what
- * gpu/backend.h promises of bits: any split, company, rewind, fork, and running twice change
- * none, by memcmp of all rows of logits. Negative control: the lowest bit of one cached number
+ * gpu/backend.h promises of bits: any split, company, rewind, fork, leaving the device and coming
+ * back, and running twice change none, by memcmp of all rows of logits. Negative control: the lowest bit of one cached number
  * changed, which must show. Skipped where there is no device.
  */
 #include "config.h"
@@ -86,7 +86,7 @@ each_layer_alone(void **state)
 
         backend_cuda.seq_close(b, 0);
         if (backend_cuda.seq_open(b, 0, &e) == -1 || cuda_reserve(b, &step, &e) == -1 ||
-            upload_step(b, &step, &p, &e) == -1 || cuda_tables_send(b, &step, &e) == -1)
+            upload_step(b, &step, &p, 0, &e) == -1 || cuda_tables_send(b, &step, &e) == -1)
             fail_msg("%s", e.text);
         cuda_ok(cudaMemcpyAsync(b->s.x, (const uint8_t *)t->data + (size_t)l * bytes, bytes,
                                 cudaMemcpyHostToDevice, b->rk.stream));
@@ -395,6 +395,229 @@ one_bit_shows(void **state)
     backend_cuda.close(b);
 }
 
+/* The indexer by its plain kernels has the same bits; attention by its own is as near as sums in
+ * another order are. */
+static void
+plain_kernels(void **state)
+{
+    struct state *s = *state;
+    struct backend *b = golden_backend(&s->g, NULL, 1);
+    struct gaps g;
+
+    assert_false(b->plain_index || b->plain_attention);
+    b->plain_index = true;
+    forget(s);
+    alone(s, b, 0);
+    assert_true(same(s, 0, 0, N));
+    b->plain_attention = true;
+    alone(s, b, 0);
+    assert_false(same(s, 0, 0, N));
+    logit_gaps(s->got[0], s->want[0], N, (int)s->vocab, &g);
+    print_message("# plain attention: %.2e off, KL %.1e\n", g.rel_median, g.kl_median);
+    assert_true(g.rel_median < 1.3 * s->g.floor_rel[FLOOR_PREFILL]);
+    assert_true(g.kl_median < 1.6 * s->g.floor_kl[FLOOR_PREFILL]);
+    backend_cuda.close(b);
+}
+
+/* Steps of one token, alone and with company that comes and goes: with graphs and without. The
+ * draft's logits are not asked for, as such steps are not captured. */
+static void
+graph_or_not(void **state)
+{
+    struct state *s = *state;
+    struct backend *b = golden_backend(&s->g, NULL, SEQS);
+    struct err e = {0};
+
+    for (int plain = 0; plain < 2; plain++) {
+        int at[SEQS] = {100, 1, 250};
+        uint64_t captured = 0;
+
+        forget(s);
+        b->no_graphs = plain;
+        for (int i = 0; i < SEQS; i++) {
+            open_seq(b, (uint32_t)i);
+            run(s, b, (uint32_t)i, i, 0, at[i]);
+        }
+        for (int k = 0; k < 300; k++) {
+            struct step_seq share[SEQS];
+            struct step step = {.seqs = share};
+
+            for (uint32_t i = 0; i < SEQS; i++)
+                if (i == 0 || (k / 7 + (int)i) % 3 != 0) {
+                    share[step.n_seqs++] = (struct step_seq){
+                        .seq = i,
+                        .n_tokens = 1,
+                        .tokens = s->tokens[i] + at[i],
+                        .n_logits = 1,
+                        .logits = s->got[i] + (size_t)at[i] * s->vocab,
+                    };
+                    at[i]++;
+                }
+            if (backend_cuda.step(b, &step, &e) == -1)
+                fail_msg("%s", e.text);
+        }
+        for (int i = 0; i < SEQS; i++)
+            assert_memory_equal(s->got[i], s->want[i],
+                                (size_t)at[i] * s->vocab * sizeof(float));
+        for (int i = 0; i < CUDA_GRAPHS; i++)
+            captured += b->graphs[i].exec != NULL;
+        if (!plain)
+            assert_true(captured >= 2); /* for two and for three */
+    }
+    backend_cuda.close(b);
+}
+
+static void
+wait_for(struct backend *b, uint32_t seq)
+{
+    struct err e = {0};
+    int r;
+
+    while ((r = backend_cuda.kv_busy(b, seq, &e)) == 1)
+        ;
+    assert_int_equal(r, 0);
+}
+
+struct image {
+    uint8_t *pages, *state;
+    size_t n, page_bytes, state_bytes;
+};
+
+static struct image
+image_of(const struct backend_ops *ops, struct backend *b, uint32_t seq)
+{
+    struct kv_layout l;
+    struct backend_info info;
+    struct image m;
+    struct err e = {0};
+
+    ops->info(b, &info);
+    assert_int_equal(kv_layout_init(&l, &made->g.c, true, &e), 0);
+    m.n = (size_t)(ops->seq_len(b, seq) / 128);
+    m.page_bytes = (size_t)info.page_bytes;
+    m.state_bytes = (size_t)kv_state_bytes(&l, ops->seq_len(b, seq));
+    m.pages = malloc(m.n * m.page_bytes + 1);
+    m.state = malloc(m.state_bytes + 1);
+    memset(m.pages, 0xee, m.n * m.page_bytes);
+    memset(m.state, 0xee, m.state_bytes);
+    if (ops->kv_out(b, seq, 0, m.n / 2, m.pages, NULL, &e) == -1 ||
+        ops->kv_out(b, seq, m.n / 2, m.n - m.n / 2, m.pages + m.n / 2 * m.page_bytes,
+                    m.state, &e) == -1)
+        fail_msg("%s", e.text);
+    wait_for(b, seq);
+    kv_layout_done(&l);
+    return m;
+}
+
+static void
+bring_in(struct backend *b, uint32_t seq, const struct image *m, int at)
+{
+    struct err e = {0};
+
+    open_seq(b, seq);
+    if (backend_cuda.kv_in(b, seq, m->n / 3, m->pages, &e) == -1 ||
+        backend_cuda.kv_in(b, seq, m->n - m->n / 3, m->pages + m->n / 3 * m->page_bytes,
+                           &e) == -1)
+        fail_msg("%s", e.text);
+    if (m->n > 0) {
+        assert_int_equal(backend_cuda.seq_fork(b, seq, SEQS - 1, &e), -1);
+        assert_int_equal(e.code, ERR_CONFLICT);
+    }
+    if (backend_cuda.kv_set(b, seq, (uint64_t)at, m->state, &e) == -1)
+        fail_msg("%s", e.text);
+    wait_for(b, seq);
+}
+
+/* Out, in under another number, on: the bits of one that never left. The image that comes out
+ * again is the same. Any part of it changed shows. */
+static void
+out_and_in(void **state)
+{
+    static const int places[] = {1,   5,   127, 128, 129, 130, 255, 256, 257,
+                                 300, 383, 384, 385, 511, 512, 513, 600};
+    struct state *s = *state;
+    struct backend *b = golden_backend(&s->g, NULL, SEQS);
+    struct err e = {0};
+
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
+        const int at = places[i], n = N - at < 20 ? N - at : 20;
+        struct image m, again;
+
+        forget(s);
+        open_seq(b, 0);
+        open_seq(b, 2); /* takes pages in between, so that runs of pages have gaps */
+        for (int k = 0; k < at; k += 128) {
+            run(s, b, 0, 0, k, at - k < 128 ? at - k : 128);
+            run(s, b, 2, 1, k, 1 + k % 3);
+        }
+        m = image_of(&backend_cuda, b, 0);
+        bring_in(b, 1, &m, at);
+        again = image_of(&backend_cuda, b, 1);
+        assert_memory_equal(m.pages, again.pages, m.n * m.page_bytes);
+        assert_memory_equal(m.state, again.state, m.state_bytes);
+        assert_int_equal(backend_cuda.seq_rewind(b, 1, (uint64_t)at - 1, &e), -1);
+        assert_int_equal(e.code, ERR_CONFLICT);
+        run(s, b, 1, 0, at, n);
+        assert_true(same(s, 0, 0, at + n));
+        backend_cuda.seq_close(b, 1);
+
+        /* mutants: a bit of the last state byte (streams of the draft), of the first page */
+        m.state[m.state_bytes - 1] ^= 0x40;
+        bring_in(b, 1, &m, at);
+        run(s, b, 1, 0, at, n);
+        assert_false(same(s, 0, 0, at + n));
+        m.state[m.state_bytes - 1] ^= 0x40;
+        if (m.n > 0) {
+            m.pages[m.page_bytes - 20] ^= 0x44;
+            m.pages[9] ^= 0x20;
+            bring_in(b, 1, &m, at);
+            run(s, b, 1, 0, at, n);
+            assert_false(same(s, 0, 0, at + n));
+        }
+        free(m.pages);
+        free(m.state);
+        free(again.pages);
+        free(again.state);
+    }
+    backend_cuda.close(b);
+}
+
+/* What the CPU wrote the device goes on from: logits as near as those of one text on both. */
+static void
+image_of_the_cpu(void **state)
+{
+    struct state *s = *state;
+    struct backend *b = golden_backend(&s->g, NULL, SEQS), *cpu;
+    float *row = malloc(3 * s->vocab * sizeof *row);
+    struct err e = {0};
+    struct image m;
+    double gap[2];
+
+    golden_ops = &backend_cpu;
+    cpu = golden_backend(&s->g, "auto", 1);
+    assert_int_equal(backend_cpu.seq_open(cpu, 0, &e), 0);
+    run_tokens(cpu, 0, s->tokens[0], 300, 0, NULL, NULL);
+    m = image_of(&backend_cpu, cpu, 0);
+    run_tokens(cpu, 0, s->tokens[0] + 300, 1, 1, row, NULL);
+    golden_ops = &backend_cuda;
+    for (int wrong = 0; wrong < 2; wrong++) {
+        for (size_t i = 0; wrong && i < m.state_bytes / 8; i++)
+            m.state[i] ^= 0x80;
+        bring_in(b, 1, &m, 300);
+        run_tokens(b, 1, s->tokens[0] + 300, 1, 1, row + s->vocab, NULL);
+        gap[wrong] = row_gap(row + s->vocab, row, s->vocab);
+    }
+    print_message("# on from the CPU's caches: %.2e off, wrong ones %.2e\n", gap[0],
+                  gap[1]);
+    assert_true(gap[0] < 0.1);
+    assert_false(gap[1] <= 2 * gap[0] + 1e-3); /* it may well be no number */
+    backend_cpu.close(cpu);
+    backend_cuda.close(b);
+    free(m.pages);
+    free(m.state);
+    free(row);
+}
+
 /* Refused steps, for room or for length, change nothing. */
 static void
 refused_steps(void **state)
@@ -477,6 +700,10 @@ main(void)
         BITS(rewind_and_again),
         BITS(fork_and_go_on),
         BITS(one_bit_shows),
+        BITS(plain_kernels),
+        BITS(graph_or_not),
+        BITS(out_and_in),
+        BITS(image_of_the_cpu),
         BITS(refused_steps),
     };
     int failed;

@@ -2,11 +2,13 @@
 /*
  * bench-cuda [MODEL]: what the kernels reach on this device, at the shapes of published Flash,
  * and tokens a second of a model.
+ * bench-cuda --synthetic DIR [--seed S] [--half] [--layers N] [--experts N] [--profile LEN
+ * [--rows N]] [--kv-bytes N]: of made-up weights of the shapes in DIR/config.json (synthetic.c).
  *
  * Times are of CUDA events around many launches, the median of several such rounds after one to
  * warm up. Matrices are copied until they are several times the second-level cache and taken in
  * turn, so that each launch reads memory. Contents are random codes, never zeros. Bandwidth is
- * weights read; its share is of a device-to-device copy measured first (bytes read and written).
+ * weights read; its share is of what a kernel that only reads gets (probe.cu), measured first.
  */
 #include "config.h"
 
@@ -19,11 +21,13 @@
 #include "base/err.h"
 #include "gpu/cuda/cuda.h"
 #include "model/weights.h"
+#include "tools/benchmarks/cuda.h"
+#include "tools/benchmarks/probe.h"
 
 enum { ROUNDS = 9, BIG = 512 << 20, NOISE = 16 << 20, MAX_COPIES = 512 };
 
 static struct cuda_rank rk;
-static double copy_rate; /* bytes/s */
+static double read_rate; /* bytes/s */
 static uint8_t *noise;   /* host, [NOISE] random */
 
 static void
@@ -44,8 +48,8 @@ done(int r, const struct err *e)
     exit(EX_SOFTWARE);
 }
 
-static double
-now(void)
+double
+cuda_bench_now(void)
 {
     struct timespec t;
 
@@ -139,12 +143,25 @@ launch_copy(const void *arg, int i)
 }
 
 static void
+launch_read(const void *arg, int i)
+{
+    uint8_t *const *p = arg;
+    struct err e = {0};
+
+    (void)i;
+    done(probe_read(&rk, p[1], 4 * (size_t)BIG, (uint32_t *)(void *)p[0], &e), &e);
+}
+
+static void
 bench_copy(void)
 {
     uint8_t *p[2] = {memory(4 * (size_t)BIG), memory(4 * (size_t)BIG)};
 
-    copy_rate = 2.0 * 4.0 * BIG / measure(launch_copy, p, 5);
-    printf("%-34s %9s %9.0f GB/s\n", "device-to-device copy", "", copy_rate * 1e-9);
+    const double copy = 2.0 * 4.0 * BIG / measure(launch_copy, p, 5);
+
+    read_rate = 4.0 * BIG / measure(launch_read, p, 5);
+    printf("%-34s %9s %9.0f GB/s\n", "device-to-device copy", "", copy * 1e-9);
+    printf("%-34s %9s %9.0f GB/s\n", "reading only", "", read_rate * 1e-9);
     cudaFree(p[0]);
     cudaFree(p[1]);
 }
@@ -170,6 +187,31 @@ launch_linear(const void *arg, int i)
 
     a.w = &r->m[i % r->copies];
     done(linear_cuda(&rk, &a, 1, &e), &e);
+}
+
+/* Those that can be, in place of the row-major ones: `n` of one shape. */
+static uint8_t *
+pack_all(struct matrix *m, int n)
+{
+    const size_t bytes = matrix_packed_bytes(m), each = (bytes + 4095) / 4096 * 4096 + 4096;
+    const size_t codes = m->kind == MATRIX_FP4 ? (size_t)m->out * m->in / 2 : 0;
+    struct err e = {0};
+    uint8_t *at;
+    int *odd;
+
+    if (bytes == 0)
+        return NULL;
+    ok(cudaMalloc((void **)&at, (size_t)n * each));
+    ok(cudaMalloc((void **)&odd, sizeof *odd));
+    for (int i = 0; i < n; i++) {
+        m[i].packed = at + (size_t)i * each;
+        done(matrix_pack_cuda(&rk, &m[i], 0, m[i].out, m[i].w, m[i].scale, odd, &e), &e);
+        if (m[i].kind == MATRIX_FP4)
+            m[i].scale = (const uint8_t *)m[i].packed + codes;
+    }
+    ok(cudaDeviceSynchronize());
+    cudaFree(odd);
+    return at;
 }
 
 static void
@@ -200,6 +242,7 @@ bench_linear(const struct linear_case *c)
                                  .w = at,
                                  .scale = at + (size_t)codes};
     }
+    pack_all(r.m, r.copies);
     r.a = (struct linear_args){.x = numbers((size_t)512 * c->in),
                                .x_stride = c->in,
                                .y_stride = c->out,
@@ -208,13 +251,13 @@ bench_linear(const struct linear_case *c)
     for (int k = 0; k < 5; k++) {
         double t;
 
-        if (n > 2e8 && rows[k] > 16)
+        if (n > 2e8 && rows[k] > 64)
             continue;
         r.a.rows = rows[k];
         t = measure(launch_linear, &r, rows[k] > 16 ? 4 : 40);
         printf("%-22s %4d rows %9.1f us %9.0f GB/s %5.0f%% %9.1f TFLOP/s\n", c->name,
                rows[k], t * 1e6, (codes + scales) / t * 1e-9,
-               (codes + scales) / t / copy_rate * 100.0, 2.0 * n * rows[k] / t * 1e-12);
+               (codes + scales) / t / read_rate * 100.0, 2.0 * n * rows[k] / t * 1e-12);
     }
     cudaFree(w);
     cudaFree((void *)(uintptr_t)r.a.x);
@@ -257,6 +300,8 @@ bench_experts(void)
                             .in = IN,
                             .w = w + (size_t)i * each,
                             .scale = w + (size_t)i * each + codes};
+    pack_all(m[0], EXPERTS);
+    pack_all(m[1], EXPERTS);
     for (int i = 0; i <= EXPERTS; i++)
         first[i] = i; /* each has one place; only active ones run */
     for (int i = 0; i < 16; i++) {
@@ -285,7 +330,7 @@ bench_experts(void)
     t = measure(launch_experts, &r, 48);
     printf("%-22s %4d row  %9.1f us %9.0f GB/s %5.0f%%\n", "experts w1 w3, 6 of 256", 1,
            t * 1e6, 2.0 * K * (double)each / t * 1e-9,
-           2.0 * K * (double)each / t / copy_rate * 100.0);
+           2.0 * K * (double)each / t / read_rate * 100.0);
     cudaFree(w);
 }
 
@@ -398,7 +443,7 @@ bench_index(int n)
     ok(cudaDeviceSynchronize());
     t = measure(launch_scores, &r, 20);
     printf("%-22s %6d keys %7.1f us %9.0f GB/s %5.0f%%\n", "index scores", n, t * 1e6,
-           bytes / t * 1e-9, bytes / t / copy_rate * 100.0);
+           bytes / t * 1e-9, bytes / t / read_rate * 100.0);
     t = measure(launch_topk, &r, 20);
     printf("%-22s %6d keys %7.1f us\n", "top 512", n, t * 1e6);
     free(blocks);
@@ -435,12 +480,12 @@ bench_decode(struct backend *b, uint32_t n, uint32_t context, int steps)
                                      .logits = logits + i * vocab};
     }
     for (int k = 0; k < steps; k++) {
-        const double from = now();
+        const double from = cuda_bench_now();
 
         for (uint32_t i = 0; i < n; i++)
             token[i] = (uint32_t)(rnd() % vocab);
         done(backend_cuda.step(b, &s, &e), &e);
-        v[k] = now() - from;
+        v[k] = cuda_bench_now() - from;
     }
     qsort(v, (size_t)steps, sizeof v[0], by_value);
     printf("decode, batch %2u at %5u %9.0f us a step (p99 %.0f), %.0f tokens/s\n", n,
@@ -460,14 +505,14 @@ bench_prefill(struct backend *b, uint32_t chunk, uint32_t total)
     for (uint32_t i = 0; i < total; i++)
         text[i] = (uint32_t)(rnd() % (uint64_t)b->c.vocab_size);
     done(backend_cuda.seq_open(b, 0, &e), &e);
-    from = now();
+    from = cuda_bench_now();
     for (uint32_t at = 0; at < total; at += chunk) {
         struct step_seq in = {.seq = 0, .n_tokens = chunk, .tokens = text + at};
         const struct step one = {.n_seqs = 1, .seqs = &in};
 
         done(backend_cuda.step(b, &one, &e), &e);
     }
-    from = now() - from;
+    from = cuda_bench_now() - from;
     printf("prefill, %u tokens by %3u %9.1f ms, %.0f tokens/s\n", total, chunk, from * 1e3,
            total / from);
     backend_cuda.seq_close(b, 0);
@@ -483,7 +528,7 @@ bench_model(const char *dir)
     struct weights *w;
     struct backend *b = NULL;
     struct err e = {0};
-    double from = now();
+    double from = cuda_bench_now();
 
     if (model_config_load(&c, dir, &e) == -1)
         done(-1, &e);
@@ -496,7 +541,7 @@ bench_model(const char *dir)
     printf("%s: %s; weights %.1f MB, page %llu B, sequence %llu B, open %.0f ms\n", dir,
            info.detail, (double)info.weight_bytes * 1e-6,
            (unsigned long long)info.page_bytes, (unsigned long long)info.seq_fixed_bytes,
-           (now() - from) * 1e3);
+           (cuda_bench_now() - from) * 1e3);
     bench_decode(b, 1, 100, 300);
     bench_decode(b, 1, 4000, 300);
     bench_decode(b, 8, 1000, 200);
@@ -508,21 +553,67 @@ bench_model(const char *dir)
     return 0;
 }
 
+static int
+parse(int argc, char **argv, struct synthetic_bench *s)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *value = i + 1 < argc ? argv[i + 1] : NULL;
+
+        if (strcmp(argv[i], "--half") == 0) {
+            s->half = true;
+            continue;
+        }
+        if (value == NULL)
+            return -1;
+        if (strcmp(argv[i], "--synthetic") == 0)
+            s->dir = value;
+        else if (strcmp(argv[i], "--seed") == 0)
+            s->seed = strtoull(value, NULL, 10);
+        else if (strcmp(argv[i], "--layers") == 0)
+            s->layers = atoi(value);
+        else if (strcmp(argv[i], "--experts") == 0)
+            s->experts = atoi(value);
+        else if (strcmp(argv[i], "--rows") == 0)
+            s->rows = atoi(value);
+        else if (strcmp(argv[i], "--profile") == 0)
+            s->profile = strtoull(value, NULL, 10);
+        else if (strcmp(argv[i], "--kv-bytes") == 0)
+            s->kv_bytes = strtoull(value, NULL, 10);
+        else
+            return -1;
+        i++;
+    }
+    return s->dir != NULL && s->rows > 0 && s->rows <= CUDA_STEP_TOKENS ? 0 : -1;
+}
+
 int
 main(int argc, char **argv)
 {
     static const struct linear_case cases[] = {
         {"wq_a fp8 1024x4096", MATRIX_FP8, 1024, 4096},
         {"wq_b fp8 32768x1024", MATRIX_FP8, 32768, 1024},
+        {"wq_b/2 fp8 16384x1024", MATRIX_FP8, 16384, 1024},
         {"wo_b fp8 4096x8192", MATRIX_FP8, 4096, 8192},
+        {"wo_b/2 fp8 4096x4096", MATRIX_FP8, 4096, 4096},
+        {"comp bf16 1024x4096", MATRIX_BF16, 1024, 4096},
         {"w1 fp4 2048x4096", MATRIX_FP4, 2048, 4096},
         {"w2 fp4 4096x2048", MATRIX_FP4, 4096, 2048},
         {"gate bf16 256x4096", MATRIX_BF16, 256, 4096},
         {"hc_fn f32 24x16384", MATRIX_F32, 24, 16384},
         {"head bf16 129280x4096", MATRIX_BF16, 129280, 4096},
     };
+    struct synthetic_bench synthetic = {
+        .seed = 1, .rows = 1, .kv_bytes = (uint64_t)20 << 30};
     struct err e = {0};
 
+    if (argc > 1 && strcmp(argv[1], "--synthetic") == 0) {
+        if (parse(argc, argv, &synthetic) == -1) {
+            fprintf(stderr, "bench-cuda: the options are in tools/benchmarks/cuda.c\n");
+            return EX_USAGE;
+        }
+        bench_synthetic(&synthetic);
+        return 0;
+    }
     if (rank_open(&rk, &e) == -1) {
         fprintf(stderr, "bench-cuda: %s\n", e.text);
         return EX_UNAVAILABLE;

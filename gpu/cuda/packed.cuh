@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef GPU_CUDA_PACKED_CUH
+#define GPU_CUDA_PACKED_CUH
+
+/*
+ * Weights as tensor cores take them, and products of 16 outputs with up to 64 rows.
+ *
+ * A packed matrix is made of tiles of 16 outputs by 64 inputs, [out/16][in/64], each as the 32
+ * lanes of a warp load it: 16 bytes a lane at a time (FP4 once, FP8 twice, BF16 four times), so
+ * that a lane has the fragments of mma.m16n8k16. Lane 4 g + t has inputs 8 t .. 8 t + 7 of each
+ * 32, of outputs g and g + 8. FP4's scales follow its codes: for each tile and g four bytes, of
+ * outputs g and g + 8 in the first and the second 32 inputs.
+ *
+ * Codes become bf16 by their bits alone: an e4m3's exponent and fraction fall on the lowest of
+ * bf16's, 2^120 too small, and an e2m1's 2^126. x comes times 2^60 and the sum takes the rest, so
+ * that products stay normal numbers; the tensor cores take subnormal codes as they are. All of it
+ * is exact, as products are: what rounds are the sums.
+ *
+ * The order of a sum is a matter of the matrix's shape: within 32 inputs (FP4) or 64 it is the tensor core's
+ * own, times the block's scale they are added up in ascending order, a warp has a part of the
+ * inputs and warps are added up in ascending order. Rows of x are columns of their own.
+ */
+#include <cuda_bf16.h>
+
+#include "gpu/cuda/device.cuh"
+#include "gpu/ops/linear.h"
+
+enum {
+    PACK_WARPS = 8,
+    PACK_K = 64, /* inputs of a tile */
+    PACK_M = 16,
+
+    PACK_N = 8,
+    PACK_ALL = 2112,  /* warps that a device can use at a time */
+    PACK_EXPERTS = 6, /* expert matrices are run that many together, at least */
+    PACK_PAD = 32,    /* elements between rows of x in shared memory: other banks */
+};
+
+/* 16-byte loads of a lane for a tile. */
+static __host__ __device__ constexpr int
+pack_loads(int kind)
+{
+    return kind == MATRIX_FP4 ? 1 : kind == MATRIX_FP8 ? 2 : 4;
+}
+
+/* Warps that share a tile's inputs: by shape alone, as it decides the order of sums. As many as
+ * can work at a time, so that all begin and end together. */
+static __host__ __device__ inline int
+pack_split(int kind, int out, int in)
+{
+    const int tiles = out / PACK_M * (kind == MATRIX_FP4 ? PACK_EXPERTS : 1);
+    int s = 1;
+
+    while (s < PACK_WARPS && 2 * s * tiles <= PACK_ALL && in / PACK_K >= 4 * s)
+        s *= 2;
+    return s;
+}
+
+struct packed_job {
+    const uint4 *w;
+    const uint8_t *scale;
+    const uint16_t *x;
+    void *y;
+    int kind, out, in, rows, x_stride, y_stride, y_f32, split, quant;
+};
+
+static __device__ __forceinline__ uint4
+load_weights(const uint4 *p)
+{
+    uint4 v;
+
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p));
+    return v;
+}
+
+static __device__ __forceinline__ void
+mma(float *c, const uint32_t *a, const uint32_t *b)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* Four e4m3 codes, in the order 2 0 3 1 from the lowest byte. */
+static __device__ __forceinline__ void
+widen_fp8(uint32_t w, uint32_t *first, uint32_t *second)
+{
+    *first = ((w >> 4) & 0x07f007f0) | (w & 0x80008000);
+    *second = ((w << 4) & 0x07f007f0) | ((w << 8) & 0x80008000);
+}
+
+/* Eight e2m1 codes as pack_fp4 has put them. */
+static __device__ __forceinline__ void
+widen_fp4(uint32_t w, uint32_t *p)
+{
+    p[0] = w & 0x81c081c0;
+    p[1] = (w << 3) & 0x81c081c0;
+    p[2] = ((w << 6) & 0x01c001c0) | ((w << 1) & 0x80008000);
+    p[3] = ((w >> 3) & 0x01c001c0) | ((w << 2) & 0x80008000);
+}
+
+static __device__ __forceinline__ uint32_t
+times_2_60(uint32_t x)
+{
+    const uint32_t up = 0x5d805d80; /* 2^60 twice */
+    uint32_t y;
+
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(y) : "r"(x), "r"(up));
+    return y;
+}
+
+/* e8m0 as f32; 2^-127 counts as 0. */
+static __device__ __forceinline__ float
+exponent(uint32_t e)
+{
+    return __uint_as_float(e << 23);
+}
+
+/* One tile's scales: FP4 has four a lane, FP8 one, BF16 none. */
+template <int KIND>
+static __device__ __forceinline__ uint32_t
+load_scales(const struct packed_job &a, int tile, int chunk)
+{
+    if constexpr (KIND == MATRIX_FP4)
+        return __ldg((const uint32_t *)a.scale +
+                     ((size_t)tile * (a.in / PACK_K) + chunk) * 8 + threadIdx.x % WARP / 4);
+    else if constexpr (KIND == MATRIX_FP8)
+        return __ldg(a.scale + (size_t)(tile * PACK_M / 128) * ((a.in + 127) / 128) +
+                     chunk * PACK_K / 128);
+    else
+        return 0;
+}
+
+/* Fragments of one 32 of a tile: a[2][4] for the two mma. */
+template <int KIND>
+static __device__ __forceinline__ void
+fragments(const uint4 *w, int half, uint32_t (*a)[4])
+{
+    if constexpr (KIND == MATRIX_FP4) {
+        uint32_t low[4], high[4];
+
+        widen_fp4(half == 0 ? w[0].x : w[0].z, low);
+        widen_fp4(half == 0 ? w[0].y : w[0].w, high);
+        for (int j = 0; j < 2; j++) {
+            a[j][0] = low[2 * j];
+            a[j][1] = high[2 * j];
+            a[j][2] = low[2 * j + 1];
+            a[j][3] = high[2 * j + 1];
+        }
+    } else if constexpr (KIND == MATRIX_FP8) {
+        widen_fp8(w[half].x, &a[0][0], &a[0][2]);
+        widen_fp8(w[half].y, &a[0][1], &a[0][3]);
+        widen_fp8(w[half].z, &a[1][0], &a[1][2]);
+        widen_fp8(w[half].w, &a[1][1], &a[1][3]);
+    } else {
+        for (int j = 0; j < 2; j++) {
+            a[j][0] = w[2 * half + j].x;
+            a[j][2] = w[2 * half + j].y;
+            a[j][1] = w[2 * half + j].z;
+            a[j][3] = w[2 * half + j].w;
+        }
+    }
+}
+
+/* total[m][n] += tile times x of this 64 inputs. x[n]: this lane's 2 x 16 bytes of its row. The
+ * tensor cores add up what shares scales. */
+template <int KIND, int NT>
+static __device__ __forceinline__ void
+tile_times(const uint4 *w, uint32_t scale, const uint4 (*x)[2], float (*total)[4])
+{
+    uint32_t a[2][2][4];
+
+    fragments<KIND>(w, 0, a[0]);
+    fragments<KIND>(w, 1, a[1]);
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        float c[2][4] = {};
+
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const uint4 v = x[n][half];
+            const uint32_t b[2][2] = {{v.x, v.y}, {v.z, v.w}};
+            float *sum = c[KIND == MATRIX_FP4 ? half : 0];
+
+            mma(sum, a[half][0], b[0]);
+            mma(sum, a[half][1], b[1]);
+        }
+        if (KIND == MATRIX_FP4) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const float s0 = exponent(scale >> (16 * half) & 0xff);
+                const float s1 = exponent(scale >> (16 * half + 8) & 0xff);
+
+                total[n][0] = fmaf(c[half][0], s0, total[n][0]);
+                total[n][1] = fmaf(c[half][1], s0, total[n][1]);
+                total[n][2] = fmaf(c[half][2], s1, total[n][2]);
+                total[n][3] = fmaf(c[half][3], s1, total[n][3]);
+            }
+        } else {
+            const float s = KIND == MATRIX_FP8 ? exponent(scale) : 1.0f;
+
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                total[n][i] = fmaf(c[0][i], s, total[n][i]);
+        }
+    }
+}
+
+static __device__ __forceinline__ uint4
+times_2_60(uint4 v)
+{
+    return make_uint4(times_2_60(v.x), times_2_60(v.y), times_2_60(v.z), times_2_60(v.w));
+}
+
+/* act_quant of 8 values of a group of 128 that 16 neighbouring lanes share. */
+static __device__ __forceinline__ uint4
+quantised(uint4 x)
+{
+    const uint32_t u[4] = {x.x, x.y, x.z, x.w};
+    float v[8], amax = 1e-4f, s;
+    uint32_t q[4];
+
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        bf16_pair(u[i], v + 2 * i);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        amax = fmaxf(amax, fabsf(v[i]));
+#pragma unroll
+    for (int d = 8; d > 0; d /= 2)
+        amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, d));
+    s = e8m0_to_f32(f32_to_e8m0_up(amax * (1.0f / 448.0f)));
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        q[i] = fp8_round_pair(v[2 * i], v[2 * i + 1], s);
+    return make_uint4(q[0], q[1], q[2], q[3]);
+}
+
+/*
+ * Rows r0 .. r1 - 1 of x, at most 8, to shared memory, by all threads: rounded to FP8 if `quant`,
+ * and times 2^60 where weights want it. A group of 128 that is cut short has zeros behind.
+ */
+template <int KIND>
+static __device__ __forceinline__ void
+stage_x(const struct packed_job &a, int r0, int r1, const int *source, uint16_t *to)
+{
+    const int vectors = (a.in + 127) / 128 * 16;
+    const int all = ((r1 - r0) * vectors + WARP - 1) / WARP * WARP; /* whole warps */
+
+    for (int i = threadIdx.x; i < all; i += PACK_WARPS * WARP) {
+        const int r = min(i / vectors, r1 - r0 - 1), k = i % vectors * 8;
+        const uint16_t *row = a.x + (size_t)(source != NULL ? source[r0 + r] : r0 + r) *
+                                        a.x_stride;
+        uint4 v = make_uint4(0, 0, 0, 0);
+
+        if (k < a.in)
+            v = *(const uint4 *)(row + k);
+        if (a.quant)
+            v = quantised(v);
+        if (KIND != MATRIX_BF16)
+            v = times_2_60(v);
+        if (k < a.in && i < (r1 - r0) * vectors)
+            *(uint4 *)(to + (size_t)r * (a.in + PACK_PAD) + k) = v;
+    }
+    __syncthreads();
+}
+
+/* This lane's inputs of a chunk, from row[n] (NULL: zeros). One column of rows (NT 1) has been
+ * staged, more come as they are. */
+template <int KIND, int NT>
+static __device__ __forceinline__ void
+load_x(const uint16_t *const *row, int chunk, uint4 (*x)[2])
+{
+#pragma unroll
+    for (int n = 0; n < NT; n++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            uint4 v = make_uint4(0, 0, 0, 0);
+
+            if (row[n] != NULL)
+                v = *(const uint4 *)(row[n] + chunk * PACK_K + half * 32);
+            x[n][half] = KIND != MATRIX_BF16 && NT > 1 ? times_2_60(v) : v;
+        }
+}
+
+/*
+ * Tiles tile .. tile + MT - 1 (of `tiles`; beyond them nothing is loaded) over chunks c0 .. c1
+ * for 8 NT rows. Weights of D chunks are under way before the first of x is read: they depend on
+ * no kernel before. `ready` makes the rows be there, in all threads.
+ */
+template <int KIND, int NT, int MT, typename F>
+static __device__ __forceinline__ void
+tiles_times(const struct packed_job &a, int tile, int c0, int c1,
+            const uint16_t *const *row, F ready, float (*total)[NT][4])
+{
+    constexpr int V = pack_loads(KIND), IN_FLIGHT = NT > 2 ? 4 : 8;
+    constexpr int D = IN_FLIGHT / V / MT > 0 ? IN_FLIGHT / V / MT : 1;
+
+    const int lane = threadIdx.x % WARP, chunks = a.in / PACK_K, last = a.out / PACK_M - 1;
+    uint4 w[D][MT][V], x[NT][2];
+    uint32_t scale[D][MT];
+
+#define LOAD(d, c)                                                                   \
+    for (int m = 0; m < MT; m++) {                                                   \
+        const int at = min(tile + m, last);                                          \
+                                                                                     \
+        _Pragma("unroll") for (int v = 0; v < V; v++) w[d][m][v] =                   \
+            load_weights(a.w + (((size_t)at * chunks + (c)) * V + v) * WARP + lane); \
+        scale[d][m] = load_scales<KIND>(a, at, c);                                   \
+    }
+
+#pragma unroll
+    for (int d = 0; d < D; d++)
+        if (c0 + d < c1) {
+#pragma unroll
+            LOAD(d, c0 + d)
+        }
+    ready();
+    for (int c = c0; c < c1; c += D) {
+#pragma unroll
+        for (int d = 0; d < D; d++) {
+            if (c + d >= c1)
+                break;
+            load_x<KIND, NT>(row, c + d, x);
+#pragma unroll
+            for (int m = 0; m < MT; m++)
+                tile_times<KIND, NT>(w[d][m], scale[d][m], x, total[m]);
+            if (c + d + D < c1) {
+#pragma unroll
+                LOAD(d, c + d + D)
+            }
+        }
+    }
+#undef LOAD
+}
+
+/* Bytes of shared memory that block_tiles wants. */
+static __host__ __device__ constexpr int
+packed_shared(int nt, int mt)
+{
+    return PACK_WARPS * mt * PACK_M * nt * PACK_N * 4;
+}
+
+/*
+ * The block's outputs, MT tiles a group of `split` warps, into sum f32 [groups][MT 16][8 NT] in
+ * shared memory, by all threads; the block is in step when it returns.
+ * rows: this lane's row of x for each 8 (lane / 4), or NULL.
+ */
+template <int KIND, int NT, int MT, typename F>
+static __device__ __forceinline__ void
+block_tiles(const struct packed_job &a, int block, const uint16_t *const *row, F ready,
+            float *shared)
+{
+    constexpr int COLS = NT * PACK_N, SIZE = MT * PACK_M * COLS;
+
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, chunks = a.in / PACK_K;
+    const int part = warp % a.split, group = warp / a.split, groups = PACK_WARPS / a.split;
+    const int tile = (block * groups + group) * MT;
+    const float up = KIND == MATRIX_FP8 ? 0x1p60f : KIND == MATRIX_FP4 ? 0x1p66f : 1.0f;
+    float total[MT][NT][4] = {};
+
+    if (tile * PACK_M < a.out)
+        tiles_times<KIND, NT, MT>(a, tile, chunks * part / a.split,
+                                  chunks * (part + 1) / a.split, row, ready, total);
+    else
+        ready();
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+            float *to = shared + warp * SIZE + (m * PACK_M + lane / 4) * COLS + n * PACK_N +
+                        lane % 4 * 2;
+
+            to[0] = total[m][n][0] * up;
+            to[1] = total[m][n][1] * up;
+            to[8 * COLS] = total[m][n][2] * up;
+            to[8 * COLS + 1] = total[m][n][3] * up;
+        }
+    __syncthreads();
+    for (int i = threadIdx.x; i < groups * SIZE && a.split > 1; i += blockDim.x) {
+        float *at = shared + i / SIZE * a.split * SIZE + i % SIZE;
+        float sum = at[0];
+
+        for (int p = 1; p < a.split; p++)
+            sum += at[p * SIZE];
+        at[0] = sum; /* only this thread looks at these places */
+    }
+    __syncthreads();
+}
+
+#endif /* GPU_CUDA_PACKED_CUH */
