@@ -88,7 +88,7 @@ delete name=c
 END
 )
 has "$got" 'name=b pos=[0-9]* replay=0' "a fork of a turn's end needs no replay"
-has "$got" 'points={name=turn-1;pos=[0-9]*}' "checkpoints behind a rollback are gone"
+has "$got" 'points={name=turn-1;pos=[0-9]*\(;durable=1\)\{0,1\}}' "checkpoints behind a rollback are gone"
 has "$got" 'error not-found .*c' "a deleted session is gone"
 
 # The queue of a session: in order, up to its limit, and a cancelled one leaves it.
