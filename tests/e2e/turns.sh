@@ -163,7 +163,7 @@ fathom fork -q before after
 user next | fathom append -q after --messages --think
 fathom log after >"$dir/new"
 old=0 new=0 wrong=0
-for delay in 0 0.002 0.004 0.008 0.02 0.05; do
+for delay in 0 0.005 0.01 0.02 0.04 0.5; do
     fathom rm -qf cut && fathom fork -q before cut
     user next | "$top_builddir/client/fathom" append -q cut --messages --think >/dev/null 2>&1 &
     pid=$!
