@@ -5,11 +5,11 @@
 # `make check TESTS=` has built the tests' programs:
 #
 #   tools/bench-sessions.sh [SESSIONS]     (10000)
+# shellcheck disable=SC1091,SC2034,SC2154
 set -u
 many=${1:-10000}
 srcdir=$(cd "$(dirname "$0")/.." && pwd)
 top_builddir=.
-# shellcheck source=tests/e2e/daemon.subr disable=SC1091,SC2034
 . "$srcdir/tests/e2e/daemon.subr"
 keep=1
 now() { date +%s%N; }
@@ -35,7 +35,7 @@ echo "append of 16 tokens, with the engine's part: $(($(ms))) us each, of 1000"
 stop
 begin_daemon
 echo "start with $many: $took ms, $(rss) KiB"
-for i in 1 2 3; do
+for _ in 1 2 3; do
     begin=$(now)
     "$top_builddir/client/fathom" --socket "$sock" ls | wc -l | tr '\n' ' '
     echo "lines of fathom ls: $(ms) ms"

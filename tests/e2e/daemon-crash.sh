@@ -7,7 +7,7 @@
 # found out.
 #
 #   CYCLES=1000 sh tests/e2e/daemon-crash.sh       (make soak)
-# shellcheck disable=SC1091,SC2154
+# shellcheck disable=SC1091,SC2154,SC2034
 . "${srcdir:-.}/tests/e2e/daemon.subr"
 keep=1
 : "${CYCLES:=20}"

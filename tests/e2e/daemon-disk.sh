@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Disks that are full, broken or slow, and ledgers that are damaged: what fathomd says, what it
 # keeps, and that it does not wait. tests/fault_disk.c stands between fathomd and the disk.
-# shellcheck disable=SC1091,SC2154
+# shellcheck disable=SC1091,SC2154,SC2034
 . "${srcdir:-.}/tests/e2e/daemon.subr"
 keep=1
 preload=$top_builddir/tests/.libs/fault_disk.so
