@@ -86,7 +86,7 @@ kv_new(struct work *w, struct event_base *base, struct io *io, int arena_fd, str
     k->read_rate = k->restore_rate = FIRST_RATE;
     if (make_layouts(k, w->o->model, e) == -1 ||
         arena_open(arena_size(w->o), arena_fd, &k->arena, e) == -1 ||
-        (k->bulk = kv_bulk_new(base, io, e)) == NULL)
+        (k->bulk = kv_bulk_new(base, io, store_catalog(w->store), e)) == NULL)
         goto fail;
     k->tick = event_new(base, -1, EV_PERSIST, on_tick, k);
     if (k->tick == NULL || event_add(k->tick, &often) == -1) {

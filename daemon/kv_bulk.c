@@ -30,6 +30,7 @@ struct worker {
 
 struct kv_bulk {
     struct io *io;
+    struct catalog *catalog;
     struct mailbox *back;
     struct event *on_back;
     atomic_bool stop;
@@ -118,7 +119,10 @@ run(struct kv_bulk *b, struct kv_bulk_job *job)
     case KV_BULK_SEAL: rc = seal(job, &e); break;
     case KV_BULK_CHECK: rc = check(job, &e); break;
     case KV_BULK_WRITE:
-        rc = kvfile_publish(b->io, job->dir, &job->about, job->image, job->room, &e);
+        /* Before there is a file: or it could be swept before the ledger names it. */
+        rc = catalog_hot(b->catalog, &job->session, true, &e);
+        if (rc == 0)
+            rc = kvfile_publish(b->io, job->dir, &job->about, job->image, job->room, &e);
         break;
     case KV_BULK_READ:
         rc = kvfile_read(b->io, job->dir, &job->about, job->image, job->room, &job->bytes,
@@ -226,7 +230,7 @@ start_worker(struct kv_bulk *b, struct worker *w, struct err *e)
 }
 
 struct kv_bulk *
-kv_bulk_new(struct event_base *base, struct io *io, struct err *e)
+kv_bulk_new(struct event_base *base, struct io *io, struct catalog *catalog, struct err *e)
 {
     struct kv_bulk *b = calloc(1, sizeof *b);
 
@@ -235,6 +239,7 @@ kv_bulk_new(struct event_base *base, struct io *io, struct err *e)
         return NULL;
     }
     b->io = io;
+    b->catalog = catalog;
     b->back = mailbox_new(e);
     if (b->back == NULL)
         goto fail;

@@ -21,7 +21,7 @@ struct io;
 enum kv_bulk_kind {
     KV_BULK_SEAL,  /* the payload is in place: make it a file's image */
     KV_BULK_CHECK, /* an image and its tokens are what they should be, or an error */
-    KV_BULK_WRITE, /* kvfile_publish() */
+    KV_BULK_WRITE, /* kvfile_publish(), with the session's id hot */
     KV_BULK_READ,  /* kvfile_read() */
     KV_BULK_UNLINK
 };
@@ -34,6 +34,7 @@ struct kv_bulk_job {
 
     const struct kvfile_model *model;
     struct kvfile_about about;
+    struct kvfile_id session;  /* WRITE */
     char dir[CATALOG_DIR_MAX]; /* the session's folder */
     uint32_t *tokens; /* owned. SEAL: all of the chunk; CHECK: the first n_tokens */
     uint32_t n_tokens;
@@ -50,8 +51,9 @@ struct kv_bulk_job {
 
 struct kv_bulk;
 
-/* io must outlive it. */
-struct kv_bulk *kv_bulk_new(struct event_base *base, struct io *io, struct err *e);
+/* io and catalogue must outlive it. */
+struct kv_bulk *kv_bulk_new(struct event_base *base, struct io *io, struct catalog *catalog,
+                            struct err *e);
 
 /* Waits for the jobs under way, but not for ever: false if one hangs in the disk. Then its
  * thread is left behind, with all that it may touch: end the process. Jobs are freed unseen. */

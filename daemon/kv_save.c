@@ -458,6 +458,7 @@ post_all(struct kv *k, struct kv_save *v, enum kv_bulk_kind kind,
         job->image = kv_image_bytes(k, f->image);
         job->room = kind == KV_BULK_WRITE ? f->image->plan.bytes : f->image->at.bytes;
         job->row_at = f->row_at;
+        job->session = v->s->id;
         catalog_dir(&v->s->id, job->dir);
         v->left++;
         kv_bulk_post(k->bulk, job);

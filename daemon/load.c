@@ -223,8 +223,9 @@ park(struct store *st, struct session *s)
     session_files_park(s);
     session_move(s, SESSION_PARKED, "nobody uses it");
     st->counts.unloads++;
-    if (job != NULL) /* else it stays open until others push it out */
+    if (job != NULL) /* else it stays open until others push it out, and is not swept */
         store_post(st, s, job);
+    store_sweep(st); /* of what it no longer needs */
 }
 
 /* The least recently used first, as long as there is a reason; those that cannot go now are

@@ -21,7 +21,7 @@
 #include "daemon/store_impl.h"
 #include "kvstore/io.h"
 
-enum { IDLE_TICK_MS = 1000, SWEEP_PAUSE_MS = 50 };
+enum { IDLE_TICK_MS = 1000, SWEEP_PAUSE_MS = 50, SWEEP_RETRY_S = 60 };
 
 /* --- waiting ------------------------------------------------------------------------------ */
 
@@ -393,13 +393,16 @@ store_run(struct store *st, struct session *s, bool longer,
 static void
 on_swept(struct store_job *job)
 {
-    const struct timeval pause = {.tv_usec = SWEEP_PAUSE_MS * 1000};
+    const bool failed = job->err.code != ERR_NONE;
+    const struct timeval pause = {.tv_sec = failed ? SWEEP_RETRY_S : 0,
+                                  .tv_usec = failed ? 0 : SWEEP_PAUSE_MS * 1000};
     struct store *st = job->arg;
 
-    if (job->err.code != ERR_NONE)
+    if (failed)
         log_line(LOG_WARNING, "sweep why=\"%s\"", job->err.text);
     /* Not at once: each piece holds up whoever opens a ledger meanwhile. */
-    st->sweeping = (job->more || st->sweep_again) && event_add(st->sweep, &pause) == 0;
+    st->sweeping = (job->more || failed || st->sweep_again) &&
+                   event_add(st->sweep, &pause) == 0;
     st->sweep_again = false;
     store_job_free(job);
 }

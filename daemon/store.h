@@ -81,7 +81,8 @@ int store_adopt(struct store *st, struct session *s, const struct session *from,
 int store_need(struct store *st, struct session *s, struct store_wait *w, struct err *e);
 /* Somebody has used it now: others are parked before it. */
 void store_used(struct store *st, struct session *s);
-/* It is not parked while anybody holds it. */
+/* It is not parked while anybody holds it. Who writes files for it holds it, and makes its id hot
+ * (catalog_hot()) in front of the first: so they are not swept before a commit names them. */
 void store_hold(struct session *s);
 void store_release(struct session *s);
 

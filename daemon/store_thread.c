@@ -6,8 +6,9 @@
  * really holds.
  *
  * Before a ledger is opened its id is made `hot` in the catalogue; when it is closed the catalogue is
- * told what is in it, and the id is cold again: so after a crash only sessions that were in use have
- * to be looked at.
+ * told what is in it. The id is cold again when its session is parked, not before: files that are
+ * on their way while the ledger is closed for want of handles are safe from being swept. So after a
+ * crash only sessions that were in use have to be looked at.
  */
 #include "config.h"
 
@@ -31,7 +32,6 @@ struct handle {
     struct ledger *ledger; /* NULL: not in use */
     bool changed;
     struct catalog_entry entry; /* changed: what the catalogue is to be told */
-    uint32_t pins;
     uint64_t used;
 };
 
@@ -42,6 +42,8 @@ struct thread {
     pthread_t thread;
     bool running;
     struct handle handles[STORE_HANDLES];
+    struct kvfile_id *hot; /* to be cold again */
+    size_t n_hot, hot_room;
     uint64_t stamp;
     _Atomic uint64_t turned_ns, began_ns; /* began: of the job under way; 0 */
 };
@@ -109,8 +111,59 @@ find(struct thread *th, const struct kvfile_id *id)
     return NULL;
 }
 
-/* well: what it holds is what the catalogue is told. Else the id stays hot, and the next start
- * looks for itself. */
+static size_t
+find_hot(const struct thread *th, const struct kvfile_id *id)
+{
+    size_t i = 0;
+
+    while (i < th->n_hot && memcmp(&th->hot[i], id, sizeof *id) != 0)
+        i++;
+    return i;
+}
+
+static int
+make_hot(struct thread *th, const struct kvfile_id *id, struct err *e)
+{
+    if (find_hot(th, id) < th->n_hot)
+        return 0;
+    if (th->n_hot == th->hot_room) {
+        const size_t room = th->hot_room > 0 ? 2 * th->hot_room : STORE_HANDLES;
+        struct kvfile_id *v = realloc(th->hot, room * sizeof *v);
+
+        if (v == NULL)
+            return err_set(e, ERR_QUOTA, errno, "no memory for %zu open sessions", room);
+        th->hot = v;
+        th->hot_room = room;
+    }
+    if (catalog_hot(th->tools.catalog, id, true, e) == -1)
+        return -1;
+    th->hot[th->n_hot++] = *id;
+    return 0;
+}
+
+/* It stays hot in the catalogue: the next start looks for itself. */
+static void
+forget_hot(struct thread *th, const struct kvfile_id *id)
+{
+    const size_t i = find_hot(th, id);
+
+    if (i < th->n_hot)
+        th->hot[i] = th->hot[--th->n_hot];
+}
+
+static void
+make_cold(struct thread *th, const struct kvfile_id *id)
+{
+    struct err e;
+
+    if (find_hot(th, id) == th->n_hot)
+        return;
+    forget_hot(th, id);
+    if (catalog_hot(th->tools.catalog, id, false, &e) == -1)
+        log_line(LOG_WARNING, "catalogue-behind why=\"%s\"", e.text);
+}
+
+/* well: what it holds is what the catalogue is told. */
 static void
 close_handle(struct thread *th, struct handle *h, bool well)
 {
@@ -118,29 +171,29 @@ close_handle(struct thread *th, struct handle *h, bool well)
 
     ledger_close(h->ledger);
     h->ledger = NULL;
-    if (well && ((h->changed && catalog_note(th->tools.catalog, &h->entry, &e) == -1) ||
-                 catalog_hot(th->tools.catalog, &h->id, false, &e) == -1))
+    if (!well) {
+        forget_hot(th, &h->id);
+    } else if (h->changed && catalog_note(th->tools.catalog, &h->entry, &e) == -1) {
+        forget_hot(th, &h->id);
         log_line(LOG_WARNING, "catalogue-behind why=\"%s\"", e.text);
+    }
 }
 
 /* A place for one more: free, or the least recently used. */
 static struct handle *
-place(struct thread *th, struct err *e)
+place(struct thread *th)
 {
-    struct handle *best = NULL;
+    struct handle *best = th->handles;
 
     for (size_t i = 0; i < STORE_HANDLES; i++) {
         struct handle *h = &th->handles[i];
 
         if (h->ledger == NULL)
             return h;
-        if (h->pins == 0 && (best == NULL || h->used < best->used))
+        if (h->used < best->used)
             best = h;
     }
-    if (best == NULL)
-        err_set(e, ERR_BUSY, 0, "files of %d sessions are being written", STORE_HANDLES);
-    else
-        close_handle(th, best, true);
+    close_handle(th, best, true);
     return best;
 }
 
@@ -151,12 +204,10 @@ get(struct thread *th, const struct kvfile_id *id, struct err *e)
     char dir[CATALOG_DIR_MAX];
 
     if (h == NULL) {
-        h = place(th, e);
-        if (h == NULL)
-            return NULL;
+        h = place(th);
         *h = (struct handle){.id = *id};
         catalog_dir(id, dir);
-        if (catalog_hot(th->tools.catalog, id, true, e) == -1)
+        if (make_hot(th, id, e) == -1)
             return NULL;
         if (ledger_open(th->tools.io, dir, false, &h->ledger, e) == -1) {
             h->ledger = NULL;
@@ -168,22 +219,17 @@ get(struct thread *th, const struct kvfile_id *id, struct err *e)
 }
 
 /* For run(): the tools are a thread's first member. */
-static struct handle *
-tool_get(struct store_tools *t, const struct kvfile_id *id, struct err *e)
-{
-    struct thread *th = (struct thread *)(void *)t;
-
-    if (th != &th->all->threads[LONG_THREAD])
-        return get(th, id, e);
-    err_set(e, ERR_INTERNAL, 0, "the thread for long jobs has no ledgers");
-    return NULL;
-}
-
 static struct ledger *
 tool_ledger(struct store_tools *t, const struct kvfile_id *id, struct err *e)
 {
-    struct handle *h = tool_get(t, id, e);
+    struct thread *th = (struct thread *)(void *)t;
+    struct handle *h;
 
+    if (th == &th->all->threads[LONG_THREAD]) {
+        err_set(e, ERR_INTERNAL, 0, "the thread for long jobs has no ledgers");
+        return NULL;
+    }
+    h = get(th, id, e);
     return h != NULL ? h->ledger : NULL;
 }
 
@@ -197,26 +243,6 @@ tool_close(struct store_tools *t, const struct kvfile_id *id)
         close_handle(th, h, true);
 }
 
-static int
-tool_pin(struct store_tools *t, const struct kvfile_id *id, struct err *e)
-{
-    struct handle *h = tool_get(t, id, e);
-
-    if (h == NULL)
-        return -1;
-    h->pins++;
-    return 0;
-}
-
-static void
-tool_unpin(struct store_tools *t, const struct kvfile_id *id)
-{
-    struct handle *h = find((struct thread *)(void *)t, id);
-
-    if (h != NULL && h->pins > 0) /* a failure may have closed it meanwhile */
-        h->pins--;
-}
-
 static void
 close_all(struct thread *th)
 {
@@ -224,6 +250,16 @@ close_all(struct thread *th)
         if (th->handles[i].ledger != NULL)
             close_handle(th, &th->handles[i], true);
     }
+    while (th->n_hot > 0)
+        make_cold(th, &th->hot[th->n_hot - 1]);
+}
+
+/* Nothing is done with it any more. */
+static void
+let_go(struct thread *th, const struct kvfile_id *id)
+{
+    tool_close(&th->tools, id);
+    make_cold(th, id);
 }
 
 /* --- what is done ------------------------------------------------------------------------- */
@@ -300,12 +336,10 @@ run(struct thread *th, struct store_job *job, struct err *e)
     case STORE_FORK: return catalog_fork(c, &job->from, &job->id, &job->change, e);
     case STORE_LOAD: return load(th, job, e);
     case STORE_COMMIT: return commit(th, job, e);
-    case STORE_CLOSE: tool_close(&th->tools, &job->id); return 0;
-    case STORE_DELETE:
-        tool_close(&th->tools, &job->id);
-        return catalog_delete(c, &job->id, e);
+    case STORE_CLOSE: let_go(th, &job->id); return 0;
+    case STORE_DELETE: let_go(th, &job->id); return catalog_delete(c, &job->id, e);
     case STORE_QUARANTINE:
-        tool_close(&th->tools, &job->id);
+        let_go(th, &job->id);
         return catalog_quarantine(c, &job->id, job->why, e);
     case STORE_RUN:
     case STORE_RUN_LONG: return job->run(job->arg, &th->tools, e);
@@ -445,12 +479,8 @@ start_thread(struct store_threads *t, struct thread *th, struct err *e)
 {
     int rc;
 
-    th->tools = (struct store_tools){.io = t->io,
-                                     .catalog = t->catalog,
-                                     .ledger = tool_ledger,
-                                     .close = tool_close,
-                                     .pin = tool_pin,
-                                     .unpin = tool_unpin};
+    th->tools = (struct store_tools){
+        .io = t->io, .catalog = t->catalog, .ledger = tool_ledger, .close = tool_close};
     th->all = t;
     th->turned_ns = clock_ns();
     th->box = mailbox_new(e);
@@ -528,6 +558,7 @@ store_threads_free(struct store_threads *t)
 
         if (th->running)
             pthread_join(th->thread, NULL);
+        free(th->hot);
         if (th->box != NULL)
             drop_all(th->box);
         mailbox_free(th->box);

@@ -45,10 +45,6 @@ struct store_tools {
                              struct err *e);
     /* Closes it, if it is open: its file stands alone until it is asked for again. */
     void (*close)(struct store_tools *t, const struct kvfile_id *id);
-    /* Opens it, and keeps it open until it is unpinned as often: so its id stays hot, and files
-     * that somebody publishes meanwhile are safe from catalog_sweep() until a commit names them. */
-    int (*pin)(struct store_tools *t, const struct kvfile_id *id, struct err *e);
-    void (*unpin)(struct store_tools *t, const struct kvfile_id *id);
 };
 
 struct store_job {

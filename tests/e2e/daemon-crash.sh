@@ -77,6 +77,7 @@ transcript name=$1 what=tokens
 transcript name=$1 what=tokens from=32768
 END
     sed -n 's/.* tokens=//p' "$dir/answers" | tr '\n' ',' | sed 's/,*$//'
+    echo # also if there are none: it may have been rolled back to the start
     sed -n '1{/^ok/!s/^/# /p}' "$dir/answers" >&2
 }
 count() { grep -c "$1" "$dir/log"; } # in the log of the daemon that is being killed

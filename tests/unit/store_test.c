@@ -297,7 +297,8 @@ look(void *arg, struct store_tools *t, struct err *e)
         return -1;
     task->seen = c.len;
     ledger_content_done(&c);
-    return t->pin(t, &task->id, e);
+    t->close(t, &task->id);
+    return 0;
 }
 
 static int
