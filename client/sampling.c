@@ -65,6 +65,8 @@ sampling_init(struct sampling *s, const struct client *c, const char *name)
     FATHOM_SAMPLE_INIT(&s->a);
     s->a.name = name;
     s->a.n = arg_u64(c, "max-tokens", UINT32_MAX, 0);
+    if (arg_given(c, "max-tokens") && s->a.n == 0)
+        usage_error(c, "--max-tokens 0: nothing is to be drawn");
     s->a.min_tokens = arg_u64(c, "min-tokens", UINT32_MAX, 0);
     s->a.temperature = arg_f64(c, "temp", 0, 100, (double)NAN);
     s->a.top_k = arg_u64(c, "top-k", UINT32_MAX, 0);

@@ -9,9 +9,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "daemon/input.h"
+
+#define HUGETLBFS 0x958458f6 /* HUGETLBFS_MAGIC of linux/magic.h */
 
 int
 input_op_id(struct op *op, bool has, struct wire_bin id, struct err *e)
@@ -90,7 +93,11 @@ input_document(struct op *op, int fd, uint64_t bytes, uint64_t max, struct err *
 {
     const int all = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
     const int seals = fcntl(fd, F_GET_SEALS), flags = fcntl(fd, F_GETFL);
-    const bool sealed = seals != -1 && (seals & all) == all;
+    struct statfs fs;
+    /* Huge pages are copied too: their mapping takes from a pool that is not the client's, and ends
+     * at whole ones only. */
+    const bool sealed = seals != -1 && (seals & all) == all && fstatfs(fd, &fs) == 0 &&
+                        fs.f_type != HUGETLBFS;
     const uint64_t most = sealed ? max : max / 2;
     struct stat st;
     void *p;

@@ -263,17 +263,38 @@ on_watchdog(evutil_socket_t fd, short what, void *arg)
 
 /* --- starting ----------------------------------------------------------------------------- */
 
+/* What lies in the state directory is believed as far as checksums go, which whoever may write
+ * there can make; and files that root leaves there could not be opened by the usual daemon. */
+static int
+check_state_dir(const char *path, struct err *e)
+{
+    struct stat st;
+
+    if (stat(path, &st) == -1)
+        return err_set(e, ERR_READ_ONLY, errno, "%s: %s", path, strerror(errno));
+    if (st.st_uid != geteuid())
+        return err_set(e, ERR_PERMISSION, 0,
+                       "%s belongs to user %u, and this is user %u: run fathomd as its "
+                       "owner, or choose another directory",
+                       path, (unsigned)st.st_uid, (unsigned)geteuid());
+    if ((st.st_mode & 022) != 0)
+        return err_set(e, ERR_PERMISSION, 0,
+                       "%s has mode %04o, so that others may write there: chmod go-w", path,
+                       (unsigned)(st.st_mode & 07777));
+    return 0;
+}
+
 /* Before there is a store nobody can be told what it holds; its owners' names may come later. */
 static int
 open_store(struct daemon *d, struct err *e)
 {
     struct server *sv = &d->server;
 
-    if (file_make_dir(d->o.state, e) == -1)
+    if (file_make_dir(d->o.state, e) == -1 || check_state_dir(d->o.state, e) == -1)
         return err_prefix(e, "setting state");
     if (store_open(sv->base, &d->o, &sv->quota, &sv->store, e) == -1 ||
         store_find_all(sv->store, e) == -1)
-        return -1;
+        return e->code == ERR_EXISTS ? -1 : err_prefix(e, "setting state: %s", d->o.state);
     for (struct user *u = sv->quota.users; u != NULL; u = u->next)
         server_look_up(sv, u);
     return 0;

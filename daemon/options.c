@@ -367,7 +367,7 @@ read_command(struct options *o, int argc, char **argv, struct err *e)
         }
         default:
             if (set_option(o, (size_t)(c - FIRST_LONG), optarg, OPTION_COMMAND, e) == -1)
-                return err_prefix(e, "--");
+                return err_prefix(e, "command line");
         }
     }
     if (optind < argc)

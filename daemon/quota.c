@@ -128,6 +128,22 @@ quota_limit_user(const struct quota *q, enum quota_kind kind)
     return setting(q, kinds[kind].user);
 }
 
+static uint64_t
+room(uint64_t used, uint64_t limit)
+{
+    return used < limit ? limit - used : 0;
+}
+
+uint64_t
+quota_left(const struct user *u, enum quota_kind kind, const char **name)
+{
+    const uint64_t one = room(u->used[kind], quota_limit_user(u->q, kind));
+    const uint64_t all = room(u->q->used[kind], quota_limit(u->q, kind));
+
+    *name = one <= all ? kinds[kind].one : kinds[kind].setting;
+    return one <= all ? one : all;
+}
+
 const char *
 quota_name(enum quota_kind kind)
 {

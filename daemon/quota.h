@@ -62,5 +62,7 @@ void quota_force(struct user *u, enum quota_kind kind, uint64_t n);
 const char *quota_name(enum quota_kind kind);
 uint64_t quota_limit(const struct quota *q, enum quota_kind kind);      /* of all users */
 uint64_t quota_limit_user(const struct quota *q, enum quota_kind kind); /* of one */
+/* What quota_take() would give now at the most, and the setting that makes it so little. */
+uint64_t quota_left(const struct user *u, enum quota_kind kind, const char **name);
 
 #endif /* DAEMON_QUOTA_H */

@@ -505,16 +505,6 @@ on_imported(struct transfer *t)
     importing_free(x);
 }
 
-static uint64_t
-left(const struct user *u, enum quota_kind kind)
-{
-    const uint64_t own = quota_limit_user(u->q, kind), all = quota_limit(u->q, kind);
-    const uint64_t a = own > u->used[kind] ? own - u->used[kind] : 0;
-    const uint64_t b = all > u->q->used[kind] ? all - u->q->used[kind] : 0;
-
-    return a < b ? a : b;
-}
-
 /* All that the archive is measured against, as it is now. */
 static int
 read_import(struct request *r, struct importing *x, const struct wire_import *q,
@@ -537,11 +527,11 @@ read_import(struct request *r, struct importing *x, const struct wire_import *q,
                                      .gid = r->conn->cred.gid,
                                      .mode = 0600,
                                      .now_ms = clock_wall_ms(),
-                                     .most_tokens = left(x->user, QUOTA_TOKENS),
-                                     .most_bytes = left(x->user, QUOTA_DISK),
                                      .adopt = true,
                                      .model = kv_model(work_kv(x->sv->work)),
                                      .told = &x->told};
+    x->how.most_tokens = quota_left(x->user, QUOTA_TOKENS, &x->how.tokens_limit);
+    x->how.most_bytes = quota_left(x->user, QUOTA_DISK, &x->how.bytes_limit);
     if (x->how.model == NULL)
         return err_set(
             e, ERR_UNAVAILABLE, 0,

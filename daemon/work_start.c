@@ -196,6 +196,21 @@ work_start(struct work *w, struct op *op, struct err *e)
     return 0;
 }
 
+/* Of the disk, for its tokens and their rows. Not taken yet: they are counted as they are written. */
+static int
+check_disk(const struct work *w, const struct op *op, struct err *e)
+{
+    const struct kvfile_model *m = kv_model(w->kv);
+    const uint64_t rows = m != NULL ? m->page_bytes / KVFILE_PAGE_TOKENS : 0;
+    const uint64_t bytes = op->n_ids * (rows + sizeof *op->ids);
+    struct user *u = op->session->user;
+
+    if (quota_take(u, QUOTA_DISK, bytes, e) == -1)
+        return -1;
+    quota_give(u, QUOTA_DISK, bytes);
+    return 0;
+}
+
 /* What the model's size says about it, once that is known. */
 int
 work_check(const struct work *w, struct op *op, struct err *e)
@@ -219,6 +234,8 @@ work_check(const struct work *w, struct op *op, struct err *e)
                        "%zu tokens at position %" PRIu64
                        " do not fit: the context ends at %" PRIu64,
                        op->n_ids, op->begin, max);
+    if (op->kind == OP_APPEND && check_disk(w, op, e) == -1)
+        return -1;
     if (op->kind == OP_SAMPLE) {
         if (op->begin == 0)
             return err_set(e, ERR_INVALID, 0,

@@ -182,12 +182,14 @@ check_room(struct import *x)
         bytes += x->m.c.files[i].bytes; /* 1 << 20 of 1 << 28 at most */
     if (x->m.c.len > x->how->most_tokens)
         return err_set(x->e, ERR_QUOTA, 0,
-                       "import: the session has %" PRIu64 " tokens, %" PRIu64 " are left",
-                       x->m.c.len, x->how->most_tokens);
+                       "import: the session has %" PRIu64 " tokens, %" PRIu64
+                       " are left of %s",
+                       x->m.c.len, x->how->most_tokens, x->how->tokens_limit);
     if (bytes > x->how->most_bytes)
         return err_set(x->e, ERR_QUOTA, 0,
-                       "import: the session takes %" PRIu64 " bytes, %" PRIu64 " are left",
-                       bytes, x->how->most_bytes);
+                       "import: the session takes %" PRIu64 " bytes, %" PRIu64
+                       " are left of %s",
+                       bytes, x->how->most_bytes, x->how->bytes_limit);
     return 0;
 }
 

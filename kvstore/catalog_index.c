@@ -267,7 +267,8 @@ catalog_index_open(struct catalog *c, struct err *e)
     struct survey s = {.e = e};
     int rc = read_index(c, &s, e);
 
-    if (rc == -1 && (e->code == ERR_DAMAGED || e->code == ERR_NOT_FOUND)) {
+    if (rc == -1 && (e->code == ERR_DAMAGED || e->code == ERR_NOT_FOUND ||
+                     e->code == ERR_MODEL_MISMATCH)) { /* the last: of a newer version */
         sql_close(c->db, true);
         c->db = NULL;
         survey_done(&s);

@@ -390,10 +390,13 @@ numbers(sqlite3 *db, uint32_t application, uint32_t version, uint32_t *found, st
                        "%.100s: not a file of fathom's (application id %" PRIx64
                        ", not %" PRIx32 ")",
                        path, is, application);
-    if (v > version || v == 0)
-        return err_set(e, ERR_DAMAGED, 0,
-                       "%.100s: format %" PRIu64 ", this fathomd knows 1 to %" PRIu32 "%s",
-                       path, v, version, v > version ? ": it needs a newer one" : "");
+    if (v > version)
+        return err_set(e, ERR_MODEL_MISMATCH, 0,
+                       "%.100s: format %" PRIu64 ", this fathomd knows 1 to %" PRIu32
+                       ": it needs a newer one",
+                       path, v, version);
+    if (v == 0)
+        return err_set(e, ERR_DAMAGED, 0, "%.100s: format 0 has never been", path);
     *found = (uint32_t)v;
     return 0;
 }

@@ -304,6 +304,7 @@ check_files(struct verify *v)
 static int
 check_ledger(struct verify *v)
 {
+    const size_t n_dir = strlen(v->dir);
     struct ledger *l = NULL;
     struct err e = {0};
     int rc = ledger_look(v->io, v->dir, &l, &e);
@@ -319,7 +320,11 @@ check_ledger(struct verify *v)
         *v->e = e;
         return -1;
     }
-    return tell(v, true, "%s", e.text);
+    /* Names are those in the session's folder: this one may be a copy of it. */
+    return tell(v, true, "%s",
+                strncmp(e.text, v->dir, n_dir) == 0 && e.text[n_dir] == '/'
+                    ? e.text + n_dir + 1
+                    : e.text);
 }
 
 int

@@ -408,6 +408,18 @@ documents(void)
     ftruncate(fd, 0);
     ok(r != NULL && r->n > 0, "a document that is not sealed against shrinking is copied");
     close(fd);
+    /* Huge pages are not mapped: the machine may have none, and the last part of one cannot be
+     * unmapped. Two million zeros are more tokens than fit, which they have to become first. */
+    fd = memfd_create("mine", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB);
+    if (fd != -1 && ftruncate(fd, 2 << 20) == 0) {
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);
+        a.document = fd;
+        r = fathom_finish(f, fathom_append(f, &a, NULL, &e), &e);
+        ok(r == NULL && e.code == FATHOM_CONTEXT_FULL,
+           "a document of huge pages is copied");
+    }
+    if (fd != -1)
+        close(fd);
     /* What is no memory at all. */
     (void)!pipe(pair);
     a.document = pair[0];

@@ -74,6 +74,8 @@ usual(void)
                                    .now_ms = 99,
                                    .most_tokens = 1 << 20,
                                    .most_bytes = 1 << 30,
+                                   .tokens_limit = "max-tokens",
+                                   .bytes_limit = "max-disk",
                                    .model = &kvfile_sample_model};
 }
 
