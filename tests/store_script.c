@@ -330,7 +330,9 @@ drop(struct script *x, struct script_session *s, bool file_first, struct err *e)
         return -1;
     if (commit(s, &change, &c, e) == -1)
         return -1;
-    return file_first ? 0 : x->io->ops->unlink(x->io, path, e);
+    if (!file_first)
+        x->io->ops->unlink(x->io, path, e); /* or the sweep will */
+    return 0;
 }
 
 static int
