@@ -25,6 +25,7 @@ static enum err_code
 code_of(int rc)
 {
     switch (rc) {
+    case SQLITE_IOERR_DATA:
     case SQLITE_IOERR_READ:
     case SQLITE_IOERR_SHORT_READ: return ERR_DAMAGED;
     case SQLITE_IOERR_NOMEM: return ERR_QUOTA;
@@ -240,6 +241,9 @@ settings(sqlite3 *db, enum sql_how how, struct err *e)
                 "PRAGMA wal_autocheckpoint=256",
                 e) == -1)
         return -1;
+    if (how == SQL_CREATE && sqlite3_file_control(db, "main", SQLITE_FCNTL_RESERVE_BYTES,
+                                                  &(int){VFS_SUM}) != SQLITE_OK)
+        return sql_error(db, e);
     if (how == SQL_CREATE &&
         (sql_run(db, "PRAGMA page_size=4096; PRAGMA synchronous=OFF", e) == -1 ||
          pragma_is(db, "PRAGMA journal_mode=OFF", "off", e) == -1))
@@ -302,7 +306,7 @@ open_by(struct io *io, const char *path, enum sql_how how, bool wal, sqlite3 **d
     char vfs[VFS_NAME_ROOM], uri[PATH_ROOM + 24];
 
     snprintf(vfs, sizeof vfs, "fathom-%" PRIu64, atomic_fetch_add(&n_opened, 1));
-    if (vfs_register(io, vfs, e) == -1)
+    if (vfs_register(io, vfs, true, e) == -1)
         return -1;
     vfs_clear_error();
     snprintf(uri, sizeof uri, "file:%s%s", path,

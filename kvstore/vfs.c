@@ -7,6 +7,12 @@
  * sync that failed, when it rolls back or closes; the kernel would then report success for pages
  * that it has dropped, so the file refuses (io.h). Time, sleep and randomness are the
  * default VFS's. No xDeviceCharacteristics: a power cut may tear whatever was being written.
+ *
+ * SQLite has checksums in its write-ahead log, but none in a database: a bit of a token or of an
+ * access mode that turns over would be served. So each page ends with the XXH3-64 of what is in
+ * front of it, seeded with its place; it is made when the page is written, which is when the log's
+ * content moves into the database, and looked at whenever it is read. What SQLite has in memory or in
+ * the log has anything in these 8 bytes.
  */
 #include "config.h"
 
@@ -15,17 +21,19 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "base/err.h"
 #include "kvstore/io.h"
 #include "kvstore/vfs.h"
 
-enum { PATH_ROOM = 512, SECTOR = 4096 };
+enum { PATH_ROOM = 512, SECTOR = 4096, SMALLEST_PAGE = 512 /* of SQLite's */ };
 
 struct vfs {
     sqlite3_vfs base;
     struct io *io;
     sqlite3_vfs *os; /* the default one */
+    bool sums;
     char name[];
 };
 
@@ -36,6 +44,7 @@ struct vfs_file {
     bool new_name;        /* perhaps nobody has synced its folder */
     bool failed;          /* a sync did */
     bool delete_on_close; /* as SQLite asked */
+    bool sums;            /* a database whose pages have them */
     char path[PATH_ROOM];
 };
 
@@ -75,6 +84,40 @@ file_close(sqlite3_file *base)
     return SQLITE_OK;
 }
 
+static uint64_t
+sum_of(const uint8_t *page, uint64_t at)
+{
+    return XXH3_64bits_withSeed(page, VFS_PAGE - VFS_SUM, at);
+}
+
+void
+vfs_seal_page(uint8_t page[VFS_PAGE], uint64_t at)
+{
+    const uint64_t sum = sum_of(page, at);
+
+    memcpy(page + VFS_PAGE - VFS_SUM, &sum,
+           sizeof sum); /* little-endian, as all files of ours */
+}
+
+/* Parts of the first page are read before anybody knows how large a page is; all of it is, later. */
+static int
+check_page(const struct vfs_file *f, const uint8_t *p, int n, uint64_t at)
+{
+    uint64_t sum;
+
+    if (n < SMALLEST_PAGE)
+        return SQLITE_OK;
+    if (n == VFS_PAGE && at % VFS_PAGE == 0) {
+        memcpy(&sum, p + VFS_PAGE - VFS_SUM, sizeof sum);
+        if (sum == sum_of(p, at))
+            return SQLITE_OK;
+    }
+    err_set(&last, ERR_DAMAGED, 0,
+            "store: %s: the page at %llu does not match its checksum", f->path,
+            (unsigned long long)at);
+    return SQLITE_IOERR_DATA;
+}
+
 static int
 file_read(sqlite3_file *base, void *p, int n, sqlite3_int64 at)
 {
@@ -84,7 +127,7 @@ file_read(sqlite3_file *base, void *p, int n, sqlite3_int64 at)
     if (got == -1)
         return SQLITE_IOERR_READ;
     if (got == n)
-        return SQLITE_OK;
+        return f->sums ? check_page(f, p, n, (uint64_t)at) : SQLITE_OK;
     memset((uint8_t *)p + got, 0, (size_t)(n - got)); /* as SQLite wants it */
     return SQLITE_IOERR_SHORT_READ;
 }
@@ -101,9 +144,15 @@ static int
 file_write(sqlite3_file *base, const void *p, int n, sqlite3_int64 at)
 {
     struct vfs_file *f = file_of(base);
+    uint8_t page[VFS_PAGE];
 
     if (f->failed)
         return refuse(f, SQLITE_IOERR_WRITE);
+    if (f->sums && n == VFS_PAGE) {
+        memcpy(page, p, VFS_PAGE);
+        vfs_seal_page(page, (uint64_t)at);
+        p = page;
+    }
     if (f->io->ops->write(f->io, f->h, p, (size_t)n, (uint64_t)at, &last) == 0)
         return SQLITE_OK;
     return last.code == ERR_QUOTA ? SQLITE_FULL : SQLITE_IOERR_WRITE;
@@ -238,6 +287,7 @@ vfs_open(sqlite3_vfs *base, const char *path, sqlite3_file *out, int flags, int 
     f->io = io;
     /* Also if it was there: whoever made it may have been killed before its first sync. */
     f->new_name = flags & SQLITE_OPEN_CREATE;
+    f->sums = vfs_of(base)->sums && flags & SQLITE_OPEN_MAIN_DB;
     f->delete_on_close = flags & SQLITE_OPEN_DELETEONCLOSE;
     strcpy(f->path, path);
     f->base.pMethods = &methods;
@@ -357,7 +407,7 @@ vfs_last_sys(sqlite3_vfs *base, int n, char *out)
 }
 
 int
-vfs_register(struct io *io, const char *name, struct err *e)
+vfs_register(struct io *io, const char *name, bool sums, struct err *e)
 {
     const size_t n = strlen(name) + 1;
     struct vfs *v = calloc(1, sizeof *v + n);
@@ -367,6 +417,7 @@ vfs_register(struct io *io, const char *name, struct err *e)
         return err_set(e, ERR_INTERNAL, ENOMEM, "store: no memory for a VFS");
     memcpy(v->name, name, n);
     v->io = io;
+    v->sums = sums;
     v->os = sqlite3_vfs_find(NULL); /* initialises SQLite */
     v->base = (sqlite3_vfs){
         .iVersion = 2,

@@ -2,6 +2,9 @@
 #ifndef KVSTORE_VFS_H
 #define KVSTORE_VFS_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 struct err;
 struct io;
 
@@ -14,8 +17,15 @@ struct io;
  * There is no shared memory, so WAL needs PRAGMA locking_mode=EXCLUSIVE before the first access;
  * there are no temporary files, so PRAGMA temp_store=MEMORY. A new file's folder is synced with
  * its first sync. After a sync that failed the file takes no more writes and syncs.
+ *
+ * sums: the last VFS_SUM bytes of each page of a database are its checksum. It must have pages of
+ * VFS_PAGE bytes that leave so many free (SQLITE_FCNTL_RESERVE_BYTES, before its first table), and
+ * must have been written so from its first page on. A page that does not match is SQLITE_IOERR_DATA.
  */
-int vfs_register(struct io *io, const char *name, struct err *e);
+enum { VFS_PAGE = 4096, VFS_SUM = 8 };
+
+int vfs_register(struct io *io, const char *name, bool sums, struct err *e);
+void vfs_seal_page(uint8_t page[VFS_PAGE], uint64_t at); /* as a write at `at` does */
 void vfs_unregister(const char *name); /* no database may be open; not registered is fine */
 
 /* What a call of this thread met last in a VFS of ours, for the text that SQLite cannot give:

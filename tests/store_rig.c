@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "kvstore/io.h"
+#include "kvstore/vfs.h"
 #include "tests/kvfile_sample.h"
 #include "tests/store_rig.h"
 
@@ -181,4 +182,21 @@ rig_differ(const struct ledger_content *a, const struct ledger_content *b)
             return "a file";
     }
     return NULL;
+}
+
+void
+rig_seal_pages(const char *path)
+{
+    uint8_t page[VFS_PAGE];
+    FILE *f = fopen(path, "r+");
+
+    if (f == NULL)
+        abort();
+    for (uint64_t at = 0; fread(page, 1, sizeof page, f) == sizeof page; at += VFS_PAGE) {
+        vfs_seal_page(page, at);
+        if (fseek(f, (long)at, SEEK_SET) != 0 || fwrite(page, 1, sizeof page, f) == 0 ||
+            fseek(f, (long)(at + VFS_PAGE), SEEK_SET) != 0)
+            abort();
+    }
+    fclose(f);
 }

@@ -33,6 +33,9 @@ void rig_state(struct ledger_file *f, unsigned n, uint64_t pos);
 int rig_publish(struct io *io, const char *dir, struct ledger_file *f,
                 const uint32_t *tokens, struct err *e);
 
+/* Gives a database of the store, changed by others, the checksums of its pages. */
+void rig_seal_pages(const char *path);
+
 /* NULL if they are the same, else what is not. */
 const char *rig_differ(const struct ledger_content *a, const struct ledger_content *b);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A session's folder that anybody may have written: u32 n, n bytes of session.db, the rest its
- * write-ahead log. Reading it to look and reading it to write agree; what is accepted keeps the
+ * write-ahead log. The checksums of the pages are made anew, or no change would come past them. Reading it to look and reading it to write agree; what is accepted keeps the
  * rules, takes a change, and then holds the same and the change.
  */
 #include "config.h"
@@ -13,6 +13,7 @@
 #include "kvstore/io.h"
 #include "kvstore/ledger.h"
 #include "kvstore/verify.h"
+#include "kvstore/vfs.h"
 #include "tests/sim_fs.h"
 #include "tests/store_rig.h"
 
@@ -27,14 +28,22 @@ must(int truth)
         abort();
 }
 
+/* seal: a database, each whole page of it. */
 static void
-put(struct io *io, const char *path, const uint8_t *p, size_t n)
+put(struct io *io, const char *path, const uint8_t *p, size_t n, bool seal)
 {
+    uint8_t *copy = malloc(n + 1);
     struct err e;
-    const int h = io->ops->open(io, path, IO_WRITE | IO_CREATE, &e);
+    int h;
 
-    must(h >= 0 && io->ops->write(io, h, p, n, 0, &e) == 0);
+    must(copy != NULL);
+    memcpy(copy, p, n);
+    for (size_t at = 0; seal && at + VFS_PAGE <= n; at += VFS_PAGE)
+        vfs_seal_page(copy + at, at);
+    h = io->ops->open(io, path, IO_WRITE | IO_CREATE, &e);
+    must(h >= 0 && io->ops->write(io, h, copy, n, 0, &e) == 0);
     io->ops->close(io, h);
+    free(copy);
 }
 
 static int
@@ -126,9 +135,9 @@ LLVMFuzzerTestOneInput(const uint8_t *p, size_t len)
     io = sim_io(sim);
     must(io->ops->mkdir(io, "s", &e) == 0 && io->ops->mkdir(io, "s/c", &e) == 0 &&
          io->ops->mkdir(io, "s/k", &e) == 0);
-    put(io, "s/session.db", p, n);
+    put(io, "s/session.db", p, n, true);
     if (len > n)
-        put(io, "s/session.db-wal", p + n, len - n);
+        put(io, "s/session.db-wal", p + n, len - n, false);
     store_verify(io, "s", NULL, hear, NULL, &result, &e);
     rc = load(io, true, &looked);
     if (load(io, false, &opened) == 0) {

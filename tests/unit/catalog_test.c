@@ -244,6 +244,7 @@ index_sql(const char *text)
     if (sqlite3_exec(db, text, NULL, NULL, NULL) != SQLITE_OK)
         fail_msg("%s: %s", text, sqlite3_errmsg(db));
     assert_int_equal(sqlite3_close(db), SQLITE_OK);
+    rig_seal_pages(path);
 }
 
 /* The index is a cache: whatever happens to it, the folders say the same again. */

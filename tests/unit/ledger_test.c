@@ -305,6 +305,7 @@ run_sql(const char *dir, const char *sql)
     if (sqlite3_exec(db, sql, NULL, NULL, &text) != SQLITE_OK)
         fail_msg("%s: %s", sql, text);
     assert_int_equal(sqlite3_close(db), SQLITE_OK);
+    rig_seal_pages(path);
 }
 
 static const char *const lies[] = {
@@ -389,6 +390,81 @@ copy_file(const char *from, const char *to)
     assert_int_equal(fwrite(p, 1, n, f), n);
     assert_int_equal(fclose(f), 0);
     free(p);
+}
+
+/* 1: as `want`; 0: something else; -1: refused. */
+static int
+load_and_compare(const char *dir, const struct ledger_content *want)
+{
+    struct ledger_content c;
+    struct ledger *l;
+    int rc;
+
+    if (ledger_look(io, dir, &l, &e) == -1)
+        return -1;
+    rc = ledger_load(l, &c, &e);
+    if (rc == 0) {
+        rc = rig_differ(&c, want) == NULL;
+        ledger_content_done(&c);
+    }
+    ledger_close(l);
+    return rc;
+}
+
+static void
+flip(const char *path, long at)
+{
+    FILE *f = fopen(path, "r+");
+    int c;
+
+    assert_non_null(f);
+    assert_int_equal(fseek(f, at, SEEK_SET), 0);
+    c = fgetc(f);
+    assert_int_equal(fseek(f, at, SEEK_SET), 0);
+    fputc(c ^ (1 << at % 8), f);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* One bit anywhere in session.db: refused, or it does not matter; never something else. As the
+ * control, with checksums made anew, many of them would be believed. */
+static void
+test_flips(void **state)
+{
+    struct ledger_content want;
+    unsigned refused = 0, same = 0, believed = 0;
+    char from[64], to[64];
+    struct ledger *l;
+    size_t n;
+
+    (void)state;
+    make("flip");
+    make_dir("flop");
+    OK(ledger_look(io, "flip", &l, &e));
+    OK(ledger_load(l, &want, &e));
+    ledger_close(l);
+    snprintf(from, sizeof from, "%s/flip/session.db", root);
+    snprintf(to, sizeof to, "%s/flop/session.db", root);
+    free(file_read(from, 1 << 24, &n, &e));
+    assert_true(n >= 8 * 4096);
+    for (size_t at = 0; at < n; at += at < 100 ? 1 : 53) {
+        int rc;
+
+        copy_file(from, to);
+        flip(to, (long)at);
+        rc = load_and_compare("flop", &want);
+        if (rc == 0 || (rc == -1 && e.code != ERR_DAMAGED))
+            fail_msg("byte %zu: %s", at, rc == 0 ? "it is believed" : e.text);
+        refused += rc == -1;
+        same += rc == 1;
+        if (at % 3 == 0) {
+            rig_seal_pages(to);
+            believed += load_and_compare("flop", &want) == 0;
+        }
+    }
+    print_message("%u flips refused, %u without effect; with new checksums %u believed\n",
+                  refused, same, believed);
+    assert_true(refused > 500 && believed > 50);
+    ledger_content_done(&want);
 }
 
 /* Each lie is told of a fresh copy; refused with a text that names the folder. */
@@ -569,9 +645,13 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),      cmocka_unit_test(test_random_changes),
-        cmocka_unit_test(test_refused_changes), cmocka_unit_test(test_lies),
-        cmocka_unit_test(test_unclean),         cmocka_unit_test(test_look),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_random_changes),
+        cmocka_unit_test(test_refused_changes),
+        cmocka_unit_test(test_lies),
+        cmocka_unit_test(test_flips),
+        cmocka_unit_test(test_unclean),
+        cmocka_unit_test(test_look),
     };
 
     return cmocka_run_group_tests_name("ledger", tests, setup, teardown);

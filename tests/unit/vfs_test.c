@@ -137,7 +137,7 @@ test_errors(void **state)
     assert_int_not_equal(sqlite3_open_v2(longest, &db, SQLITE_OPEN_READWRITE, "vfs_test"),
                          SQLITE_OK);
     sqlite3_close(db);
-    assert_int_equal(vfs_register(io, "vfs_test", &e), -1); /* the name is taken */
+    assert_int_equal(vfs_register(io, "vfs_test", false, &e), -1); /* the name is taken */
     vfs_unregister("vfs_test_none");
 }
 
@@ -152,7 +152,7 @@ commit_some(struct sim *sim, const char *mode)
     sqlite3 *db;
     bool ok;
 
-    vfs_register(sim_io(sim), "vfs_test_sim", &e);
+    vfs_register(sim_io(sim), "vfs_test_sim", false, &e);
     ok = sqlite3_open_v2("s.db", &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
                          "vfs_test_sim") == SQLITE_OK;
     snprintf(
@@ -185,7 +185,7 @@ look(void *arg, struct io *at, uint64_t mark, const char *what)
     struct err e;
 
     (void)arg;
-    vfs_register(at, "vfs_test_state", &e);
+    vfs_register(at, "vfs_test_state", false, &e);
     sqlite3_open_v2("s.db", &db, SQLITE_OPEN_READWRITE, "vfs_test_state");
     sqlite3_exec(db, "PRAGMA locking_mode=EXCLUSIVE", NULL, NULL, NULL);
     if (mark == 0) {
@@ -259,7 +259,7 @@ set_up(void **state)
     (void)state;
     if (mkdtemp(folder) == NULL || (io = io_open_root(folder, false, &e)) == NULL)
         return -1;
-    return io->ops->mkdir(io, "d", &e) == 0 ? vfs_register(io, "vfs_test", &e) : -1;
+    return io->ops->mkdir(io, "d", &e) == 0 ? vfs_register(io, "vfs_test", false, &e) : -1;
 }
 
 static int
