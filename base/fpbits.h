@@ -62,4 +62,50 @@ fpbits_bf16_order(FP_WORD u)
     return FP_IF((u & 0x8000) != 0, ~u & 0xffff, u | 0x8000);
 }
 
+/*
+ * Codes as packed weights have them (gpu/cuda/packed.cuh), so that few operations make bf16 of
+ * them by their bits alone, in pairs, the first element below: an e4m3's exponent and fraction fall
+ * on the lowest of bf16's, 2^120 too small, an e2m1's 2^126.
+ */
+
+/* Four e4m3 codes, the first one lowest, to the order 2 0 3 1. */
+FP_INLINE FP_WORD
+fpbits_e4m3_pack(FP_WORD c)
+{
+    return (c >> 16 & 0xff) | (c & 0xff) << 8 | c >> 24 << 16 | (c >> 8 & 0xff) << 24;
+}
+
+/* Codes 0 and 1, and 2 and 3. */
+FP_INLINE void
+fpbits_e4m3_unpack(FP_WORD w, FP_WORD *first, FP_WORD *second)
+{
+    *first = (w >> 4 & 0x07f007f0) | (w & 0x80008000);
+    *second = (w << 4 & 0x07f007f0) | (w << 8 & 0x80008000);
+}
+
+/* Eight e2m1 codes, the first one lowest: two of them to each place that unpacking looks at. */
+FP_INLINE FP_WORD
+fpbits_e2m1_pack(FP_WORD codes)
+{
+    const int size_at[4] = {6, 3, 0, 9}, sign_at[4] = {15, 12, 14, 13};
+    FP_WORD w = 0;
+
+    for (int i = 0; i < 8; i++) {
+        const FP_WORD c = codes >> 4 * i & 0xf;
+
+        w = w | ((c & 7) << size_at[i / 2] | (c >> 3) << sign_at[i / 2]) << 16 * (i % 2);
+    }
+    return w;
+}
+
+/* Codes 2 i and 2 i + 1 to p[i]. */
+FP_INLINE void
+fpbits_e2m1_unpack(FP_WORD w, FP_WORD *p)
+{
+    p[0] = w & 0x81c081c0;
+    p[1] = w << 3 & 0x81c081c0;
+    p[2] = (w << 6 & 0x01c001c0) | (w << 1 & 0x80008000);
+    p[3] = (w >> 3 & 0x01c001c0) | (w << 2 & 0x80008000);
+}
+
 #endif /* BASE_FPBITS_H */

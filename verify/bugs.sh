@@ -65,6 +65,10 @@ bug gpu/index/compress.h 's|i >= ratio|i > ratio|' inputs-are-spec \
 bug gpu/index/rows.h 's|p / stride \* 2 \* stride|p / stride * stride|' butterflies-once \
     "butterflies that meet"
 bug gpu/index/rows.h 's|(p % pairs \* 2)|(p % pairs)|' pairs-once "rotated pairs that overlap"
+bug gpu/index/packed.h 's|chunks \* part / split|chunks / split * part|' work-once \
+    "parts of a product that leave its last inputs out"
+bug gpu/index/packed.h 's|load \* 32 + w / 2 \* 4|load * 32 + w % 2 * 4|' words-are-weights \
+    "packed weights that are there twice, and others not at all"
 bug base/fpbits.h 's|u \| 0x8000|u|' bf16-order "numbers above zero sorted below those under it"
 bug base/fpbits.h 's|u + 0x7fff + (u >> 16 \& 1)|u + 0x8000|' bf16-rounds "ties away from zero"
 exit $bad

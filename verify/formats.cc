@@ -4,6 +4,8 @@
  * the formats mean: IEEE 754 as Z3 knows it, or the value written out bit by bit (spec 2.3,
  * 3.2, 3.3).
  */
+#include <cmath>
+
 #include "verify/prove.hh"
 
 #define FP_INLINE                 static inline
@@ -161,6 +163,69 @@ bf16_order(const Config &, Statement &s)
     s.claim(key < 0x10000);
 }
 
+/* The value of a bf16 times 2^up. */
+Z3_ast
+raised(Word half, double up)
+{
+    const Z3_ast mode = Z3_mk_fpa_round_nearest_ties_to_even(context());
+    const Z3_ast wide = Z3_mk_fpa_to_fp_float(context(), mode, as_float(half, 8, 7),
+                                              Z3_mk_fpa_sort_32(context()));
+
+    return Z3_mk_fpa_mul(context(), mode, wide, f32_number(std::ldexp(1, int(up))));
+}
+
+/* Each of four e4m3 codes, packed and unpacked, is its value at 2^-120; 0x7f and 0xff are NaN and
+ * matrices that have them are not packed. */
+void
+e4m3_packed(const Config &, Statement &s)
+{
+    const Word codes = Word::unknown("codes");
+    Word pair[2];
+
+    fpbits_e4m3_unpack(s.mutant ? codes : fpbits_e4m3_pack(codes), &pair[0], &pair[1]);
+    for (int i = 0; i < 4; i++) {
+        const Word code = codes >> (8 * i) & 0xff;
+        const Word half = pair[i / 2] >> (16 * (i % 2)) & 0xffff;
+
+        s.claim(half == ((code & 0x80) << 8 | (code & 0x7f) << 4));
+    }
+
+    const Word one = Word::unknown("one");
+    const Z3_ast value = raised((one & 0x80) << 8 | (one & 0x7f) << 4, 120);
+
+    s.assume(one < 256);
+    for (unsigned c = 0; c < 256; c++) {
+        const int e = c >> 3 & 15, m = c & 7;
+        const double size = e == 0 ? std::ldexp(m, -9) : std::ldexp(8 + m, e - 10);
+
+        if ((c & 0x7f) != 0x7f)
+            s.claim(implies(one == c, same(value, f32_number(c < 128 ? size : -size))));
+    }
+}
+
+/* The same of eight e2m1 codes, at 2^-126. */
+void
+e2m1_packed(const Config &, Statement &s)
+{
+    const Word codes = Word::unknown("codes");
+    Word pair[4];
+
+    fpbits_e2m1_unpack(fpbits_e2m1_pack(s.mutant ? codes ^ 1 : codes), pair);
+    for (int i = 0; i < 8; i++) {
+        const Word code = codes >> (4 * i) & 15;
+        const Word half = pair[i / 2] >> (16 * (i % 2)) & 0xffff;
+
+        s.claim(half == ((code & 8) << 12 | (code & 7) << 6));
+    }
+
+    const Word one = Word::unknown("one");
+    const Z3_ast value = raised((one & 8) << 12 | (one & 7) << 6, 126);
+
+    s.assume(one < 16);
+    for (unsigned c = 0; c < 16; c++)
+        s.claim(implies(one == c, same(value, f32_number(c < 8 ? e2m1[c] : -e2m1[c & 7]))));
+}
+
 } // namespace
 
 const std::vector<Obligation> formats = {
@@ -173,6 +238,10 @@ const std::vector<Obligation> formats = {
      false, e2m1_by_place},
     {"formats", "e2m1-twice", "both FP4 codes of a byte as integers, twice their values",
      false, e2m1_twice},
+    {"formats", "e4m3-packed", "packed FP8 codes are bf16 of their values, 2^120 too small",
+     false, e4m3_packed},
+    {"formats", "e2m1-packed", "packed FP4 codes are bf16 of their values, 2^126 too small",
+     false, e2m1_packed},
     {"formats", "bf16-order", "16 bits order like the bf16 numbers that they are made of",
      false, bf16_order},
 };

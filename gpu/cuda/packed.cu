@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "gpu/cuda/kernels.h"
 #include "gpu/cuda/packed.cuh"
+#include "gpu/index/linear.h"
 
 enum { MAX_JOBS = 24, THREADS = PACK_WARPS * WARP };
 
@@ -31,42 +32,6 @@ matrix_packed_bytes(const struct matrix *m)
     }
 }
 
-/* Where the lane's 16 bytes number `load` of a tile come from: output `o`, input `k`. */
-struct source {
-    int tile, chunk, load, lane;
-};
-
-static __device__ __forceinline__ struct source
-source_of(size_t i, int kind, int chunks)
-{
-    const size_t at = i / WARP / pack_loads(kind);
-
-    return {(int)(at / chunks), (int)(at % chunks), (int)(i / WARP % pack_loads(kind)),
-            (int)(i % WARP)};
-}
-
-/* e2m1 codes of 8 inputs, low nibble first, to the bits that widen_fp4 looks at. */
-static __device__ __forceinline__ uint32_t
-pack_fp4(uint32_t codes)
-{
-    static const int size_at[4] = {6, 3, 0, 9}, sign_at[4] = {15, 12, 14, 13};
-    uint32_t w = 0;
-
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const uint32_t c = codes >> 4 * i & 0xf;
-
-        w |= ((c & 7) << size_at[i / 2] | (c >> 3) << sign_at[i / 2]) << 16 * (i % 2);
-    }
-    return w;
-}
-
-static __device__ __forceinline__ uint32_t
-pack_fp8(uint32_t c)
-{
-    return __byte_perm(c, 0, 0x1302); /* from the lowest: 2 0 3 1 */
-}
-
 static __device__ __forceinline__ bool
 has_nan_fp8(uint32_t c)
 {
@@ -84,43 +49,30 @@ pack_kernel(int kind, const uint8_t *w, const uint8_t *scale, uint8_t *to,
 
     for (size_t i = (size_t)blockIdx.x * 256 + threadIdx.x; i < all;
          i += (size_t)gridDim.x * 256) {
-        const struct source s = source_of(i, kind, chunks);
-        const size_t o = (size_t)s.tile * PACK_M + s.lane / 4;
-        const int k = s.chunk * PACK_K + s.lane % 4 * 8;
-        uint4 v;
+        const int tile = packed_tile(i, loads, chunks), lane = packed_lane(i);
+        const int chunk = packed_chunk(i, loads, chunks), load = packed_load(i, loads);
+        uint32_t v[4];
 
-        if (kind == MATRIX_FP4) {
-            const uint8_t *low = w + (o * in + k) / 2, *high = low + (size_t)8 * in / 2;
+        for (int n = 0; n < 4; n++) {
+            const int o = packed_output(tile, lane, loads, n);
+            const int k = packed_input(chunk, lane, loads, load, n);
+            const uint32_t u = *(const uint32_t *)(w + linear_weight(o, in, 4 * loads, k));
 
-            v = make_uint4(pack_fp4(*(const uint32_t *)low),
-                           pack_fp4(*(const uint32_t *)high),
-                           pack_fp4(*(const uint32_t *)(low + 16)),
-                           pack_fp4(*(const uint32_t *)(high + 16)));
-            if (s.lane % 4 == 0) {
-                const uint8_t *e = scale + o * (in / 32) + s.chunk * 2;
-                const uint8_t *f = e + (size_t)8 * (in / 32);
-
-                nan |= e[0] == 255 || e[1] == 255 || f[0] == 255 || f[1] == 255;
-                scale_to[((size_t)s.tile * chunks + s.chunk) * 8 + s.lane / 4] =
-                    e[0] | (uint32_t)f[0] << 8 | (uint32_t)e[1] << 16 |
-                    (uint32_t)f[1] << 24;
-            }
-        } else if (kind == MATRIX_FP8) {
-            const uint32_t *low = (const uint32_t *)(w + o * in + k + 32 * s.load);
-            const uint32_t *high = low + (size_t)8 * in / 4;
-
-            nan |= has_nan_fp8(low[0]) || has_nan_fp8(low[1]) || has_nan_fp8(high[0]) ||
-                   has_nan_fp8(high[1]);
-            v = make_uint4(pack_fp8(low[0]), pack_fp8(high[0]), pack_fp8(low[1]),
-                           pack_fp8(high[1]));
-        } else {
-            const uint32_t *low =
-                (const uint32_t *)(w + 2 * (o * in + k + s.load / 2 * 32 + s.load % 2 * 4));
-            const uint32_t *high = low + (size_t)8 * in / 2;
-
-            v = make_uint4(low[0], low[1], high[0], high[1]);
+            nan |= kind == MATRIX_FP8 && has_nan_fp8(u);
+            v[n] = kind == MATRIX_FP4   ? fpbits_e2m1_pack(u)
+                   : kind == MATRIX_FP8 ? fpbits_e4m3_pack(u)
+                                        : u;
         }
-        ((uint4 *)to)[i] = v;
+        ((uint4 *)to)[i] = make_uint4(v[0], v[1], v[2], v[3]);
+        if (kind == MATRIX_FP4 && lane % 4 == 0) {
+            const uint8_t *e = scale + linear_fp4_scales(tile * PACK_M + lane / 4, in) +
+                               chunk * (PACK_K / FP4_BLOCK);
+            const uint8_t *f = e + linear_fp4_scales(8, in);
+
+            nan |= e[0] == 255 || e[1] == 255 || f[0] == 255 || f[1] == 255;
+            scale_to[packed_fp4_scale(tile, chunks, chunk, lane / 4)] =
+                e[0] | (uint32_t)f[0] << 8 | (uint32_t)e[1] << 16 | (uint32_t)f[1] << 24;
+        }
     }
     if (nan)
         *odd = 1;
@@ -172,7 +124,7 @@ block_product(const struct packed_job &a, int block, int r0, int r1, const int *
 
         row[n] = NULL;
         if (r < r1 && NT == 1)
-            row[n] = staged + (size_t)(r - r0) * (a.in + PACK_PAD) + lane % 4 * 8;
+            row[n] = staged + packed_x(r - r0, a.in) + lane % 4 * 8;
         else if (r < r1)
             row[n] = a.x + (size_t)(source != NULL ? source[r] : r) * a.x_stride +
                      lane % 4 * 8;
@@ -189,8 +141,8 @@ block_product(const struct packed_job &a, int block, int r0, int r1, const int *
     for (int i = threadIdx.x; i < (end - r0) * groups * MT * PACK_M; i += blockDim.x) {
         const int r = i / (groups * MT * PACK_M), at = i % (groups * MT * PACK_M);
         const int o = o0 + at;
-        const float v =
-            shared[at / (MT * PACK_M) * a.split * SIZE + at % (MT * PACK_M) * COLS + r];
+        const float v = shared[packed_sum(at / (MT * PACK_M) * a.split, MT, COLS, 0,
+                                          at % (MT * PACK_M), r)];
 
         if (o >= a.out)
             continue;
@@ -307,7 +259,7 @@ blocks_of(int out, int split, int mt)
 static size_t
 shared_for(int nt, int mt, int rows, int in)
 {
-    const size_t staged = (size_t)(rows < PACK_N ? rows : PACK_N) * (in + PACK_PAD) * 2;
+    const size_t staged = (size_t)packed_x(rows < PACK_N ? rows : PACK_N, in) * 2;
 
     return packed_shared(nt, mt) + (nt == 1 ? staged : 0);
 }

@@ -23,17 +23,12 @@
 #include <cuda_bf16.h>
 
 #include "gpu/cuda/device.cuh"
+#include "gpu/index/packed.h"
 #include "gpu/ops/linear.h"
 
 enum {
-    PACK_WARPS = 8,
-    PACK_K = 64, /* inputs of a tile */
-    PACK_M = 16,
-
-    PACK_N = 8,
     PACK_ALL = 2112,  /* warps that a device can use at a time */
     PACK_EXPERTS = 6, /* expert matrices are run that many together, at least */
-    PACK_PAD = 32,    /* elements between rows of x in shared memory: other banks */
 };
 
 /* 16-byte loads of a lane for a tile. */
@@ -84,24 +79,6 @@ mma(float *c, const uint32_t *a, const uint32_t *b)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-/* Four e4m3 codes, in the order 2 0 3 1 from the lowest byte. */
-static __device__ __forceinline__ void
-widen_fp8(uint32_t w, uint32_t *first, uint32_t *second)
-{
-    *first = ((w >> 4) & 0x07f007f0) | (w & 0x80008000);
-    *second = ((w << 4) & 0x07f007f0) | ((w << 8) & 0x80008000);
-}
-
-/* Eight e2m1 codes as pack_fp4 has put them. */
-static __device__ __forceinline__ void
-widen_fp4(uint32_t w, uint32_t *p)
-{
-    p[0] = w & 0x81c081c0;
-    p[1] = (w << 3) & 0x81c081c0;
-    p[2] = ((w << 6) & 0x01c001c0) | ((w << 1) & 0x80008000);
-    p[3] = ((w >> 3) & 0x01c001c0) | ((w << 2) & 0x80008000);
-}
-
 static __device__ __forceinline__ uint32_t
 times_2_60(uint32_t x)
 {
@@ -126,10 +103,9 @@ load_scales(const struct packed_job &a, int tile, int chunk)
 {
     if constexpr (KIND == MATRIX_FP4)
         return __ldg((const uint32_t *)a.scale +
-                     ((size_t)tile * (a.in / PACK_K) + chunk) * 8 + threadIdx.x % WARP / 4);
+                     packed_fp4_scale(tile, a.in / PACK_K, chunk, threadIdx.x % WARP / 4));
     else if constexpr (KIND == MATRIX_FP8)
-        return __ldg(a.scale + (size_t)(tile * PACK_M / 128) * ((a.in + 127) / 128) +
-                     chunk * PACK_K / 128);
+        return __ldg(a.scale + packed_fp8_scale(tile, a.in, chunk));
     else
         return 0;
 }
@@ -142,8 +118,8 @@ fragments(const uint4 *w, int half, uint32_t (*a)[4])
     if constexpr (KIND == MATRIX_FP4) {
         uint32_t low[4], high[4];
 
-        widen_fp4(half == 0 ? w[0].x : w[0].z, low);
-        widen_fp4(half == 0 ? w[0].y : w[0].w, high);
+        fpbits_e2m1_unpack(half == 0 ? w[0].x : w[0].z, low);
+        fpbits_e2m1_unpack(half == 0 ? w[0].y : w[0].w, high);
         for (int j = 0; j < 2; j++) {
             a[j][0] = low[2 * j];
             a[j][1] = high[2 * j];
@@ -151,10 +127,10 @@ fragments(const uint4 *w, int half, uint32_t (*a)[4])
             a[j][3] = high[2 * j + 1];
         }
     } else if constexpr (KIND == MATRIX_FP8) {
-        widen_fp8(w[half].x, &a[0][0], &a[0][2]);
-        widen_fp8(w[half].y, &a[0][1], &a[0][3]);
-        widen_fp8(w[half].z, &a[1][0], &a[1][2]);
-        widen_fp8(w[half].w, &a[1][1], &a[1][3]);
+        fpbits_e4m3_unpack(w[half].x, &a[0][0], &a[0][2]);
+        fpbits_e4m3_unpack(w[half].y, &a[0][1], &a[0][3]);
+        fpbits_e4m3_unpack(w[half].z, &a[1][0], &a[1][2]);
+        fpbits_e4m3_unpack(w[half].w, &a[1][1], &a[1][3]);
     } else {
         for (int j = 0; j < 2; j++) {
             a[j][0] = w[2 * half + j].x;
@@ -263,7 +239,7 @@ stage_x(const struct packed_job &a, int r0, int r1, const int *source, uint16_t 
         if (KIND != MATRIX_BF16)
             v = times_2_60(v);
         if (k < a.in && i < (r1 - r0) * vectors)
-            *(uint4 *)(to + (size_t)r * (a.in + PACK_PAD) + k) = v;
+            *(uint4 *)(to + packed_x(r, a.in) + k) = v;
     }
     __syncthreads();
 }
@@ -303,13 +279,13 @@ tiles_times(const struct packed_job &a, int tile, int c0, int c1,
     uint4 w[D][MT][V], x[NT][2];
     uint32_t scale[D][MT];
 
-#define LOAD(d, c)                                                                   \
-    for (int m = 0; m < MT; m++) {                                                   \
-        const int at = min(tile + m, last);                                          \
-                                                                                     \
-        _Pragma("unroll") for (int v = 0; v < V; v++) w[d][m][v] =                   \
-            load_weights(a.w + (((size_t)at * chunks + (c)) * V + v) * WARP + lane); \
-        scale[d][m] = load_scales<KIND>(a, at, c);                                   \
+#define LOAD(d, c)                                                                     \
+    for (int m = 0; m < MT; m++) {                                                     \
+        const int at = min(tile + m, last);                                            \
+                                                                                       \
+        _Pragma("unroll") for (int v = 0; v < V; v++)                                  \
+            w[d][m][v] = load_weights(a.w + packed_vector(at, chunks, c, V, v, lane)); \
+        scale[d][m] = load_scales<KIND>(a, at, c);                                     \
     }
 
 #pragma unroll
@@ -357,22 +333,23 @@ block_tiles(const struct packed_job &a, int block, const uint16_t *const *row, F
     constexpr int COLS = NT * PACK_N, SIZE = MT * PACK_M * COLS;
 
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, chunks = a.in / PACK_K;
-    const int part = warp % a.split, group = warp / a.split, groups = PACK_WARPS / a.split;
-    const int tile = (block * groups + group) * MT;
+    const int part = warp % a.split, groups = PACK_WARPS / a.split;
+    const int tile = packed_first_tile(block, warp, a.split, MT);
     const float up = KIND == MATRIX_FP8 ? 0x1p60f : KIND == MATRIX_FP4 ? 0x1p66f : 1.0f;
     float total[MT][NT][4] = {};
 
     if (tile * PACK_M < a.out)
-        tiles_times<KIND, NT, MT>(a, tile, chunks * part / a.split,
-                                  chunks * (part + 1) / a.split, row, ready, total);
+        tiles_times<KIND, NT, MT>(a, tile, packed_first_chunk(chunks, part, a.split),
+                                  packed_first_chunk(chunks, part + 1, a.split), row, ready,
+                                  total);
     else
         ready();
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll
         for (int n = 0; n < NT; n++) {
-            float *to = shared + warp * SIZE + (m * PACK_M + lane / 4) * COLS + n * PACK_N +
-                        lane % 4 * 2;
+            float *to = shared +
+                        packed_sum(warp, MT, COLS, m, lane / 4, n * PACK_N + lane % 4 * 2);
 
             to[0] = total[m][n][0] * up;
             to[1] = total[m][n][1] * up;
@@ -381,7 +358,7 @@ block_tiles(const struct packed_job &a, int block, const uint16_t *const *row, F
         }
     __syncthreads();
     for (int i = threadIdx.x; i < groups * SIZE && a.split > 1; i += blockDim.x) {
-        float *at = shared + i / SIZE * a.split * SIZE + i % SIZE;
+        float *at = shared + packed_group_sum(i, SIZE, a.split);
         float sum = at[0];
 
         for (int p = 1; p < a.split; p++)

@@ -22,6 +22,7 @@
 #include "gpu/index/compress.h"
 #include "gpu/index/indexer.h"
 #include "gpu/index/linear.h"
+#include "gpu/index/packed.h"
 #include "gpu/index/rows.h"
 
 enum { MOST = 4096 };
@@ -385,12 +386,82 @@ test_linear(void **state)
         }
 }
 
+/* Every weight of a small matrix, from its packed place back to where it came from. */
+static void
+test_packed(void **state)
+{
+    (void)state;
+    for (int loads = 1; loads <= 4; loads *= 2) {
+        const int tiles = 2, chunks = 3, in = chunks * PACK_K, per = 8 / loads;
+        static int seen[2 * PACK_M][3 * PACK_K];
+        int n = 0;
+
+        memset(seen, 0, sizeof seen);
+        clear();
+        for (uint64_t i = 0; i < (uint64_t)(tiles * chunks * loads * PACK_LANES);
+             i++, n++) {
+            const int tile = packed_tile(i, loads, chunks), lane = packed_lane(i);
+            const int chunk = packed_chunk(i, loads, chunks), load = packed_load(i, loads);
+
+            hit(packed_vector(tile, chunks, chunk, loads, load, lane));
+            for (int w = 0; w < 4; w++)
+                for (int k = 0; k < per; k++)
+                    seen[packed_output(tile, lane, loads, w)]
+                        [packed_input(chunk, lane, loads, load, w) + k]++;
+        }
+        assert_true(once(n));
+        for (int o = 0; o < tiles * PACK_M; o++)
+            for (int k = 0; k < in; k++)
+                assert_int_equal(seen[o][k], 1);
+    }
+    for (int split = 1; split <= PACK_WARPS; split *= 2) {
+        const int size = 2 * PACK_M * PACK_N;
+
+        clear();
+        for (int part = 0; part < split; part++)
+            for (int c = packed_first_chunk(13, part, split);
+                 c < packed_first_chunk(13, part + 1, split); c++)
+                hit((uint64_t)c);
+        assert_true(once(13));
+        clear();
+        for (int block = 0; block < 3; block++)
+            for (int warp = 0; warp < PACK_WARPS; warp += split)
+                for (int m = 0; m < 2; m++)
+                    hit((uint64_t)(packed_first_tile(block, warp, split, 2) + m));
+        assert_true(once(3 * PACK_WARPS / split * 2));
+        clear();
+        for (int i = 0; i < PACK_WARPS / split * size; i++)
+            for (int part = 0; part < split; part++)
+                hit((uint64_t)(packed_group_sum(i, size, split) + part * size));
+        assert_true(once(PACK_WARPS * size));
+    }
+}
+
 static void
 test_bits(void **state)
 {
     static const int twice[8] = {0, 1, 2, 3, 4, 6, 8, 12};
 
     (void)state;
+    for (uint32_t b = 0; b < 256; b++) {
+        const uint32_t four = b * 0x01010101 ^ 0x80400102, eight = b * 0x01234567;
+        uint32_t got[4];
+
+        fpbits_e4m3_unpack(fpbits_e4m3_pack(four), &got[0], &got[1]);
+        for (int i = 0; i < 4; i++) {
+            const uint32_t code = four >> 8 * i & 0xff;
+
+            assert_int_equal(got[i / 2] >> 16 * (i % 2) & 0xffff,
+                             (code & 0x80) << 8 | (code & 0x7f) << 4);
+        }
+        fpbits_e2m1_unpack(fpbits_e2m1_pack(eight), got);
+        for (int i = 0; i < 8; i++) {
+            const uint32_t code = eight >> 4 * i & 0xf;
+
+            assert_int_equal(got[i / 2] >> 16 * (i % 2) & 0xffff,
+                             (code & 8) << 12 | (code & 7) << 6);
+        }
+    }
     for (uint32_t b = 0; b < 256; b++) {
         const uint32_t pair = fpbits_e2m1_pair_twice(b);
         const int low = twice[b & 7], high = twice[b >> 4 & 7];
@@ -415,7 +486,8 @@ main(void)
         cmocka_unit_test(test_compress), cmocka_unit_test(test_indexer_tiles),
         cmocka_unit_test(test_topk),     cmocka_unit_test(test_rows),
         cmocka_unit_test(test_streams),  cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_linear),   cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_linear),   cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_bits),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
