@@ -279,7 +279,7 @@ read_all(json_t *root, struct manifest *m, struct err *e)
         strcmp(format, "fathom session") != 0)
         return wrong(e, "not one of an exported session");
     if (version != ARCHIVE_VERSION)
-        return err_set(e, ERR_DAMAGED, 0,
+        return err_set(e, version > ARCHIVE_VERSION ? ERR_MODEL_MISMATCH : ERR_DAMAGED, 0,
                        "manifest.json: version %" JSON_INTEGER_FORMAT
                        " of the format, this fathomd knows %d",
                        version, ARCHIVE_VERSION);

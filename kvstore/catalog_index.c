@@ -205,7 +205,28 @@ make_sure(struct catalog *c, struct survey *s, const struct kvfile_id *id, struc
     return c->io->ops->sync_dir(c->io, dir, e);
 }
 
-/* What the index knew of it stays, where the ledger does not tell. */
+/* A killed fathomd's write-ahead log may hold what it never synced: before the index says what it
+ * says, durably, it goes to where it belongs. False: that could not be done. */
+static bool
+settle(struct catalog *c, const struct kvfile_id *id)
+{
+    char dir[CATALOG_DIR_MAX], wal[CATALOG_DIR_MAX + 20];
+    struct ledger *l = NULL;
+    struct io_stat st;
+    struct err e;
+
+    catalog_dir(id, dir);
+    snprintf(wal, sizeof wal, "%s/session.db-wal", dir);
+    if (c->io->ops->stat(c->io, wal, &st, &e) == -1)
+        return e.code == ERR_NOT_FOUND;
+    if (ledger_open(c->io, dir, false, &l, &e) == -1)
+        return false;
+    ledger_close(l);
+    return true;
+}
+
+/* What the index knew of it stays, where the ledger does not tell; and it stays hot, if it was, while
+ * that may change by itself. */
 static int
 look_again(struct catalog *c, struct survey *s, const struct kvfile_id *id, bool known,
            struct err *e)
@@ -213,6 +234,9 @@ look_again(struct catalog *c, struct survey *s, const struct kvfile_id *id, bool
     struct catalog_entry en = {0};
 
     if (!known && make_sure(c, s, id, e) == -1)
+        return -1;
+    if (settle(c, id) && sql_do(c->db, NULL, e, "DELETE FROM hot WHERE id = ?1", "b",
+                                (const void *)id->b, sizeof id->b) == -1)
         return -1;
     catalog_look(c->io, id, &en);
     if (en.damaged && known)
@@ -250,7 +274,7 @@ merge(struct catalog *c, struct survey *s, struct err *e)
         f += order <= 0;
         k += order >= 0;
     }
-    return sql_run(c->db, "DELETE FROM hot", e);
+    return sql_run(c->db, "DELETE FROM hot WHERE id NOT IN (SELECT id FROM sessions)", e);
 }
 
 static void

@@ -87,9 +87,9 @@ struct ledger_change {
     size_t n_drop;
 };
 
-/* dir: the session's folder. create: there must be none, else there must be one. A file of a
- * newer format or that quick_check refuses after an unclean end is ERR_DAMAGED and says so; one that
- * somebody has open is ERR_BUSY. One just made has no journal before its first commit is over, so
+/* dir: the session's folder. create: there must be none, else there must be one. A file that
+ * quick_check refuses after an unclean end is ERR_DAMAGED, one of a newer format ERR_MODEL_MISMATCH,
+ * and says so; one that somebody has open is ERR_BUSY. One just made has no journal before its first commit is over, so
  * that is for a folder that is not in its place yet: catalog_create(). */
 int ledger_open(struct io *io, const char *dir, bool create, struct ledger **out,
                 struct err *e);

@@ -16,6 +16,7 @@
 
 #include "base/err.h"
 #include "base/file.h"
+#include "kvstore/catalog.h"
 #include "kvstore/io.h"
 #include "tests/store_rig.h"
 #include "tests/test.h"
@@ -625,6 +626,69 @@ test_look(void **state)
     look_at("kk");
 }
 
+/* Runs of white space are one space. */
+static void
+squeeze(char *s)
+{
+    char *const start = s, *to = s;
+
+    for (; *s != '\0'; s++) {
+        if (strchr(" \n\t", *s) == NULL)
+            *to++ = *s;
+        else if (to > start && to[-1] != ' ')
+            *to++ = ' ';
+    }
+    *to = '\0';
+}
+
+/* docs/KVFORMAT.md has the schema of this database. */
+static void
+documented(const char *name, const char *doc)
+{
+    char path[128];
+    sqlite3_stmt *s;
+    sqlite3 *db;
+    int n = 0;
+
+    snprintf(path, sizeof path, "%s/%s", root, name);
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db, "SELECT sql FROM sqlite_schema", -1, &s, NULL),
+                     SQLITE_OK);
+    for (; sqlite3_step(s) == SQLITE_ROW; n++) {
+        char sql[2000];
+
+        snprintf(sql, sizeof sql, "%s", (const char *)sqlite3_column_text(s, 0));
+        squeeze(sql);
+        if (strstr(doc, sql) == NULL)
+            fail_msg("docs/KVFORMAT.md says other than %s", sql);
+    }
+    assert_true(n >= 2);
+    sqlite3_finalize(s);
+    sqlite3_close(db);
+}
+
+static void
+test_docs(void **state)
+{
+    const char *top = getenv("srcdir") != NULL ? getenv("srcdir") : ".";
+    struct catalog *c;
+    char path[4096], *doc;
+    size_t n;
+
+    (void)state;
+    snprintf(path, sizeof path, "%s/docs/KVFORMAT.md", top);
+    doc = file_read(path, 1 << 20, &n, &e);
+    if (doc == NULL)
+        fail_msg("%s", e.text);
+    squeeze(doc);
+    OK(catalog_open(io, &c, &e));
+    catalog_close(c);
+    make("d");
+    documented("d/session.db", doc);
+    documented("index.db", doc);
+    free(doc);
+}
+
 static int
 setup(void **state)
 {
@@ -652,6 +716,7 @@ main(void)
         cmocka_unit_test(test_flips),
         cmocka_unit_test(test_unclean),
         cmocka_unit_test(test_look),
+        cmocka_unit_test(test_docs),
     };
 
     return cmocka_run_group_tests_name("ledger", tests, setup, teardown);
