@@ -112,7 +112,7 @@ start_reading(struct sampling *d, const struct request *r, uint64_t begin)
     d->begun = true;
     d->begin = d->next = d->end = begin;
     d->rollbacks = l->rollbacks;
-    d->thinking = begin > 0 && begin <= l->len && think >= 0 &&
+    d->thinking = !l->parked && begin > 0 && begin <= l->len && think >= 0 &&
                   l->tokens[begin - 1] == (uint32_t)think;
 }
 

@@ -212,6 +212,8 @@ conclude(struct work *w, struct op *op)
     const uint64_t turns = s->log.turns;
 
     op->end = op->repeated ? op->end : s->log.len;
+    if (op->began_ns == 0)
+        op->begin = op->end; /* it failed before its turn: nothing came of it */
     work_end_trial(w, s);
     work_wake(w); /* it may be evicted for another one now */
     if (s->state == SESSION_GONE || s->log.parked)

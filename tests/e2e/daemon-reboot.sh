@@ -15,7 +15,7 @@ fi
 keep=1
 export FATHOM_SOCKET="$sock"
 fathom() { timeout 300 "$top_builddir/client/fathom" "$@"; }
-boot() { start --engine "$engine" --save-after 0s "$@"; }
+boot() { start --engine "$engine" --save-after 0s; }
 computed() { echo status | talk | sed -n 's/.*prefill_tokens=\([0-9]*\).*/\1/p'; } # since the engine's start
 restored() { sed -n 's/.*cache-restored session='"$1"' .*tokens=\([0-9]*\) .*/\1/p' "$dir/log" | tail -1; }
 # The answer, more behind it, and the rows of logits that all this was drawn from.
@@ -34,7 +34,7 @@ saved() { # NAME: until all that it has is in files that its ledger names
 reboot() {
     kill -KILL "$(engine_pid)"
     stop -KILL 2>/dev/null
-    boot "$@"
+    boot
 }
 same() { # NAME WHAT: goes on as the control did, from what was saved
     before=$(computed)
