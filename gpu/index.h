@@ -9,8 +9,8 @@
  * which page holds what. One text for C, for kernels, and for the prover (verify/), which
  * puts terms in place of numbers; so a value that depends on a condition is an INDEX_IF.
  *
- * What one family of kernels alone needs is in gpu/index/: indexer.h, attention.h,
- * compress.h, rows.h (norms, rounding, streams), linear.h.
+ * What one family of kernels alone needs is in gpu/index/: attend.h, packed.h, indexer.h,
+ * attention.h, compress.h, rows.h (norms, rounding, streams), linear.h.
  */
 #include "base/index_t.h"
 

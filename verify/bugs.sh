@@ -69,6 +69,8 @@ bug gpu/index/packed.h 's|chunks \* part / split|chunks / split * part|' work-on
     "parts of a product that leave its last inputs out"
 bug gpu/index/packed.h 's|load \* 32 + w / 2 \* 4|load * 32 + w % 2 * 4|' words-are-weights \
     "packed weights that are there twice, and others not at all"
+bug gpu/index/attend.h 's|n_keys + ATTEND_PARTS \* 16 - 1|n_keys|' parts-cover \
+    "the last keys of a list in no part"
 bug base/fpbits.h 's|u \| 0x8000|u|' bf16-order "numbers above zero sorted below those under it"
 bug base/fpbits.h 's|u + 0x7fff + (u >> 16 \& 1)|u + 0x8000|' bf16-rounds "ties away from zero"
 exit $bad

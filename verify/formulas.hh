@@ -13,6 +13,7 @@
 namespace formula
 {
 #include "gpu/index.h"
+#include "gpu/index/attend.h"
 #include "gpu/index/attention.h"
 #include "gpu/index/compress.h"
 #include "gpu/index/indexer.h"

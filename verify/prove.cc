@@ -299,7 +299,7 @@ main(int argc, char **argv)
         printf("%-9s %-20s %7s  %-8s %7s  %7s  %s\n", "group", "obligation", "configs",
                "result", "ms", "mutant", "the mutant");
     for (const auto *group : {&rings, &pages, &files, &formats, &keys, &compress, &indexer,
-                              &attention, &rows, &linear, &packed}) {
+                              &attention, &rows, &linear, &packed, &attend}) {
         for (const Obligation &o : *group) {
             if (list) {
                 printf("%-9s %-20s %s\n", o.group, o.name, o.says);

@@ -68,7 +68,7 @@ struct Obligation {
 
 /* Each group's list; prove.cc runs them all. */
 extern const std::vector<Obligation> rings, pages, files, formats, keys, compress, indexer,
-    attention, rows, linear, packed;
+    attention, rows, linear, packed, attend;
 
 } // namespace verify
 

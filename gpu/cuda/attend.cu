@@ -15,49 +15,19 @@
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/kernels.h"
 #include "gpu/index.h"
+#include "gpu/index/attend.h"
 #include "model/kvsize.h"
 
 namespace cg = cooperative_groups;
 
 enum {
-    PARTS = 8, /* blocks of a cluster */
-    HEADS = 16,
+    PARTS = ATTEND_PARTS,
+    HEADS = ATTEND_HEADS,
     WARPS = 8,
     THREADS = WARPS * WARP,
-    TILE = 96, /* keys in shared memory at most */
     MAX_DIM = 512,
-    PAD = 8, /* elements behind a row: rows begin in other banks */
     KEYS_AT_ONCE = 4,
 };
-
-/* Keys of one part: a multiple of 16. */
-static __host__ __device__ inline int
-part_size(int n_keys)
-{
-    return (n_keys + PARTS * 16 - 1) / (PARTS * 16) * 16;
-}
-
-/* Shared memory, by offsets. */
-struct plan {
-    int tile, keys, q, score, p, bytes;
-};
-
-static __host__ __device__ inline struct plan
-plan_shared(int dim, int max_keys)
-{
-    const int cap = part_size(max_keys);
-    struct plan s;
-
-    s.tile = cap < TILE ? cap : TILE;
-    s.keys = 0; /* bf16 [tile][dim + PAD], later f32 [HEADS][dim + 4] */
-    s.q = s.tile * (dim + PAD) * 2;
-    if (s.q < HEADS * (dim + 4) * 4)
-        s.q = HEADS * (dim + 4) * 4;
-    s.score = s.q + HEADS * (dim + PAD) * 2; /* f32 [HEADS][cap + 4] */
-    s.p = s.score + HEADS * (cap + 4) * 4;   /* bf16 [HEADS][cap + PAD] */
-    s.bytes = s.p + HEADS * (cap + PAD) * 2;
-    return s;
-}
 
 bool
 attend_can(const struct attend_args *like, int max_keys, size_t shared_bytes)
@@ -66,7 +36,7 @@ attend_can(const struct attend_args *like, int max_keys, size_t shared_bytes)
 
     return like->dim % 64 == 0 && like->dim <= MAX_DIM && nope % 8 == 0 && nope > 0 &&
            like->rope_dim % 4 == 0 &&
-           (size_t)plan_shared(like->dim, max_keys).bytes + 1024 <= shared_bytes;
+           (size_t)attend_plan_for(like->dim, max_keys).bytes + 1024 <= shared_bytes;
 }
 
 static __device__ __forceinline__ void
@@ -174,7 +144,7 @@ load_tile(const struct attend_args &a, const struct list &l, int i0, int n, int 
 {
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int nope = a.dim - a.rope_dim, codes = nope / 8, words = codes + a.rope_dim / 4;
-    const int stride = a.dim + PAD;
+    const int stride = attend_row(1, a.dim);
 
     for (int k0 = warp; k0 < n; k0 += WARPS * KEYS_AT_ONCE) {
         const int mine = k0 + lane * WARPS; /* a lane finds the key of each */
@@ -213,10 +183,10 @@ load_tile(const struct attend_args &a, const struct list &l, int i0, int n, int 
                     const uint2 lo = widen(v[u][w].x, f | f << 16);
                     const uint2 hi = widen(v[u][w].y, f | f << 16);
 
-                    *(uint4 *)(tile + k * stride + at * 8) =
+                    *(uint4 *)(tile + k * stride + attend_element(at, codes)) =
                         make_uint4(lo.x, lo.y, hi.x, hi.y);
                 } else if (at < words)
-                    *(uint2 *)(tile + k * stride + nope + (at - codes) * 4) = v[u][w];
+                    *(uint2 *)(tile + k * stride + attend_element(at, codes)) = v[u][w];
             }
         }
     }
@@ -227,7 +197,8 @@ static __device__ void
 scores(const struct attend_args &a, const uint16_t *q, const uint16_t *tile, int n, int k0,
        int end, float *score, int cap)
 {
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, stride = a.dim + PAD;
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int stride = attend_row(1, a.dim);
     const double by = 1.0 / sqrt((double)a.dim);
 
     for (int t = warp; t < n / 8; t += WARPS) {
@@ -246,7 +217,7 @@ scores(const struct attend_args &a, const uint16_t *q, const uint16_t *tile, int
             const int h = lane / 4 + i / 2 * 8, k = k0 + t * 8 + lane % 4 * 2 + i % 2;
             const float s = (float)((double)(c[0][i] + c[1][i]) * by);
 
-            score[h * (cap + 4) + k] = k < end ? s : -CUDART_INF_F;
+            score[attend_row_f32(h, cap) + k] = k < end ? s : -CUDART_INF_F;
         }
     }
 }
@@ -261,7 +232,7 @@ maxima(const float *score, int n, int cap, float *top)
         float m = -CUDART_INF_F;
 
         for (int i = lane; i < n; i += WARP)
-            m = fmaxf(m, score[h * (cap + 4) + i]);
+            m = fmaxf(m, score[attend_row_f32(h, cap) + i]);
         m = warp_max(m);
         if (lane == 0)
             top[h] = m;
@@ -278,10 +249,10 @@ weights(const float *score, int n, int cap, const float *top, uint16_t *p, doubl
         double sum = 0.0;
 
         for (int i = lane; i < n; i += WARP) {
-            const float v = exp_f32(score[h * (cap + 4) + i] - top[h]);
+            const float v = exp_f32(score[attend_row_f32(h, cap) + i] - top[h]);
 
             sum += (double)v;
-            p[h * (cap + PAD) + i] = f32_to_bf16(v);
+            p[attend_row(h, cap) + i] = f32_to_bf16(v);
         }
         sum = warp_sum(sum);
         if (lane == 0)
@@ -294,13 +265,14 @@ static __device__ __forceinline__ void
 values(const struct attend_args &a, const uint16_t *p, const uint16_t *tile, int n, int k0,
        int cap, float (*acc)[4])
 {
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, stride = a.dim + PAD;
-    const int tiles = a.dim / 64, d0 = warp * tiles * 8;
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int stride = attend_row(1, a.dim);
+    const int tiles = a.dim / 64, d0 = attend_dims(warp, tiles, 0);
 
     for (int k = 0; k < n; k += 16) {
         uint32_t x[4];
 
-        ldmatrix(x, p + (lane % 16) * (cap + PAD) + k0 + k + lane / 16 * 8);
+        ldmatrix(x, p + attend_row(lane % 16, cap) + k0 + k + lane / 16 * 8);
 #pragma unroll
         for (int t = 0; t < MAX_DIM / 64; t += 2) {
             uint32_t b[4];
@@ -322,11 +294,12 @@ static __device__ void
 finish(const struct attend_args &a, cg::cluster_group &cluster, int row, int h0, float *out,
        const float *top, double *den)
 {
-    const int rank = (int)cluster.block_rank(), dims = a.dim / PARTS, stride = a.dim + 4;
+    const int rank = (int)cluster.block_rank(), dims = a.dim / PARTS,
+              stride = attend_row_f32(1, a.dim);
     const float *cs = a.cs + (size_t)row * a.rope_dim;
 
     for (int i = threadIdx.x; i < HEADS * dims / 2; i += THREADS) {
-        const int h = i / (dims / 2), c = rank * dims + i % (dims / 2) * 2;
+        const int h = i / (dims / 2), c = attend_pair(i, dims, rank);
         const int p = (c - (a.dim - a.rope_dim)) / 2;
         float re = 0.0f, im = 0.0f;
         double all = 0.0;
@@ -364,9 +337,9 @@ attend_kernel(const __grid_constant__ struct attend_args a)
     __shared__ float top[HEADS], own_top[HEADS];
     __shared__ double den[HEADS];
     cg::cluster_group cluster = cg::this_cluster();
-    const struct plan s = plan_shared(a.dim, a.max_keys);
+    const struct attend_plan s = attend_plan_for(a.dim, a.max_keys);
     const int row = blockIdx.z, h0 = blockIdx.y * HEADS, rank = (int)cluster.block_rank();
-    const int cap = part_size(a.max_keys), t = threadIdx.x;
+    const int cap = attend_part(a.max_keys), t = threadIdx.x;
     uint16_t *tile = (uint16_t *)(memory + s.keys), *q = (uint16_t *)(memory + s.q);
     uint16_t *p = (uint16_t *)(memory + s.p);
     float *score = (float *)(memory + s.score), *out = (float *)(memory + s.keys);
@@ -375,8 +348,8 @@ attend_kernel(const __grid_constant__ struct attend_args a)
     pdl_go();
     pdl_wait();
     const struct list l = list_of(a, row);
-    const int part = part_size(l.n), first = min(l.n, rank * part);
-    const int end = min(l.n, first + part), n = end - first, padded = (n + 15) / 16 * 16;
+    const int first = attend_first(l.n, rank), end = attend_first(l.n, rank + 1);
+    const int n = end - first, padded = (n + 15) / 16 * 16;
 
     for (int i = t; i < HEADS * a.dim / 8; i += THREADS) {
         const int h = i / (a.dim / 8), c = i % (a.dim / 8) * 8;
@@ -385,7 +358,7 @@ attend_kernel(const __grid_constant__ struct attend_args a)
                 ? *(const uint4 *)(a.q + ((size_t)row * a.n_heads + h0 + h) * a.dim + c)
                 : make_uint4(0, 0, 0, 0);
 
-        *(uint4 *)(q + h * (a.dim + PAD) + c) = v;
+        *(uint4 *)(q + attend_row(h, a.dim) + c) = v;
     }
     for (int k = 0; k < padded; k += s.tile) {
         const int m = min(s.tile, padded - k);
@@ -422,13 +395,13 @@ attend_kernel(const __grid_constant__ struct attend_args a)
 #pragma unroll
     for (int i = 0; i < MAX_DIM / 64; i++) {
         const int lane = t % WARP, tiles = a.dim / 64;
-        float *to = out + lane / 4 * (a.dim + 4) + (t / WARP * tiles + i) * 8 +
-                    lane % 4 * 2;
+        float *to = out + attend_row_f32(lane / 4, a.dim) +
+                    attend_dims(t / WARP, tiles, i) + lane % 4 * 2;
 
         if (i >= tiles)
             break;
         *(float2 *)to = make_float2(acc[i][0], acc[i][1]);
-        *(float2 *)(to + 8 * (a.dim + 4)) = make_float2(acc[i][2], acc[i][3]);
+        *(float2 *)(to + attend_row_f32(8, a.dim)) = make_float2(acc[i][2], acc[i][3]);
     }
     cluster.sync();
     finish(a, cluster, row, h0, out, top, den);
@@ -438,7 +411,7 @@ attend_kernel(const __grid_constant__ struct attend_args a)
 int
 attend_cuda(struct cuda_rank *rk, const struct attend_args *a, struct err *e)
 {
-    const int shared = plan_shared(a->dim, a->max_keys).bytes;
+    const int shared = attend_plan_for(a->dim, a->max_keys).bytes;
     cudaLaunchAttribute at[2] = {};
     cudaLaunchConfig_t c = {};
 

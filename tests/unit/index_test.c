@@ -18,6 +18,7 @@
 
 #include "base/fp.h"
 #include "gpu/index.h"
+#include "gpu/index/attend.h"
 #include "gpu/index/attention.h"
 #include "gpu/index/compress.h"
 #include "gpu/index/indexer.h"
@@ -354,6 +355,45 @@ test_attention(void **state)
     }
 }
 
+/* Parts of lists of any length, words of a key, dims of blocks and warps. */
+static void
+test_attend(void **state)
+{
+    (void)state;
+    for (int n = 1; n <= 700; n++) {
+        clear();
+        for (int rank = 0; rank < ATTEND_PARTS; rank++) {
+            const int first = attend_first(n, rank), end = attend_first(n, rank + 1);
+
+            assert_true(end - first <= attend_part(n));
+            for (int i = first; i < end; i++)
+                hit((uint64_t)i);
+        }
+        assert_true(once(n));
+    }
+    for (int codes = 1; codes <= 56; codes++) {
+        clear();
+        for (int at = 0; at < codes + 16; at++)
+            for (int i = 0; i < (at < codes ? 8 : 4); i++)
+                hit((uint64_t)(attend_element(at, codes) + i));
+        assert_true(once(codes * 8 + 64));
+    }
+    for (int dim = 64; dim <= 512; dim *= 2) {
+        clear();
+        for (int rank = 0; rank < ATTEND_PARTS; rank++)
+            for (int i = 0; i < dim / ATTEND_PARTS / 2; i++) {
+                hit((uint64_t)attend_pair(i, dim / ATTEND_PARTS, rank));
+                hit((uint64_t)attend_pair(i, dim / ATTEND_PARTS, rank) + 1);
+            }
+        assert_true(once(dim));
+        clear();
+        for (int warp = 0; warp < 8; warp++)
+            for (int t = 0; t < dim / 64; t++)
+                hit((uint64_t)attend_dims(warp, dim / 64, t) / 8);
+        assert_true(once(dim / 8));
+    }
+}
+
 /* All outputs, and all chunks of their inputs, of every split. */
 static void
 test_linear(void **state)
@@ -486,8 +526,8 @@ main(void)
         cmocka_unit_test(test_compress), cmocka_unit_test(test_indexer_tiles),
         cmocka_unit_test(test_topk),     cmocka_unit_test(test_rows),
         cmocka_unit_test(test_streams),  cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_linear),   cmocka_unit_test(test_packed),
-        cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_attend),   cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_packed),   cmocka_unit_test(test_bits),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

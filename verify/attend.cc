@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Attention by clusters (gpu/cuda/attend.cu): 8 blocks of 8 warps share a row and 16 heads.
+ * Stages of shared memory: queries and a tile of keys are unpacked, a barrier, scores; when
+ * all keys are through, maxima, weights and values, with barriers (of the cluster where
+ * blocks read each other's) between; at the end sums lie where the keys were, behind a
+ * barrier. Lists of up to the window and all entries of the longest session, as long as
+ * what they need fits.
+ */
+#include "verify/formulas.hh"
+#include "verify/prove.hh"
+
+extern "C" {
+#include "model/kvsize.h"
+}
+
+namespace verify
+{
+
+using namespace formula;
+
+namespace
+{
+
+enum { WARPS = 8, KEYS_AT_ONCE = 4 };
+
+Int
+most_keys(const Config &k)
+{
+    return Int(k.c.window) + Int(k.c.max_positions) / MODEL_CSA_RATIO;
+}
+
+/* Each key is in one part, and a part fits what is planned for the longest list. */
+void
+parts_cover(const Config &k, Statement &s)
+{
+    const Int most = s.any("max_keys", 1, most_keys(k)), n = s.any("n", 1, most_keys(k));
+    const Int key = s.any("key", 0, most_keys(k) - 1);
+    Int parts = 0;
+
+    s.assume(n <= most && key < n);
+    for (int rank = 0; rank < ATTEND_PARTS; rank++) {
+        const Int first = attend_first(n, rank), end = attend_first(n, rank + 1);
+        const Int padded = (end - first + 15) / 16 * 16;
+
+        parts = parts +
+                choose(key >= first && (s.mutant ? key <= end : key < end), Int(1), Int(0));
+        s.claim(end >= first && padded <= attend_part(most));
+    }
+    s.claim(parts == 1);
+    s.claim(attend_part(most) % 16 == 0);
+}
+
+/* Parts of shared memory follow one another; rows begin at multiples of 16 bytes where
+ * ldmatrix and vectors want it; the sums at the end fit where keys and nothing else were.
+ */
+void
+plan_is_apart(const Config &k, Statement &s)
+{
+    const int dim = k.c.head_dim;
+    const Int most = s.any("max_keys", 1, most_keys(k)), cap = attend_part(most);
+    const struct attend_plan p = attend_plan_for(dim, most);
+
+    s.claim(p.q >= attend_row(p.tile, dim) * 2 + (s.mutant ? 2 : 0));
+    s.claim(p.q >= attend_row_f32(ATTEND_HEADS, dim) * 4);
+    s.claim(p.score >= p.q + attend_row(ATTEND_HEADS, dim) * 2);
+    s.claim(p.p >= p.score + attend_row_f32(ATTEND_HEADS, cap) * 4);
+    s.claim(p.bytes >= p.p + attend_row(ATTEND_HEADS, cap) * 2);
+    s.claim(p.tile % 16 == 0 && p.tile >= 16 && p.tile <= ATTEND_TILE);
+    s.claim(p.q % 16 == 0 && p.score % 16 == 0 && p.p % 16 == 0);
+    s.claim(attend_row(1, dim) * 2 % 16 == 0 && attend_row_f32(1, dim) * 4 % 16 == 0);
+    s.claim(attend_row(1, cap) * 2 % 16 == 0);
+}
+
+/* Scores and weights of a head end where the next head's begin, keys of a tile likewise. */
+void
+cells_apart(const Config &k, Statement &s)
+{
+    const Int most = s.any("max_keys", 1, most_keys(k)), cap = attend_part(most);
+    const Int key = s.any("key", 0, most_keys(k)), c = s.any("c", 0, k.c.head_dim - 1);
+
+    s.assume(key < cap);
+    for (int h = 0; h < ATTEND_HEADS; h++) {
+        s.claim(attend_row_f32(h, cap) + key <
+                attend_row_f32(h + 1, cap) - (s.mutant ? 5 : 0));
+        s.claim(attend_row(h, cap) + key < attend_row(h + 1, cap));
+        s.claim(attend_row_f32(h, k.c.head_dim) + c < attend_row_f32(h + 1, k.c.head_dim));
+    }
+    for (int n = 0; n < ATTEND_TILE; n++)
+        s.claim(attend_row(n, k.c.head_dim) + c < attend_row(n + 1, k.c.head_dim));
+}
+
+/* load_tile: each element of a key is unpacked from one word, aligned; words and the scales
+ * behind them are inside the packed row. Each key of the tile is one warp's, once. */
+void
+unpack_covers(const Config &k, Statement &s)
+{
+    const int dim = k.c.head_dim, nope = dim - k.c.rope_dim, codes = nope / 8;
+    const int words = codes + k.c.rope_dim / 4;
+    const struct key_parts parts = key_parts_of(dim, nope);
+    const auto at = s.two("at", 0, words - 1);
+    const Int c = s.any("c", 0, dim - 1), group = s.any("group", 0, 7);
+    const Int x = attend_element(at.x, codes), y = attend_element(at.y, codes);
+    const auto wide = [&](Int word) { return choose(word < codes, Int(8), Int(4)); };
+    const Int of = choose(c < nope, c / 8, codes + (c - nope) / 4);
+
+    s.claim(implies(at.x != at.y, x + wide(at.x) <= y || y + wide(at.y) <= x));
+    s.claim(x + wide(at.x) <= dim && implies(at.x < codes, x * 2 % 16 == 0) &&
+            x * 2 % 8 == 0);
+    s.claim(attend_element(of, codes) <= c && c < attend_element(of, codes) + wide(of));
+    s.claim(implies(at.x < codes, at.x * 8 == x)); /* bytes of the row */
+    s.claim(implies(at.x >= codes,
+                    Int(key_wide(parts, choose(at.x >= codes, x, nope))) == at.x * 8));
+    s.claim(parts.scales == words * 8);
+    s.claim(Int(words) * 8 + 8 <=
+            Int(kv_row_bytes(dim, k.c.rope_dim)) - (s.mutant ? 1 : 0));
+    s.claim(implies(at.x < codes && group == at.x / 8,
+                    key_scale(parts, x) == words * 8 + group));
+    s.claim(Int(words) <= 3 * 32); /* lanes take three each */
+    s.claim(implies(at.x < codes, at.x / 8 < 8));
+
+    const auto warp = s.two("warp", 0, WARPS - 1), u = s.two("u", 0, KEYS_AT_ONCE - 1),
+               turn = s.two("turn", 0, ATTEND_TILE / (WARPS * KEYS_AT_ONCE) - 1);
+    const auto key = [](Int w, Int one, Int times) {
+        return w + times * (WARPS * KEYS_AT_ONCE) + one * WARPS;
+    };
+    const Int want = s.any("key", 0, ATTEND_TILE - 1);
+
+    s.alone(key(warp.x, u.x, turn.x), key(warp.y, u.y, turn.y),
+            warp.x == warp.y && u.x == u.y && turn.x == turn.y);
+    s.claim(key(want % WARPS, want / WARPS % KEYS_AT_ONCE, want / (WARPS * KEYS_AT_ONCE)) ==
+            want);
+}
+
+/* Values: each 8 dims are one warp's; at the end each pair of dims of each head is one
+ * thread's of one block. */
+void
+dims_once(const Config &k, Statement &s)
+{
+    const int dim = k.c.head_dim, tiles = dim / 64, dims = dim / ATTEND_PARTS;
+    const auto warp = s.two("warp", 0, WARPS - 1), t = s.two("t", 0, tiles - 1);
+    const Int eight = s.any("eight", 0, dim / 8 - 1);
+    const auto rank = s.two("rank", 0, ATTEND_PARTS - 1);
+    const auto i = s.two("i", 0, ATTEND_HEADS * dims / 2 - 1);
+    const Int h = s.any("h", 0, ATTEND_HEADS - 1), c = s.any("c", 0, dim / 2 - 1);
+    const Int x = attend_pair(i.x, dims, rank.x), y = attend_pair(i.y, dims, rank.y);
+
+    s.alone(attend_dims(warp.x, tiles, t.x), attend_dims(warp.y, tiles, t.y),
+            warp.x == warp.y && t.x == t.y);
+    s.claim(attend_dims(warp.x, tiles, t.x) + 8 <= dim);
+    s.claim(attend_dims(eight / tiles, tiles, eight % tiles) == eight * 8);
+    s.claim(implies(x == y && i.x / (dims / 2) == i.y / (dims / 2),
+                    rank.x == rank.y && i.x == i.y));
+    s.claim(x % 2 == 0 && x + 1 < dim - (s.mutant ? 1 : 0) &&
+            i.x / (dims / 2) < ATTEND_HEADS);
+    s.claim(attend_pair(h * (dims / 2) + c % (dims / 2), dims, c / (dims / 2)) == 2 * c);
+}
+
+} // namespace
+
+const std::vector<Obligation> attend = {
+    {"attend", "parts-cover", "each key of a list is in one part, and parts fit", true,
+     parts_cover},
+    {"attend", "plan-is-apart", "parts of shared memory are disjoint, rows aligned", true,
+     plan_is_apart},
+    {"attend", "cells-apart", "scores, weights, sums and keys have rows of their own", true,
+     cells_apart},
+    {"attend", "unpack-covers", "each element of a key is unpacked once, from inside it",
+     true, unpack_covers},
+    {"attend", "dims-once", "each dim is one warp's, each output one block's", true,
+     dims_once},
+};
+
+} // namespace verify
