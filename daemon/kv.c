@@ -93,8 +93,8 @@ kv_new(struct work *w, struct event_base *base, struct io *io, int arena_fd, str
         err_set(e, ERR_QUOTA, errno, "no memory for the sessions' caches");
         goto fail;
     }
-    log_line(LOG_INFO, "host-memory bytes=%" PRIu64 " huge-pages=%s", arena_bytes(k->arena),
-             arena_huge(k->arena) ? "yes" : "no");
+    log_line(LOG_INFO, "host-memory bytes=%" PRIu64 " huge-pages=%d", arena_bytes(k->arena),
+             arena_huge(k->arena));
     return k;
 
 fail:
@@ -249,6 +249,7 @@ kv_ready(struct kv *k)
                                        .state_bytes = k->layout->state_most,
                                        .logits = true},
                 &state);
+    k->state_bytes = state.bytes;
     /* A restore holds a state and takes chunk after chunk; a save needs one file at a time. */
     if (2 * (chunk.bytes + state.bytes) > arena_bytes(k->arena)) {
         log_line(LOG_WARNING,

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/histogram.h"
 #include "kvstore/ledger.h"
 
 struct err;
@@ -42,10 +43,10 @@ struct kv_counts {
     uint64_t read_bytes;
     uint64_t damaged, dropped;                 /* files that did not check; rows given up */
     uint64_t parks, unparks, evictions, idles; /* by command, for want of room, by time */
-    uint64_t save_ns, write_ns, read_ns,
-        restore_ns;       /* sums; restore_ns: from wish to done */
-    uint64_t quarantined; /* sessions, since the start */
-    bool stalled;         /* the disk has not answered for store-timeout */
+    uint64_t write_ns, read_ns;                /* of files, sums */
+    struct histogram save, restore;            /* from the beginning to the end */
+    uint64_t quarantined;                      /* sessions, since the start */
+    bool stalled; /* the disk has not answered for store-timeout */
 };
 
 /*

@@ -56,6 +56,7 @@ struct kv_save {
     enum kv_save_stage stage;
     struct kv_save_file files[KV_SAVE_FILES];
     size_t n, left; /* left: jobs of this stage */
+    bool more;      /* it is all that could be done at once, and there was more to do */
     uint64_t bytes; /* of the arena */
     uint64_t began_ns;
     struct kvfile_about *gone; /* whose rows go with the commit: [n_gone] */
@@ -119,7 +120,8 @@ struct kv {
     struct gdsf memory, engine;
     struct kv_save *saves;
     struct kv_restore *restores;
-    uint64_t saving; /* bytes of the arena in saves that are not written yet */
+    uint64_t state_bytes; /* of the largest state's image */
+    uint64_t saving;      /* bytes of the arena in saves that are not written yet */
     struct kv_session *due;
     struct event *tick;
     uint64_t idle_ns;               /* when idle ones were last looked for */
@@ -167,8 +169,10 @@ bool kv_save(struct kv *k, struct session *s, struct slot *sl, unsigned what);
 int kv_save_news(struct kv *k, const struct slots_news *news, struct err *e);
 void kv_saves_lost(struct kv *k);
 
-/* The operation is over (turn: with the end of a turn, or a checkpoint by name). */
-void kv_op_over(struct kv *k, struct session *s, bool turn);
+/* The end of a turn, or a checkpoint by name: it is saved at once. */
+void kv_named(struct kv *k, struct session *s);
+/* An operation is over: it is saved when no other one comes. */
+void kv_op_over(struct kv *k, struct session *s);
 /* The session will come back to where it is now: a state there, kept as that of a turn's end. */
 void kv_keep(struct kv *k, struct session *s);
 /* Tokens have joined the transcript in the middle of an append. */

@@ -145,15 +145,14 @@ pieces_in(const struct kv_pieces *p, uint64_t first, uint64_t n)
     return count;
 }
 
-/* The gaps among the pages [from, to) of one block. */
+/* The gaps among the pages [from, to) of one block: how many, the first `most` of them to out. */
 static size_t
-plan_block(const struct kv_pieces *p, uint64_t from, uint64_t to, struct kv_run *out,
-           size_t most)
+find_gaps(const struct kv_pieces *p, uint64_t from, uint64_t to, struct kv_run *out,
+          size_t most)
 {
-    const uint64_t block = from / KV_BLOCK * KV_BLOCK;
     size_t n = 0;
 
-    for (uint64_t page = from; page < to && n < most;) {
+    for (uint64_t page = from; page < to;) {
         const struct kv_piece *x = kv_cover(p, page, KV_COMING, KV_SOUND);
         uint64_t end = page + 1;
 
@@ -163,15 +162,27 @@ plan_block(const struct kv_pieces *p, uint64_t from, uint64_t to, struct kv_run 
         }
         while (end < to && kv_cover(p, end, KV_COMING, KV_SOUND) == NULL)
             end++;
-        out[n++] = (struct kv_run){page, end - page, false};
+        if (n < most)
+            out[n] = (struct kv_run){page, end - page, false};
+        n++;
         page = end;
     }
+    return n;
+}
+
+static size_t
+plan_block(const struct kv_pieces *p, uint64_t from, uint64_t to, struct kv_run *out,
+           size_t most)
+{
+    const uint64_t block = from / KV_BLOCK * KV_BLOCK;
+    const size_t n = find_gaps(p, from, to, out, most);
+
     if (n > 0 && to == block + KV_BLOCK &&
         pieces_in(p, block, KV_BLOCK) + n > KV_BLOCK_PIECES) {
         out[0] = (struct kv_run){block, KV_BLOCK, true};
         return 1;
     }
-    return n;
+    return n < most ? n : most;
 }
 
 size_t

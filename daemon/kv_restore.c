@@ -114,6 +114,7 @@ kv_restore_cancel(struct kv *k, struct kv_restore *r)
     if (r->slot != NULL)
         slots_close(&k->w->slots, r->slot);
     r->slot = NULL;
+    kv_wake(k, r->s); /* somebody may wait for it, and need not wait for what hangs */
     bury(k, r);
 }
 
@@ -128,7 +129,7 @@ quarantine(struct kv *k, struct session *s)
     k->counts.quarantined++;
     log_line(
         LOG_ERROR,
-        "session-quarantined session=%s uid=%" PRIu32
+        "caches-quarantined session=%s uid=%" PRIu32
         " why=\"its saved caches could not be used twice: it goes on from its tokens\" "
         "fix=\"fathom verify\"",
         s->name, s->user->uid);
@@ -146,9 +147,9 @@ blame(struct kv *k, struct kv_restore *r, const struct kvfile_about *about,
     k->counts.restores_failed++;
     k->counts.damaged += why->code == ERR_DAMAGED;
     log_line(LOG_WARNING,
-             "cache-not-restored session=%s uid=%" PRIu32 " %s=%" PRIu64 " why=\"%s\"",
-             s->name, s->user->uid, about->type == KVFILE_STATE ? "state" : "chunk",
-             about->pos, why->text);
+             "cache-not-restored session=%s uid=%" PRIu32 " state=%d pos=%" PRIu64
+             " why=\"%s\"",
+             s->name, s->user->uid, about->type == KVFILE_STATE, about->pos, why->text);
     if (p != NULL) {
         p->round = ks->round;
         /* Of another model or layout: it will never do. */
@@ -367,14 +368,21 @@ give_state(struct kv *k, struct kv_restore *r, struct err *e)
     return 0;
 }
 
+/* There is something that the engine could take. */
+static bool
+has_next(const struct kv_restore *r)
+{
+    return r->state.stage == KV_GET_READY &&
+           (r->n_given == r->n_chunks || r->chunks[r->n_given].stage == KV_GET_READY);
+}
+
 /* 1: all that can be done now is done; -1: *e. */
 static int
 give(struct kv *k, struct kv_restore *r, struct err *e)
 {
     int rc;
 
-    if (r->state.stage != KV_GET_READY || r->set_sent ||
-        (r->n_given < r->n_chunks && r->chunks[r->n_given].stage != KV_GET_READY))
+    if (!has_next(r) || r->set_sent)
         return 1;
     rc = take_slot(k, r, e);
     if (rc != 1)
@@ -441,7 +449,7 @@ finish(struct kv *k, struct kv_restore *r)
     k->counts.restores++;
     k->counts.restored_tokens += r->pos;
     k->counts.restored_bytes += r->pos / KV_PAGE * k->model.page_bytes;
-    k->counts.restore_ns += ns;
+    histogram_add(&k->counts.restore, ns);
     if (ns > 0 && r->n_chunks > 0)
         k->restore_rate +=
             ((double)(r->pos / KV_PAGE * k->model.page_bytes) * NS / (double)ns -
@@ -609,15 +617,15 @@ kv_restores_tick(struct kv *k, uint64_t now)
     struct kv_restore *r, *next;
     struct err why;
 
-    if (stalled != k->counts.stalled)
-        log_line(stalled ? LOG_ERROR : LOG_NOTICE,
-                 stalled ? "store-stalled" : "store-answers");
+    if (stalled && !k->counts.stalled)
+        log_line(LOG_ERROR, "store-stalled ms=%" PRIu64, (now - since) / MS);
+    if (!stalled && k->counts.stalled)
+        log_line(LOG_NOTICE, "store-answers");
     k->counts.stalled = stalled;
     for (r = k->restores; r != NULL; r = next) {
         next = r->next;
         /* A place in the engine is worth waiting for, a disk is not. */
-        if (r->dead || now - r->moved_ns <= most || r->state.stage == KV_GET_READY ||
-            r->link_jobs > 0)
+        if (r->dead || now - r->moved_ns <= most || has_next(r) || r->link_jobs > 0)
             continue;
         err_set(&why, ERR_DEADLINE, 0, "nothing came from the disk for %" PRIu64 " ms",
                 most / MS);

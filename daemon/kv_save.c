@@ -104,17 +104,22 @@ kv_saves_tick(struct kv *k, uint64_t now)
 }
 
 void
-kv_op_over(struct kv *k, struct session *s, bool turn)
+kv_op_over(struct kv *k, struct session *s)
+{
+    kv_touch(k, s);
+    if (s->slot != NULL && !s->kept.quarantined && !kv_is_saved(s, KV_COMING))
+        make_due(k, s, clock_ns() + k->w->o->save_after * MS);
+}
+
+void
+kv_named(struct kv *k, struct session *s)
 {
     struct kv_session *ks = kv_of(k, s);
 
-    kv_touch(k, s);
     if (ks == NULL || s->slot == NULL || s->kept.quarantined || kv_is_saved(s, KV_COMING))
         return;
-    ks->turn |= turn;
-    make_due(k, s, clock_ns() + k->w->o->save_after * MS);
-    if (turn)
-        kv_save(k, s, s->slot, KV_ALL); /* what is left of it comes when it is due */
+    ks->turn = true;
+    kv_save_now(k, s); /* what is left of it goes on by itself */
 }
 
 void
@@ -184,8 +189,9 @@ end_save(struct kv *k, struct kv_save *v)
     ks->save_err = v->err;
     if (v->err.code == ERR_NONE) {
         k->counts.saves++;
-        k->counts.save_ns += clock_ns() - v->began_ns;
-        if (s->slot != NULL && s->state != SESSION_GONE && !kv_is_saved(s, KV_COMING))
+        histogram_add(&k->counts.save, clock_ns() - v->began_ns);
+        if (v->more && s->slot != NULL && s->state != SESSION_GONE &&
+            !kv_is_saved(s, KV_COMING))
             make_due(k, s, clock_ns());
     } else if (s->state != SESSION_GONE) {
         k->counts.saves_failed++;
@@ -256,10 +262,14 @@ add_file(struct kv *k, struct kv_save *v, struct kvfile_about *about)
     struct kvfile_plan plan;
     struct kv_image *x;
     uint32_t *tokens = NULL;
+    uint64_t most = arena_bytes(k->arena) / 2;
 
     kvfile_plan(&k->model, about, &plan);
-    /* Half of the arena is left for those who come back. */
-    if (k->saving + v->bytes + plan.bytes > arena_bytes(k->arena) / 2)
+    /* Half of the arena is left for those who come back, and beside chunks a state has room: it
+     * cannot be had later. */
+    if (about->type == KVFILE_CHUNK)
+        most -= k->state_bytes;
+    if (k->saving + v->bytes + plan.bytes > most)
         return false;
     catalog_new_id(&about->id);
     row.about.id = about->id;
@@ -422,6 +432,9 @@ kv_save(struct kv *k, struct session *s, struct slot *sl, unsigned what)
         return false;
     }
     begin(k, v);
+    v->more = what == KV_ALL && !kv_is_saved(s, KV_COMING);
+    if (!v->more && what == KV_ALL)
+        ks->due_ns = UINT64_MAX; /* until something else makes it due */
     return true;
 }
 
@@ -641,7 +654,7 @@ static void
 on_unlinked(struct kv_bulk_job *job)
 {
     if (job->err.code != ERR_NONE && job->err.code != ERR_NOT_FOUND)
-        log_line(LOG_INFO, "cache-file-left dir=%s why=\"%s\"", job->dir, job->err.text);
+        log_line(LOG_INFO, "cache-file-left why=\"%s\"", job->err.text);
     kv_bulk_job_free(job);
 }
 
@@ -779,6 +792,7 @@ int
 kv_save_news(struct kv *k, const struct slots_news *news, struct err *e)
 {
     struct kv_save *v = news->owner;
+    struct session *s = v->s;
     struct err why;
 
     if (news->type == LINK_SAVED)
@@ -794,6 +808,7 @@ kv_save_news(struct kv *k, const struct slots_news *news, struct err *e)
     v->stage = KV_SAVE_SEAL;
     if (!post_all(k, v, KV_BULK_SEAL, on_sealed))
         end_save(k, v);
+    go_on(k, s); /* beside the writing, as far as there is room */
     return 0;
 }
 

@@ -164,8 +164,8 @@ have_saved(struct kv *k, struct op *op, enum kv_at at, struct err *e)
 
     if (ks == NULL)
         return err_set(e, ERR_QUOTA, 0, "no memory for a session's caches");
-    if (kv_is_saved(s, at))
-        return 1;
+    if (kv_is_saved(s, at) && (at < KV_STORED || ks->saves == 0))
+        return 1; /* and the rows that name it are committed */
     if (ks->saves == 0 && op->asked && ks->save_err.code != ERR_NONE) {
         *e = ks->save_err;
         return err_prefix(e, "it stays where it is: its caches cannot be saved");

@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/engine.h"
+#include "daemon/kv.h"
 #include "daemon/metrics.h"
 #include "daemon/metrics_http.h"
 #include "daemon/options.h"
@@ -161,6 +162,32 @@ collect_store(const struct server *sv, struct metrics_values *v)
     v->tier_limit[METRICS_DISK] = quota_limit(&sv->quota, QUOTA_DISK);
 }
 
+static void
+collect_caches(const struct work *w, struct metrics_values *v)
+{
+    struct kv_counts c;
+
+    kv_count(work_kv(w), &c);
+    v->tier_bytes[METRICS_ARENA] = c.memory_bytes;
+    v->tier_limit[METRICS_ARENA] = c.memory_limit;
+    v->saves = c.saves;
+    v->saves_failed = c.saves_failed;
+    v->save = c.save;
+    v->saved_rows = c.rows_bytes;
+    v->saved_tokens = c.rows_tokens;
+    v->saved_states = c.state_bytes;
+    v->restores = c.restores;
+    v->restores_failed = c.restores_failed;
+    v->restore = c.restore;
+    v->restored_tokens = c.restored_tokens;
+    v->restore_read = c.read_bytes;
+    v->cache_damaged = c.damaged;
+    v->cache_dropped = c.dropped;
+    v->parks = c.parks;
+    v->idles = c.idles;
+    v->stalled = c.stalled;
+}
+
 static int
 write_page(void *arg, struct buf *out, struct err *e)
 {
@@ -173,6 +200,7 @@ write_page(void *arg, struct buf *out, struct err *e)
     collect_clients(m->server, v);
     collect_work(m->server->work, v);
     collect_store(m->server, v);
+    collect_caches(m->server->work, v);
     collect_process(m, v);
     rc = metrics_write(v, out, e);
     free(v);

@@ -209,7 +209,6 @@ static void
 conclude(struct work *w, struct op *op)
 {
     struct session *s = op->session;
-    const uint64_t turns = s->log.turns;
 
     op->end = op->repeated ? op->end : s->log.len;
     if (op->began_ns == 0)
@@ -228,7 +227,7 @@ conclude(struct work *w, struct op *op)
     if (s->slot != NULL)
         slots_touch(&w->slots, s->slot);
     end_turn(w, op);
-    kv_op_over(w->kv, s, s->log.turns > turns);
+    kv_op_over(w->kv, s);
 }
 
 static void
@@ -584,6 +583,7 @@ work_snapshot(struct work *w, struct session *s)
 {
     if (s->slot != NULL && s->slot->len == s->log.len)
         work_keep(w, s);
+    kv_named(w->kv, s);
 }
 
 uint64_t

@@ -25,11 +25,13 @@ get_slot(struct work *w, struct session *s, struct err *e)
 
     from = slots_snapshot(&w->slots, s, s->log.len);
     if (kv_restore(w->kv, s, from != NULL ? from->snapshot_pos : 0) == KV_UNDER_WAY) {
-        session_move(s, SESSION_RESTORING, "its caches come back");
+        if (s->state != SESSION_RESTORING) {
+            session_move(s, SESSION_QUEUED, "it is not there");
+            session_move(s, SESSION_RESTORING, "its caches come back");
+        }
         return false;
     }
-    if (s->state == SESSION_RESTORING)
-        session_move(s, SESSION_QUEUED, "its caches will not be there");
+    session_move(s, SESSION_QUEUED, "a place is all that it waits for");
     if (w->slots.n_free == 0) {
         kv_evict(w);
         return false; /* it is free once the engine has closed it */
