@@ -94,7 +94,8 @@ req_unpark(struct request *r, const void *body)
 struct looking {
     struct request *r; /* NULL: nobody waits */
     struct server *sv;
-    struct session *s; /* held */
+    struct session *s;               /* held */
+    char name[SESSION_NAME_MAX + 1]; /* as it was: it may be deleted meanwhile */
     struct store_wait wait;
     bool verify;
 
@@ -231,6 +232,7 @@ looking_new(struct request *r, bool verify)
     x->sv = r->conn->server;
     x->s = r->session;
     x->s->streams++;
+    snprintf(x->name, sizeof x->name, "%s", x->s->name);
     x->verify = verify;
     x->fd = -1;
     x->wait = (struct store_wait){.fn = on_durable, .arg = x};
@@ -278,8 +280,8 @@ on_exported(struct transfer *t)
         looking_failed(x, &t->err);
         return;
     }
-    log_line(LOG_INFO, "session-export session=%s uid=%u tokens=%llu bytes=%llu",
-             x->s->name, x->s->user->uid, (unsigned long long)x->content.len,
+    log_line(LOG_INFO, "session-export session=%s uid=%u tokens=%llu bytes=%llu", x->name,
+             x->s->user->uid, (unsigned long long)x->content.len,
              (unsigned long long)t->bytes);
     x->r = NULL;
     if (r != NULL) {
@@ -368,7 +370,7 @@ on_verified(void *arg, const struct err *why)
         return;
     }
     log_line(v->wrong == 0 ? LOG_INFO : LOG_WARNING,
-             "session-verify session=%s uid=%u wrong=%llu files=%llu", x->s->name,
+             "session-verify session=%s uid=%u wrong=%llu files=%llu", x->name,
              x->s->user->uid, (unsigned long long)v->wrong, (unsigned long long)v->files);
     if (v->wrong == 0) {
         kv_trust(x->s);
@@ -484,6 +486,7 @@ on_imported(struct transfer *t)
     x->fd = -1;
     x->transfer = NULL;
     if (t->err.code != ERR_NONE) {
+        store_sweep(x->sv->store); /* of what it had written in tmp/ */
         importing_failed(x, &t->err);
         return;
     }

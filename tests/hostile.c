@@ -349,7 +349,7 @@ logits_ring(void)
 
 /* ---- Documents ----------------------------------------------------------------------- */
 
-static volatile int stop_now;
+static atomic_int stop_now;
 
 /* Shorter, longer, other bytes: as long as it goes on. */
 static void *
