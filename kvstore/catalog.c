@@ -129,6 +129,8 @@ catalog_new_id(struct kvfile_id *id)
     id->b[8] = (uint8_t)((id->b[8] & 0x3f) | 0x80);
 }
 
+enum { SPARE_BYTES = 1 << 20 };
+
 static int
 take_lock(struct catalog *c, struct err *e)
 {
@@ -158,6 +160,39 @@ make_folders(struct io *io, struct err *e)
                : 0;
 }
 
+/* Room for the index to be opened on a disk that is full: or nothing could be read before somebody
+ * has made room. Whether there is some is luck then, so nothing is said if not. */
+static void
+make_spare(struct io *io)
+{
+    struct err ignored;
+    const int h = io->ops->open(io, "spare", IO_WRITE | IO_CREATE, &ignored);
+
+    if (h == -1)
+        return;
+    io->ops->reserve(io, h, SPARE_BYTES, &ignored);
+    io->ops->close(io, h);
+}
+
+static int
+open_index(struct catalog *c, struct err *e)
+{
+    struct err ignored;
+    int rc = catalog_index_open(c, e);
+
+    if (rc == -1 && e->code == ERR_QUOTA &&
+        c->io->ops->unlink(c->io, "spare", &ignored) == 0) {
+        sql_close(c->db, true);
+        c->db = NULL;
+        ids_done(&c->hot);
+        ids_done(&c->due);
+        rc = catalog_index_open(c, e);
+    }
+    if (rc == 0)
+        make_spare(c->io);
+    return rc;
+}
+
 int
 catalog_open(struct io *io, struct catalog **out, struct err *e)
 {
@@ -168,8 +203,7 @@ catalog_open(struct io *io, struct catalog **out, struct err *e)
     c->io = io;
     c->held = -1;
     pthread_mutex_init(&c->lock, NULL);
-    if (take_lock(c, e) == -1 || make_folders(io, e) == -1 ||
-        catalog_index_open(c, e) == -1) {
+    if (take_lock(c, e) == -1 || make_folders(io, e) == -1 || open_index(c, e) == -1) {
         c->dead = true;
         catalog_close(c);
         return -1;
