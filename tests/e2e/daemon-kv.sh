@@ -3,7 +3,7 @@
 # Caches outlive engine and daemon: parked, killed, damaged, evicted, a session goes on as if it
 # had never left, and what was computed is not computed again. On the fake engine, whose answers
 # depend on every byte of its caches.
-# shellcheck disable=SC1091,SC2154,SC2034,SC2012
+# shellcheck disable=SC1091,SC2154,SC2034,SC2012,SC2016
 . "${srcdir:-.}/tests/e2e/daemon-kv.subr"
 seq 1 3000 | tr '\n' ' ' >"$dir/text"
 
