@@ -102,14 +102,15 @@ fail:
     return NULL;
 }
 
-void
+bool
 kv_end(struct kv *k)
 {
     struct kv_restore *r;
     struct kv_save *v;
 
-    if (k == NULL)
-        return;
+    if (k == NULL || k->ended)
+        return k == NULL || !k->hangs;
+    k->ended = true;
     if (k->tick != NULL)
         event_free(k->tick);
     k->tick = NULL;
@@ -133,6 +134,7 @@ kv_end(struct kv *k)
         k->due->is_due = false;
         k->due = k->due->next_due;
     }
+    return !k->hangs;
 }
 
 void

@@ -55,8 +55,9 @@ struct kv_counts {
  */
 struct kv *kv_new(struct work *w, struct event_base *base, struct io *io, int arena_fd,
                   struct err *e);
-/* The end: nothing is under way any more, sessions may be freed; NULL is fine. */
-void kv_end(struct kv *k);
+/* The end: nothing is under way any more, sessions may be freed; NULL is fine. False: a thread
+ * hangs in the disk, and what it may touch (the store's io too) must stay: end the process. */
+bool kv_end(struct kv *k);
 void kv_free(struct kv *k); /* after kv_end(), and after all sessions; NULL is fine */
 uint64_t kv_arena_bytes(const struct kv *k);
 int kv_arena_fd(
@@ -79,6 +80,9 @@ void kv_forget(struct kv *k, struct session *s);
 void kv_truncate(struct kv *k, struct session *s, uint64_t pos);
 /* Its caches may be used again, if they had failed before: they were looked over, or cut. */
 void kv_trust(struct session *s);
+/* Sessions whose caches are in the engine and nowhere else, in whole or in part, or are being
+ * saved: while fathomd stops this goes to 0. */
+uint64_t kv_unsaved(const struct kv *k);
 const char *kv_tier_name(enum kv_tier t);
 enum kv_tier kv_tier(const struct kv *k, const struct session *s);
 /* Bytes of it in memory and on the disk; loaded sessions only. */

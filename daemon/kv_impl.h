@@ -58,6 +58,7 @@ struct kv_save {
     size_t n, left; /* left: jobs of this stage */
     bool more;      /* it is all that could be done at once, and there was more to do */
     uint64_t bytes; /* of the arena */
+    uint64_t paid;  /* QUOTA_DISK, given back when the rows count for themselves */
     uint64_t began_ns;
     struct kvfile_about *gone; /* whose rows go with the commit: [n_gone] */
     size_t n_gone;
@@ -126,6 +127,7 @@ struct kv {
     struct event *tick;
     uint64_t idle_ns;               /* when idle ones were last looked for */
     double read_rate, restore_rate; /* bytes a second, measured */
+    bool ended;                     /* kv_end() */
     bool hangs;                     /* a bulk thread could not be ended */
     bool
         usable; /* the engine that is ready speaks our layout, the arena can hold its files */
@@ -160,15 +162,7 @@ void kv_wake(struct kv *k, struct session *s); /* it is to be looked at again */
 void kv_piece_lost(struct kv *k, struct kv_image *x);
 void kv_drop_row(struct kv *k, struct session *s, const struct kvfile_id *id);
 
-/* --- kv_save.c --- */
-enum { KV_ALL = 1, KV_BLOCKS = 2, KV_STATE = 4 };
-
-/* What is not saved yet of what the slot has (BLOCKS: chunks that are complete only; STATE: only
- * the state there). False: nothing to do, or not now. */
-bool kv_save(struct kv *k, struct session *s, struct slot *sl, unsigned what);
-int kv_save_news(struct kv *k, const struct slots_news *news, struct err *e);
-void kv_saves_lost(struct kv *k);
-
+/* --- kv_due.c --- */
 /* The end of a turn, or a checkpoint by name: it is saved at once. */
 void kv_named(struct kv *k, struct session *s);
 /* An operation is over: it is saved when no other one comes. */
@@ -177,11 +171,34 @@ void kv_op_over(struct kv *k, struct session *s);
 void kv_keep(struct kv *k, struct session *s);
 /* Tokens have joined the transcript in the middle of an append. */
 void kv_fed(struct kv *k, struct session *s);
-void kv_saves_tick(struct kv *k, uint64_t now);
+void kv_save_now(struct kv *k, struct session *s);   /* as soon as it can be */
+void kv_save_next(struct kv *k, struct session *s);  /* the next batch of one in a hurry */
+void kv_save_again(struct kv *k, struct session *s); /* it came to nothing: later */
+void kv_make_due(struct kv *k, struct session *s, uint64_t at_ns);
 void kv_not_due(struct kv *k, struct kv_session *ks);
-/* As soon as it can be. */
-void kv_save_now(struct kv *k, struct session *s);
+void kv_saves_tick(struct kv *k, uint64_t now);
+
+/* --- kv_save.c --- */
+enum { KV_ALL = 1, KV_BLOCKS = 2, KV_STATE = 4 };
+
+/* What is not saved yet of what the slot has (BLOCKS: chunks that are complete only; STATE: only
+ * the state there). False: nothing to do, or not now. */
+bool kv_save(struct kv *k, struct session *s, struct slot *sl, unsigned what);
+int kv_save_news(struct kv *k, const struct slots_news *news, struct err *e);
+void kv_saves_lost(struct kv *k);
+struct kv_save *kv_save_new(struct kv *k, struct session *s); /* NULL: no memory */
+void kv_save_begin(struct kv *k, struct kv_save *v);
+void kv_save_fail(struct kv_save *v, const struct err *e); /* the first reason is kept */
+/* A file of it will not be: its piece is taken back, so it is planned anew. */
+void kv_save_give_up(struct kv *k, struct kv_save *v, struct kv_save_file *f);
+void kv_save_give_up_all(struct kv *k, struct kv_save *v);
+void kv_save_end(struct kv *k, struct kv_save *v); /* it is over, well or not; freed */
 void kv_save_free(struct kv_save *v);
+
+/* --- kv_write.c --- */
+void kv_save_seal(struct kv *k, struct kv_save *v); /* and all that follows */
+/* Writes what was sealed before and could not be written then. False: nothing. */
+bool kv_save_rewrite(struct kv *k, struct session *s);
 
 /* --- kv_restore.c --- */
 enum kv_restored { KV_NOTHING, KV_UNDER_WAY };
@@ -198,6 +215,19 @@ void kv_restores_step(struct kv *k); /* something has changed: room, a slot */
 void kv_restores_lost(struct kv *k, bool own_fault);
 void kv_restores_tick(struct kv *k, uint64_t now);
 void kv_restore_free(struct kv_restore *r);
+
+/* kv_fetch.c's: the restore failed because of this file; or for another reason, so that this time
+ * it is from tokens; dead and with nothing under way it goes (true: it did). */
+void kv_restore_blame(struct kv *k, struct kv_restore *r, const struct kvfile_about *about,
+                      const struct err *why);
+void kv_restore_give_up(struct kv *k, struct kv_restore *r, const struct err *why);
+bool kv_restore_bury(struct kv *k, struct kv_restore *r);
+void kv_restore_step(struct kv *k, struct kv_restore *r); /* all that can be done now */
+
+/* --- kv_fetch.c --- */
+/* Begins to get it. 1: begun; 0: not now; -1: never, *e. */
+int kv_get_ask(struct kv *k, struct kv_restore *r, struct kv_get *g, struct err *e);
+void kv_get_unpin(struct kv *k, struct kv_get *g);
 
 /* --- kv_tier.c --- */
 /* A session, or a snapshot, leaves the engine. True: a slot will be free soon. */

@@ -35,8 +35,6 @@
 static const uint64_t MS = 1000000;
 static const double NS = 1e9;
 
-static void step(struct kv *k, struct kv_restore *r);
-
 /* --- what is needed ------------------------------------------------------------------------ */
 
 static int
@@ -73,8 +71,8 @@ kv_restore_free(struct kv_restore *r)
     free(r);
 }
 
-static void
-unpin(struct kv *k, struct kv_get *g)
+void
+kv_get_unpin(struct kv *k, struct kv_get *g)
 {
     if (g->image == NULL)
         return;
@@ -83,17 +81,17 @@ unpin(struct kv *k, struct kv_get *g)
 }
 
 /* Dead and with nothing under way: it goes. True: it did. */
-static bool
-bury(struct kv *k, struct kv_restore *r)
+bool
+kv_restore_bury(struct kv *k, struct kv_restore *r)
 {
     struct kv_restore **at = &k->restores;
     struct session *s = r->s;
 
     if (!r->dead || r->jobs > 0 || r->link_jobs > 0)
         return false;
-    unpin(k, &r->state);
+    kv_get_unpin(k, &r->state);
     for (size_t i = 0; i < r->n_chunks; i++)
-        unpin(k, &r->chunks[i]);
+        kv_get_unpin(k, &r->chunks[i]);
     while (*at != r)
         at = &(*at)->next;
     *at = r->next;
@@ -115,7 +113,7 @@ kv_restore_cancel(struct kv *k, struct kv_restore *r)
         slots_close(&k->w->slots, r->slot);
     r->slot = NULL;
     kv_wake(k, r->s); /* somebody may wait for it, and need not wait for what hangs */
-    bury(k, r);
+    kv_restore_bury(k, r);
 }
 
 /* --- failures ------------------------------------------------------------------------------ */
@@ -136,9 +134,9 @@ quarantine(struct kv *k, struct session *s)
 }
 
 /* The restore failed because of this file. */
-static void
-blame(struct kv *k, struct kv_restore *r, const struct kvfile_about *about,
-      const struct err *why)
+void
+kv_restore_blame(struct kv *k, struct kv_restore *r, const struct kvfile_about *about,
+                 const struct err *why)
 {
     struct session *s = r->s;
     struct kv_session *ks = s->kv;
@@ -161,149 +159,14 @@ blame(struct kv *k, struct kv_restore *r, const struct kvfile_about *about,
 }
 
 /* Not the fault of any file: no memory, no room, a disk that hangs. This time from tokens. */
-static void
-give_up(struct kv *k, struct kv_restore *r, const struct err *why)
+void
+kv_restore_give_up(struct kv *k, struct kv_restore *r, const struct err *why)
 {
     k->counts.restores_failed++;
     log_line(LOG_WARNING, "cache-not-restored session=%s uid=%" PRIu32 " why=\"%s\"",
              r->s->name, r->s->user->uid, why->text);
     r->s->kv->skip = true;
     kv_restore_cancel(k, r);
-}
-
-/* --- files --------------------------------------------------------------------------------- */
-
-static struct kv_get *
-get_of(struct kv_restore *r, const struct kvfile_id *id)
-{
-    if (memcmp(&r->state.about.id, id, sizeof *id) == 0)
-        return &r->state;
-    for (size_t i = 0; i < r->n_chunks; i++) {
-        if (memcmp(&r->chunks[i].about.id, id, sizeof *id) == 0)
-            return &r->chunks[i];
-    }
-    return NULL;
-}
-
-static void on_checked(struct kv_bulk_job *job);
-static void on_read(struct kv_bulk_job *job);
-
-static int
-post(struct kv *k, struct kv_restore *r, struct kv_get *g, enum kv_bulk_kind kind,
-     struct err *e)
-{
-    struct kv_bulk_job *job =
-        kv_bulk_job_new(kind, kind == KV_BULK_READ ? on_read : on_checked, r, e);
-
-    if (job == NULL)
-        return -1;
-    job->model = &k->model;
-    job->about = g->about;
-    job->image = kv_image_bytes(k, g->image);
-    job->room = kind == KV_BULK_READ ? g->image->at.bytes : g->image->plan.bytes;
-    catalog_dir(&r->s->id, job->dir);
-    if (kind == KV_BULK_CHECK && g->about.type == KVFILE_CHUNK) {
-        job->n_tokens = (uint32_t)((g->skip + g->n_pages) * KV_PAGE);
-        job->tokens = malloc(job->n_tokens * sizeof *job->tokens);
-        if (job->tokens == NULL) {
-            kv_bulk_job_free(job);
-            return err_set(e, ERR_QUOTA, errno, "no memory for the tokens of a chunk");
-        }
-        memcpy(job->tokens, r->s->log.tokens + g->about.pos,
-               job->n_tokens * sizeof *job->tokens);
-    }
-    g->stage = kind == KV_BULK_READ ? KV_GET_READ : KV_GET_CHECK;
-    r->jobs++;
-    kv_bulk_post(k->bulk, job);
-    return 0;
-}
-
-/* What has been read, checked or found: on to the next, or over. */
-static void
-on_checked(struct kv_bulk_job *job)
-{
-    struct kv_restore *r = job->owner;
-    struct kv *k = r->k;
-    struct kv_get *g = get_of(r, &job->about.id);
-    const struct err why = job->err;
-
-    kv_bulk_job_free(job);
-    r->jobs--;
-    r->moved_ns = clock_ns();
-    if (why.code == ERR_NONE) {
-        g->image->sealed = true;
-        kv_image_used(k, g->image);
-        g->stage = KV_GET_READY;
-    } else {
-        /* Whatever is wrong with it, this copy is not needed any more. */
-        g->image->sealed = false;
-        unpin(k, g);
-        if (!r->dead) {
-            blame(k, r, &g->about, &why);
-            kv_restore_cancel(k, r);
-            return;
-        }
-    }
-    if (!bury(k, r))
-        step(k, r);
-}
-
-static void
-on_read(struct kv_bulk_job *job)
-{
-    struct kv_restore *r = job->owner;
-    struct kv *k = r->k;
-    struct kv_get *g = get_of(r, &job->about.id);
-    struct err why = job->err;
-
-    r->jobs--;
-    r->moved_ns = clock_ns();
-    k->counts.read_ns += job->ns;
-    if (why.code == ERR_NONE && job->bytes != g->image->plan.bytes)
-        err_set(&why, ERR_DAMAGED, 0, "a file of %" PRIu64 " bytes, not %" PRIu64,
-                job->bytes, g->image->plan.bytes);
-    if (why.code == ERR_NONE) {
-        k->counts.read_bytes += job->bytes;
-        if (job->ns > 0)
-            k->read_rate += ((double)job->bytes * NS / (double)job->ns - k->read_rate) / 8;
-    }
-    kv_bulk_job_free(job);
-    if (!r->dead && why.code == ERR_NONE && post(k, r, g, KV_BULK_CHECK, &why) == 0)
-        return;
-    unpin(k, g); /* it is not complete: it goes */
-    if (r->dead) {
-        bury(k, r);
-        return;
-    }
-    if (why.code == ERR_QUOTA) {
-        give_up(k, r, &why);
-    } else {
-        blame(k, r, &g->about, &why);
-        kv_restore_cancel(k, r);
-    }
-}
-
-/* Begins to get it. 1: begun; 0: not now; -1: never, *e. */
-static int
-ask(struct kv *k, struct kv_restore *r, struct kv_get *g, struct err *e)
-{
-    struct kv_image *x = kv_image_find(k, &g->about.id);
-
-    if (x != NULL) {
-        if (!x->sealed)
-            return 0; /* somebody else reads it: a fork of this session */
-        x->pins++;
-        g->image = x;
-        return post(k, r, g, KV_BULK_CHECK, e) == 0 ? 1 : -1;
-    }
-    if (k->io == NULL || k->counts.stalled)
-        return err_set(e, ERR_UNAVAILABLE, 0, "the disk does not answer");
-    x = kv_image_new(k, &g->about);
-    if (x == NULL)
-        return 0;
-    x->stored = true;
-    g->image = x;
-    return post(k, r, g, KV_BULK_READ, e) == 0 ? 1 : -1;
 }
 
 /* --- into the engine ------------------------------------------------------------------------ */
@@ -399,8 +262,8 @@ give(struct kv *k, struct kv_restore *r, struct err *e)
 }
 
 /* Does all that can be done for it now. */
-static void
-step(struct kv *k, struct kv_restore *r)
+void
+kv_restore_step(struct kv *k, struct kv_restore *r)
 {
     struct err e;
     int rc = 1;
@@ -408,10 +271,10 @@ step(struct kv *k, struct kv_restore *r)
     if (r->dead)
         return;
     if (r->state.stage == KV_GET_WAITS)
-        rc = ask(k, r, &r->state, &e);
+        rc = kv_get_ask(k, r, &r->state, &e);
     while (rc == 1 && r->state.stage != KV_GET_WAITS && r->n_asked < r->n_chunks &&
            r->n_asked < r->n_in + KV_WINDOW) {
-        rc = ask(k, r, &r->chunks[r->n_asked], &e);
+        rc = kv_get_ask(k, r, &r->chunks[r->n_asked], &e);
         r->n_asked += rc == 1;
     }
     /* Without room it waits for others; but if it is alone, there will never be any. */
@@ -419,7 +282,7 @@ step(struct kv *k, struct kv_restore *r)
         k->restores == r && r->next == NULL)
         rc = err_set(&e, ERR_QUOTA, 0, "no room in host memory (setting host-memory)");
     if (rc == -1 || give(k, r, &e) == -1)
-        give_up(k, r, &e);
+        kv_restore_give_up(k, r, &e);
 }
 
 void
@@ -429,7 +292,7 @@ kv_restores_step(struct kv *k)
 
     for (r = k->restores; r != NULL; r = next) {
         next = r->next;
-        step(k, r);
+        kv_restore_step(k, r);
     }
 }
 
@@ -475,7 +338,7 @@ on_failed(struct kv *k, struct kv_restore *r, const struct err *why)
         kv_restore_cancel(k, r);
         return;
     }
-    give_up(k, r, why);
+    kv_restore_give_up(k, r, why);
 }
 
 void
@@ -502,11 +365,11 @@ kv_restore_news(struct kv *k, const struct slots_news *news, struct err *e)
     r->link_jobs--;
     r->moved_ns = clock_ns();
     if (news->job_type == LINK_KV_IN && r->n_in < r->n_given) {
-        unpin(k, &r->chunks[r->n_in]);
+        kv_get_unpin(k, &r->chunks[r->n_in]);
         r->n_in++;
     }
     if (r->dead) {
-        bury(k, r);
+        kv_restore_bury(k, r);
         return 0;
     }
     if (news->end->reason == LINK_FAILED) {
@@ -516,10 +379,10 @@ kv_restore_news(struct kv *k, const struct slots_news *news, struct err *e)
     }
     if (news->job_type == LINK_KV_SET) {
         finish(k, r);
-        bury(k, r);
+        kv_restore_bury(k, r);
         return 0;
     }
-    step(k, r);
+    kv_restore_step(k, r);
     return 0;
 }
 
@@ -535,11 +398,11 @@ kv_restores_lost(struct kv *k, bool own_fault)
         next = r->next;
         r->link_jobs = 0;
         if (r->dead) {
-            bury(k, r);
+            kv_restore_bury(k, r);
             continue;
         }
         if (r->slot != NULL && own_fault)
-            blame(k, r, &r->state.about, &why);
+            kv_restore_blame(k, r, &r->state.about, &why);
         r->slot = NULL; /* it is gone with all others */
         kv_restore_cancel(k, r);
     }
@@ -567,7 +430,7 @@ kv_restore(struct kv *k, struct session *s, uint64_t better_than)
     struct kv_restore *r;
 
     if (ks != NULL && ks->restore != NULL) {
-        step(k, ks->restore);
+        kv_restore_step(k, ks->restore);
         return KV_UNDER_WAY;
     }
     if (ks == NULL || !k->usable || s->kept.quarantined || ks->skip)
@@ -594,7 +457,7 @@ kv_restore(struct kv *k, struct session *s, uint64_t better_than)
     k->restores = r;
     ks->restore = r;
     kv_hold(s);
-    step(k, r);
+    kv_restore_step(k, r);
     return KV_UNDER_WAY;
 }
 
@@ -629,6 +492,6 @@ kv_restores_tick(struct kv *k, uint64_t now)
             continue;
         err_set(&why, ERR_DEADLINE, 0, "nothing came from the disk for %" PRIu64 " ms",
                 most / MS);
-        give_up(k, r, &why);
+        kv_restore_give_up(k, r, &why);
     }
 }

@@ -111,13 +111,24 @@ leave_engine(struct kv *k, struct session *s, const char *why)
         session_move(s, SESSION_COLD, why);
 }
 
+/* A sequence is being closed and will leave room. One that could not be opened leaves none. */
+static bool
+is_one_leaving(const struct slots *ss)
+{
+    for (uint32_t i = 0; i < ss->n && ss->n_closing > 0; i++) {
+        if (ss->all[i].use == SLOT_CLOSING && ss->all[i].open)
+            return true;
+    }
+    return false;
+}
+
 bool
 kv_evict(struct work *w)
 {
     struct slots *ss = &w->slots;
     struct slot *best = NULL;
 
-    if (ss->n_closing > 0)
+    if (is_one_leaving(ss))
         return true; /* one at a time, or all that wait would each take one */
     for (uint32_t i = 0; i < ss->n; i++) {
         struct slot *sl = &ss->all[i];
@@ -238,6 +249,23 @@ kv_idle_tick(struct kv *k, uint64_t now)
 }
 
 /* --- stopping -------------------------------------------------------------------------------- */
+
+uint64_t
+kv_unsaved(const struct kv *k)
+{
+    uint64_t n = 0;
+
+    for (uint32_t i = 0; i < k->w->slots.n; i++) {
+        const struct slot *sl = &k->w->slots.all[i];
+        const struct session *s = sl->session;
+
+        n += sl->use == SLOT_SESSION && s->slot == sl && !s->kept.quarantined &&
+             !kv_is_saved(s, KV_COMING);
+    }
+    for (const struct kv_save *v = k->saves; v != NULL; v = v->next)
+        n++;
+    return n;
+}
 
 bool
 kv_settled(struct kv *k)

@@ -475,8 +475,11 @@ stop(struct daemon *d)
     transfers_free(sv->transfers);
     pages_end(sv);
     text_free(sv->text);
-    if (sv->work != NULL)
-        kv_end(work_kv(sv->work)); /* before the store, whose files it uses */
+    /* Before the store, whose files it uses. What a disk holds for ever is not waited for. */
+    if (sv->work != NULL && !kv_end(work_kv(sv->work))) {
+        log_line(LOG_NOTICE, "stopped status=%d", d->status);
+        _exit(d->status);
+    }
     store_free(sv->store);
     work_end(sv->work, &sv->quota);
     work_free(sv->work);

@@ -72,7 +72,8 @@ status_sentence(const struct server *sv, char *room, size_t size)
 
     engine_status(g, &st);
     if (sv->stopping)
-        snprintf(room, size, "stopping");
+        snprintf(room, size, "stopping: %" PRIu64 " to be saved",
+                 kv_unsaved(work_kv(sv->work)));
     else if (engine_state(g) == ENGINE_SERVING)
         snprintf(room, size, "serving %s on %s, %" PRIu64 " session%s, %" PRIu64 " tokens",
                  sv->model, info->backend, sessions, sessions == 1 ? "" : "s",

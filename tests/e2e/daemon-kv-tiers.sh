@@ -105,6 +105,13 @@ ok "they left and came back: $(grep -c cache-restored "$dir/log") times"
 again=$(($(computed) - crowd_before))
 [ $again -lt 400 ]
 ok "and $again of 13,500 tokens were computed again"
+crowd --kv-memory 4M --snapshots 0 >"$dir/out"
+is "$(plain <"$dir/out")" "$wanted" "nine sessions in caches for a few: the same answers"
+[ "$(grep -c cache-restored "$dir/log")" -ge 3 ]
+ok "they left and came back: $(grep -c cache-restored "$dir/log") times"
+again=$(($(computed) - crowd_before))
+[ $again -lt 1000 ]
+ok "and $again of 13,500 tokens were computed again"
 crowd --max-sequences 3 --snapshots 0 --host-memory 2M >"$dir/out"
 is "$(plain <"$dir/out")" "$wanted" "without host memory: the same answers"
 grep -q caches-not-kept "$dir/log" && [ $(($(computed) - crowd_before)) -gt 10000 ]

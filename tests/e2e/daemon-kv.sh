@@ -103,6 +103,22 @@ echo 'park name=a to=disk' | talk >/dev/null
 [ -e "$dir/once" ] && [ "$(go_on)" != "$wanted" ]
 ok "control: one wrong byte in the caches would be seen in the answer"
 
+# --- an engine that fails at it -----------------------------------------------------------------
+for fault in kv-crash@1 kv-crash@2 kv-crash@4 kv-crash@6 kv-fail@1 kv-fail@5 kv-fail@6 kv-lie@1 kv-lie@4; do
+    fresh
+    rm -f "$dir/once"
+    FAKE_ENGINE=$fault,once:$dir/once kvstart
+    make_a >/dev/null
+    talk >/dev/null <<END
+park name=a to=disk
+unpark name=a
+park name=a to=memory
+END
+    is "$(FAKE_ENGINE='' go_on)" "$wanted" "$fault: the same answer"
+    [ -e "$dir/once" ]
+    ok "$fault: and it did happen"
+done
+
 # --- damaged files ------------------------------------------------------------------------------
 # As they are, with one state more: "here" is at the end of the first sample.
 again() { fresh; cp -a "$dir/golden" "$dir/state"; }
