@@ -68,19 +68,23 @@ fpbits_bf16_order(FP_WORD u)
  * on the lowest of bf16's, 2^120 too small, an e2m1's 2^126.
  */
 
-/* Four e4m3 codes, the first one lowest, to the order 2 0 3 1. */
+/* Four e4m3 codes, the first one lowest: in each half of the word one of the first two where bf16
+ * has its bits, and one of the others in what is left, its sign and four lower bits 4 too far to the
+ * right, the others 4 to the left. */
 FP_INLINE FP_WORD
 fpbits_e4m3_pack(FP_WORD c)
 {
-    return (c >> 16 & 0xff) | (c & 0xff) << 8 | c >> 24 << 16 | (c >> 8 & 0xff) << 24;
+    return (c & 0x80) << 8 | (c & 0x7f) << 4 | (c & 0x8000) << 16 | (c & 0x7f00) << 12 |
+           (c >> 12 & 0x800) | (c >> 16 & 0xf) | (c >> 8 & 0x7000) | (c >> 4 & 0x8000000) |
+           (c >> 8 & 0xf0000) | (c & 0x70000000);
 }
 
 /* Codes 0 and 1, and 2 and 3. */
 FP_INLINE void
 fpbits_e4m3_unpack(FP_WORD w, FP_WORD *first, FP_WORD *second)
 {
-    *first = (w >> 4 & 0x07f007f0) | (w & 0x80008000);
-    *second = (w << 4 & 0x07f007f0) | (w << 8 & 0x80008000);
+    *first = w & 0x87f087f0;
+    *second = (w << 4 & 0x80f080f0) | (w >> 4 & 0x07000700);
 }
 
 /* Eight e2m1 codes, the first one lowest: two of them to each place that unpacking looks at. */

@@ -96,8 +96,8 @@ e2m1_quad(uint32_t b, float *v)
     v[3] = f.y;
 }
 
-/* Two at once, by the instruction for it. Single ones are f32_to_bf16: by __float2bfloat16_rn the
- * golden layers with an indexer came out wrong (docs/PERFORMANCE.md). */
+/* Two at once, by the instruction for it. Single ones are f32_to_bf16: by cvt.rn.bf16.f32 every
+ * golden layer came out wrong (docs/PERFORMANCE.md). */
 static __device__ __forceinline__ uint32_t
 to_bf16_pair(float low, float high)
 {
@@ -108,15 +108,17 @@ to_bf16_pair(float low, float high)
     return u;
 }
 
-/* x rounded to FP8 under scale s, as bf16 (act_quant). */
+/* x rounded to FP8 under scale s, as bf16 (act_quant), which has room for it: nothing is lost
+ * with the lower bits. */
 static __device__ __forceinline__ uint16_t
 fp8_round(float x, float s)
 {
     /* s is a power of two, never small: x / s is as exact as x times its inverse */
     const float by = __uint_as_float(0x7f000000u - __float_as_uint(s));
 
-    return f32_to_bf16(
-        e4m3_value(__nv_cvt_float_to_fp8(x * by, __NV_SATFINITE, __NV_E4M3)) * s);
+    return __float_as_uint(
+               e4m3_value(__nv_cvt_float_to_fp8(x * by, __NV_SATFINITE, __NV_E4M3)) * s) >>
+           16;
 }
 
 /* The same of two. */
@@ -124,11 +126,10 @@ static __device__ __forceinline__ uint32_t
 fp8_round_pair(float low, float high, float s)
 {
     const float by = __uint_as_float(0x7f000000u - __float_as_uint(s));
-    const __nv_fp8x2_storage_t c = __nv_cvt_float2_to_fp8x2(
-        make_float2(low * by, high * by), __NV_SATFINITE, __NV_E4M3);
-    const float2 v = e4m3_pair(c);
+    const float2 v = e4m3_pair(__nv_cvt_float2_to_fp8x2(make_float2(low * by, high * by),
+                                                        __NV_SATFINITE, __NV_E4M3));
 
-    return fp8_round(low, s) | (uint32_t)fp8_round(high, s) << 16;
+    return __byte_perm(__float_as_uint(v.x * s), __float_as_uint(v.y * s), 0x7632);
 }
 
 static __device__ __forceinline__ void

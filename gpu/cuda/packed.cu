@@ -9,7 +9,7 @@
 #include "gpu/cuda/packed.cuh"
 #include "gpu/index/linear.h"
 
-enum { MAX_JOBS = 24, THREADS = PACK_WARPS * WARP };
+enum { MAX_JOBS = 24, THREADS = PACK_WARPS * WARP, ANY_KIND = -1 };
 
 /* first: the block at which each job begins. */
 struct packed_jobs {
@@ -170,11 +170,16 @@ any_kind(const struct packed_job &a, int block, int r0, int r1, const int *sourc
     }
 }
 
-/* Grid: blocks of all jobs, groups of 8 NT rows. */
-template <int NT, int MT>
-static __global__ void __launch_bounds__(THREADS, NT > 2   ? 1
-                                                  : NT > 1 ? 2
-                                                           : 3)
+/* Blocks on a multiprocessor that registers are kept free for. */
+static constexpr int
+blocks_wanted(int kind, int nt)
+{
+    return nt > 2 ? 1 : nt > 1 || kind == MATRIX_FP8 ? 2 : 3;
+}
+
+/* Grid: blocks of all jobs, groups of 8 NT rows. ONLY: the kind of all jobs, or ANY_KIND. */
+template <int ONLY, int NT, int MT>
+static __global__ void __launch_bounds__(THREADS, blocks_wanted(ONLY, NT))
 packed_kernel(const __grid_constant__ struct packed_jobs all, int n)
 {
     extern __shared__ __align__(16) float shared[];
@@ -188,8 +193,12 @@ packed_kernel(const __grid_constant__ struct packed_jobs all, int n)
         pdl_wait();
         return;
     }
-    any_kind<NT, MT>(all.j[i], blockIdx.x - all.first[i], r0, all.j[i].rows, NULL, true,
-                     shared);
+    if constexpr (ONLY != ANY_KIND)
+        block_product<ONLY, NT, MT>(all.j[i], blockIdx.x - all.first[i], r0, all.j[i].rows,
+                                    NULL, true, shared);
+    else
+        any_kind<NT, MT>(all.j[i], blockIdx.x - all.first[i], r0, all.j[i].rows, NULL, true,
+                         shared);
 }
 
 /*
@@ -197,7 +206,7 @@ packed_kernel(const __grid_constant__ struct packed_jobs all, int n)
  * matrices.
  */
 template <int KIND, int SHARED, int NT, int MT>
-static __global__ void __launch_bounds__(THREADS, NT > 1 ? 2 : 3)
+static __global__ void __launch_bounds__(THREADS, NT > 1 ? 2 : blocks_wanted(KIND, NT))
 packed_expert_kernel(const __grid_constant__ struct expert_args a, int split, int split_one,
                      int blocks, int blocks_one)
 {
@@ -264,7 +273,7 @@ shared_for(int nt, int mt, int rows, int in)
     return packed_shared(nt, mt) + (nt == 1 ? staged : 0);
 }
 
-template <int NT, int MT>
+template <int ONLY, int NT, int MT>
 static int
 launch(struct cuda_rank *rk, struct packed_jobs *all, int n, int rows, struct err *e)
 {
@@ -282,9 +291,9 @@ launch(struct cuda_rank *rk, struct packed_jobs *all, int n, int rows, struct er
     if (shared > rk->shared_bytes)
         return err_set(e, ERR_INTERNAL, 0, "linear: %d inputs", in);
     if (shared > 48 * 1024)
-        SHARED_TRY((packed_kernel<NT, MT>), shared, e);
-    CU_TRY(launch_pdl(rk, packed_kernel<NT, MT>, dim3(blocks, grid_rows.y), THREADS, shared,
-                      *all, n),
+        SHARED_TRY((packed_kernel<ONLY, NT, MT>), shared, e);
+    CU_TRY(launch_pdl(rk, packed_kernel<ONLY, NT, MT>, dim3(blocks, grid_rows.y), THREADS,
+                      shared, *all, n),
            e);
     return 0;
 }
@@ -293,7 +302,7 @@ int
 packed_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n, struct err *e)
 {
     struct packed_jobs all;
-    int rows = 0;
+    int rows = 0, only_fp8 = 1;
 
     if (n > MAX_JOBS)
         return err_set(e, ERR_INTERNAL, 0, "linear: %d jobs", n);
@@ -316,16 +325,19 @@ packed_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n, str
                     pack_split(m->kind, m->out, m->in),
                     a[i].quant};
         rows = a[i].rows > rows ? a[i].rows : rows;
+        only_fp8 &= m->kind == MATRIX_FP8;
     }
     if (rows == 0)
         return 0;
+    if (rows <= 8 && only_fp8)
+        return launch<MATRIX_FP8, 1, 1>(rk, &all, n, rows, e);
     if (rows <= 8)
-        return launch<1, 1>(rk, &all, n, rows, e);
+        return launch<ANY_KIND, 1, 1>(rk, &all, n, rows, e);
     if (rows <= 16)
-        return launch<2, 2>(rk, &all, n, rows, e);
+        return launch<ANY_KIND, 2, 2>(rk, &all, n, rows, e);
     if (rows <= 32)
-        return launch<4, 2>(rk, &all, n, rows, e);
-    return launch<8, 2>(rk, &all, n, rows, e);
+        return launch<ANY_KIND, 4, 2>(rk, &all, n, rows, e);
+    return launch<ANY_KIND, 8, 2>(rk, &all, n, rows, e);
 }
 
 template <int KIND, int SHARED, int NT, int MT>
