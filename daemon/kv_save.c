@@ -357,8 +357,8 @@ kv_save_news(struct kv *k, const struct slots_news *news, struct err *e)
         kv_save_end(k, v);
         return 0;
     }
-    kv_hold(
-        s); /* a save that comes to nothing may be the last to hold one that was deleted */
+    /* One that comes to nothing may be the last to hold a session that was deleted. */
+    kv_hold(s);
     kv_save_seal(k, v);
     kv_save_next(k, s); /* beside the writing, as far as there is room */
     kv_release(k, s);
