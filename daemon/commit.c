@@ -197,6 +197,7 @@ on_committed(struct store_job *job)
     struct session *s = job->arg;
     struct store *st = s->store.of;
     const bool ok = job->err.code == ERR_NONE;
+    struct err gone;
 
     session_log_stored(&s->log, ok);
     session_files_stored(s, ok);
@@ -206,6 +207,10 @@ on_committed(struct store_job *job)
         succeeds(st, s);
         if (!s->store.deleting && !s->log.committing && s->store.asked > s->store.taken)
             begin(st, s);
+        if (s->store.deleting) { /* no other commit follows for those that asked since */
+            err_set(&gone, ERR_NOT_FOUND, 0, "the session was deleted");
+            store_wait_call(&s->store.commits, UINT64_MAX, &gone);
+        }
     } else {
         fails(st, s, &job->err, job->kind != STORE_COMMIT);
     }
