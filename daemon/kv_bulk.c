@@ -2,39 +2,21 @@
 #include "config.h"
 
 #include <errno.h>
-#include <event2/event.h>
 #include <inttypes.h>
-#include <poll.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "daemon/kv_bulk.h"
 #include "kvstore/io.h"
 
-enum { CHECKER, WRITER, READER, READER_2, WORKERS, PATIENCE_S = 5 };
-
-struct worker {
-    struct kv_bulk *b;
-    struct mailbox *box;
-    pthread_t thread;
-    bool running;
-    unsigned posted;           /* and not back: main's */
-    _Atomic uint64_t since_ns; /* in a job since then; 0: in none */
-};
+enum { CHECKER, WRITER, READER, READER_2, THREADS, PATIENCE_S = 5 };
 
 struct kv_bulk {
     struct io *io;
     struct catalog *catalog;
-    struct mailbox *back;
-    struct event *on_back;
-    atomic_bool stop;
-    struct worker workers[WORKERS];
+    struct workers *workers;
 };
 
 struct kv_bulk_job *
@@ -110,8 +92,11 @@ remove_file(struct io *io, const struct kv_bulk_job *job, struct err *e)
 }
 
 static void
-run(struct kv_bulk *b, struct kv_bulk_job *job)
+run(void *arg, struct worker_job *work)
 {
+    struct kv_bulk *b = arg;
+    struct kv_bulk_job *job = (struct kv_bulk_job *)work;
+    const uint64_t began = clock_ns();
     struct err e = {0};
     int rc = 0;
 
@@ -132,71 +117,45 @@ run(struct kv_bulk *b, struct kv_bulk_job *job)
     }
     if (rc == -1)
         job->err = e;
-}
-
-static void *
-work(void *arg)
-{
-    struct worker *w = arg;
-    struct pollfd p = {.fd = mailbox_fd(w->box), .events = POLLIN};
-    sigset_t all;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, NULL);
-    while (!atomic_load(&w->b->stop)) {
-        struct mail *next;
-
-        if (poll(&p, 1, -1) == -1 && errno != EINTR)
-            break;
-        for (struct mail *m = mailbox_take_all(w->box); m != NULL; m = next) {
-            struct kv_bulk_job *job = (struct kv_bulk_job *)m;
-            const uint64_t began = clock_ns();
-
-            next = m->next;
-            atomic_store(&w->since_ns, began);
-            if (!atomic_load(&w->b->stop))
-                run(w->b, job);
-            atomic_store(&w->since_ns, 0);
-            job->ns = clock_ns() - began;
-            mailbox_post(w->b->back, &job->mail);
-        }
-    }
-    return NULL;
+    job->ns = clock_ns() - began;
 }
 
 static void
-on_back(evutil_socket_t fd, short what, void *arg)
+on_back(void *arg, struct worker_job *work)
 {
-    struct kv_bulk *b = arg;
-    struct mail *next;
+    struct kv_bulk_job *job = (struct kv_bulk_job *)work;
 
-    (void)fd;
-    (void)what;
-    for (struct mail *m = mailbox_take_all(b->back); m != NULL; m = next) {
-        struct kv_bulk_job *job = (struct kv_bulk_job *)m;
+    (void)arg;
+    job->done(job);
+}
 
-        next = m->next;
-        b->workers[job->worker].posted--;
-        job->done(job);
+static void
+drop(struct worker_job *work)
+{
+    kv_bulk_job_free((struct kv_bulk_job *)work);
+}
+
+/* Which thread does it. */
+static unsigned
+thread_of(const struct kv_bulk *b, const struct kv_bulk_job *job)
+{
+    switch (job->kind) {
+    case KV_BULK_SEAL:
+    case KV_BULK_CHECK: return CHECKER;
+    case KV_BULK_WRITE:
+    case KV_BULK_UNLINK: return WRITER;
+    case KV_BULK_READ: break;
     }
+    return workers_posted(b->workers, READER_2) < workers_posted(b->workers, READER)
+               ? READER_2
+               : READER;
 }
 
 void
 kv_bulk_post(struct kv_bulk *b, struct kv_bulk_job *job)
 {
-    switch (job->kind) {
-    case KV_BULK_SEAL:
-    case KV_BULK_CHECK: job->worker = CHECKER; break;
-    case KV_BULK_WRITE:
-    case KV_BULK_UNLINK: job->worker = WRITER; break;
-    case KV_BULK_READ:
-        job->worker = b->workers[READER_2].posted < b->workers[READER].posted ? READER_2
-                                                                              : READER;
-        break;
-    }
     job->posted_ns = clock_ns();
-    b->workers[job->worker].posted++;
-    mailbox_post(b->workers[job->worker].box, &job->mail);
+    workers_post(b->workers, thread_of(b, job), &job->work);
 }
 
 uint64_t
@@ -204,8 +163,8 @@ kv_bulk_waits_since(const struct kv_bulk *b)
 {
     uint64_t oldest = 0;
 
-    for (int i = WRITER; i < WORKERS; i++) {
-        const uint64_t since = atomic_load(&b->workers[i].since_ns);
+    for (unsigned i = WRITER; i < THREADS; i++) {
+        const uint64_t since = workers_since_ns(b->workers, i);
 
         if (since != 0 && (oldest == 0 || since < oldest))
             oldest = since;
@@ -213,25 +172,11 @@ kv_bulk_waits_since(const struct kv_bulk *b)
     return oldest;
 }
 
-static int
-start_worker(struct kv_bulk *b, struct worker *w, struct err *e)
-{
-    int rc;
-
-    w->b = b;
-    w->box = mailbox_new(e);
-    if (w->box == NULL)
-        return -1;
-    rc = pthread_create(&w->thread, NULL, work, w);
-    if (rc != 0)
-        return err_set(e, ERR_INTERNAL, rc, "pthread_create: %s", strerror(rc));
-    w->running = true;
-    return 0;
-}
-
 struct kv_bulk *
 kv_bulk_new(struct event_base *base, struct io *io, struct catalog *catalog, struct err *e)
 {
+    static const struct workers_kind kind = {
+        .run = run, .back = on_back, .drop = drop, .turn_ms = -1};
     struct kv_bulk *b = calloc(1, sizeof *b);
 
     if (b == NULL) {
@@ -240,76 +185,21 @@ kv_bulk_new(struct event_base *base, struct io *io, struct catalog *catalog, str
     }
     b->io = io;
     b->catalog = catalog;
-    b->back = mailbox_new(e);
-    if (b->back == NULL)
-        goto fail;
-    b->on_back = event_new(base, mailbox_fd(b->back), EV_READ | EV_PERSIST, on_back, b);
-    if (b->on_back == NULL || event_add(b->on_back, NULL) == -1) {
-        err_set(e, ERR_QUOTA, errno, "no memory for the store's threads");
-        goto fail;
-    }
-    for (int i = 0; i < WORKERS; i++) {
-        if (start_worker(b, &b->workers[i], e) == -1)
-            goto fail;
+    b->workers = workers_new(base, THREADS, &kind, b, e);
+    if (b->workers == NULL) {
+        free(b);
+        return NULL;
     }
     return b;
-
-fail:
-    kv_bulk_free(b);
-    return NULL;
-}
-
-static void
-drop_all(struct mailbox *box)
-{
-    struct mail *next;
-
-    for (struct mail *m = mailbox_take_all(box); m != NULL; m = next) {
-        next = m->next;
-        kv_bulk_job_free((struct kv_bulk_job *)m);
-    }
-}
-
-/* A mail that only wakes: the worker sees `stop` and hands it back unread. */
-static bool
-stop_worker(struct worker *w)
-{
-    struct timespec until;
-    struct err e;
-    struct kv_bulk_job *nudge = kv_bulk_job_new(KV_BULK_SEAL, NULL, NULL, &e);
-
-    if (nudge == NULL)
-        return false;
-    mailbox_post(w->box, &nudge->mail);
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += PATIENCE_S;
-    return pthread_timedjoin_np(w->thread, NULL, &until) == 0;
 }
 
 bool
 kv_bulk_free(struct kv_bulk *b)
 {
-    bool hangs = false;
-
     if (b == NULL)
         return true;
-    atomic_store(&b->stop, true);
-    if (b->on_back != NULL)
-        event_free(b->on_back);
-    for (int i = 0; i < WORKERS; i++) {
-        if (b->workers[i].running && !stop_worker(&b->workers[i]))
-            hangs = true;
-    }
-    if (hangs)
+    if (!workers_free(b->workers, PATIENCE_S))
         return false; /* what it may touch stays */
-    for (int i = 0; i < WORKERS; i++) {
-        if (b->workers[i].box != NULL)
-            drop_all(b->workers[i].box);
-        mailbox_free(b->workers[i].box);
-    }
-    if (b->back != NULL)
-        drop_all(b->back);
-    mailbox_free(b->back);
     free(b);
     return true;
 }

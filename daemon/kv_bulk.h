@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
-#include "base/mailbox.h"
+#include "daemon/workers.h"
 #include "kvstore/catalog.h"
 #include "kvstore/kvfile.h"
 
@@ -27,7 +27,7 @@ enum kv_bulk_kind {
 };
 
 struct kv_bulk_job {
-    struct mail mail;
+    struct worker_job work;
     enum kv_bulk_kind kind;
     void (*done)(struct kv_bulk_job *job); /* main thread; frees the job */
     void *owner;
@@ -45,8 +45,7 @@ struct kv_bulk_job {
         row_at; /* SEAL: where the engine has put the logits; they move to their place */
 
     uint64_t posted_ns, ns; /* and how long it took */
-    unsigned worker;
-    struct err err; /* code ERR_NONE: fine */
+    struct err err;         /* code ERR_NONE: fine */
 };
 
 struct kv_bulk;

@@ -13,11 +13,7 @@
 #include "config.h"
 
 #include <errno.h>
-#include <event2/event.h>
-#include <poll.h>
 #include <pthread.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,25 +34,16 @@ struct handle {
 struct thread {
     struct store_tools tools;
     struct store_threads *all;
-    struct mailbox *box;
-    pthread_t thread;
-    bool running;
     struct handle handles[STORE_HANDLES];
     struct kvfile_id *hot; /* to be cold again */
     size_t n_hot, hot_room;
     uint64_t stamp;
-    _Atomic uint64_t turned_ns, began_ns; /* began: of the job under way; 0 */
 };
 
 struct store_threads {
-    struct io *io;
-    struct catalog *catalog;
-    struct mailbox *back;
-    struct event *on_back;
-    atomic_bool stop;
-    pthread_rwlock_t
-        sweeping; /* a piece of a sweep, or any number of ledgers being looked at */
-    uint64_t waiting;
+    struct workers *workers;
+    /* A piece of a sweep, or any number of ledgers being looked at. */
+    pthread_rwlock_t sweeping;
     int ending; /* threads that have yet to close their ledgers */
     void (*ended)(void *arg);
     void *ended_arg;
@@ -327,7 +314,7 @@ sweep(struct thread *th, struct store_job *job, struct err *e)
 }
 
 static int
-run(struct thread *th, struct store_job *job, struct err *e)
+run_job(struct thread *th, struct store_job *job, struct err *e)
 {
     struct catalog *c = th->tools.catalog;
 
@@ -349,81 +336,65 @@ run(struct thread *th, struct store_job *job, struct err *e)
     return err_set(e, ERR_INTERNAL, 0, "no such job of the store");
 }
 
-static void *
-work(void *arg)
+static void
+run(void *arg, struct worker_job *work)
 {
-    struct thread *th = arg;
-    struct store_threads *all = th->all;
-    struct pollfd p = {.fd = mailbox_fd(th->box), .events = POLLIN};
-    sigset_t mask;
+    struct store_threads *t = arg;
+    struct store_job *job = (struct store_job *)work;
+    struct err e = {0};
 
-    sigfillset(&mask);
-    pthread_sigmask(SIG_SETMASK, &mask, NULL);
-    while (!atomic_load(&all->stop)) {
-        struct mail *next;
+    if (run_job(&t->threads[work->thread], job, &e) == -1)
+        job->err = e;
+    job->done_ns = clock_ns();
+}
 
-        th->turned_ns = clock_ns();
-        if (poll(&p, 1, TURN_MS) == -1 && errno != EINTR)
-            break;
-        for (struct mail *m = mailbox_take_all(th->box); m != NULL; m = next) {
-            struct store_job *job = (struct store_job *)m;
-            struct err e = {0};
+static void
+end(void *arg, unsigned thread)
+{
+    struct store_threads *t = arg;
 
-            next = m->next;
-            th->began_ns = clock_ns();
-            if (!atomic_load(&all->stop) && run(th, job, &e) == -1)
-                job->err = e;
-            job->done_ns = th->turned_ns = clock_ns();
-            th->began_ns = 0;
-            mailbox_post(all->back, &job->mail);
-        }
-    }
-    close_all(th);
-    return NULL;
+    close_all(&t->threads[thread]);
 }
 
 /* --- main's side -------------------------------------------------------------------------- */
 
 static void
-on_back(evutil_socket_t fd, short what, void *arg)
+on_back(void *arg, struct worker_job *work)
 {
-    struct store_threads *t = arg;
-    struct mail *next;
+    struct store_job *job = (struct store_job *)work;
 
-    (void)fd;
-    (void)what;
-    for (struct mail *m = mailbox_take_all(t->back); m != NULL; m = next) {
-        struct store_job *job = (struct store_job *)m;
+    (void)arg;
+    job->done(job);
+}
 
-        next = m->next;
-        t->waiting--;
-        job->done(job);
-    }
+static void
+drop(struct worker_job *work)
+{
+    store_job_free((struct store_job *)work);
 }
 
 /* The same session, the same thread. */
-static struct thread *
-thread_of(struct store_threads *t, const struct store_job *job)
+static unsigned
+thread_of(const struct store_job *job)
 {
     const struct kvfile_id *id = job->kind == STORE_FORK ? &job->from : &job->id;
 
     if (job->kind == STORE_RUN_LONG || job->kind == STORE_SWEEP)
-        return &t->threads[LONG_THREAD];
-    return &t->threads[id->b[0] % STORE_THREADS]; /* ids are random */
+        return LONG_THREAD;
+    return id->b[0] % STORE_THREADS; /* ids are random */
 }
 
 static void
-post(struct store_threads *t, struct thread *th, struct store_job *job)
+post(struct store_threads *t, unsigned thread, struct store_job *job)
 {
     job->posted_ns = clock_ns();
-    t->waiting++;
-    mailbox_post(th->box, &job->mail);
+    workers_post(t->workers, thread, &job->work);
 }
 
 void
 store_threads_post(struct store_threads *t, struct store_job *job)
 {
-    post(t, thread_of(t, job), job);
+    post(t, thread_of(job), job);
 }
 
 static void
@@ -453,8 +424,8 @@ store_threads_end(struct store_threads *t, void (*done)(void *arg), void *arg,
     t->ended = done;
     t->ended_arg = arg;
     t->ending = ALL_THREADS;
-    for (int i = 0; i < ALL_THREADS; i++)
-        post(t, &t->threads[i], jobs[i]);
+    for (unsigned i = 0; i < ALL_THREADS; i++)
+        post(t, i, jobs[i]);
     return 0;
 }
 
@@ -463,10 +434,14 @@ store_threads_alive(const struct store_threads *t, struct store_alive *out)
 {
     const uint64_t now = clock_ns();
 
-    *out = (struct store_alive){.waiting = t->waiting};
-    for (int i = 0; i < STORE_THREADS; i++) {
-        const uint64_t turned = t->threads[i].turned_ns, began = t->threads[i].began_ns;
+    *out = (struct store_alive){0};
+    for (unsigned i = 0; i < ALL_THREADS; i++) {
+        const uint64_t turned = workers_turned_ns(t->workers, i);
+        const uint64_t began = workers_since_ns(t->workers, i);
 
+        out->waiting += workers_posted(t->workers, i);
+        if (i == LONG_THREAD)
+            continue;
         if (now > turned && now - turned > out->turned_ns)
             out->turned_ns = now - turned;
         if (began != 0 && now > began && now - began > out->job_ns)
@@ -474,29 +449,12 @@ store_threads_alive(const struct store_threads *t, struct store_alive *out)
     }
 }
 
-static int
-start_thread(struct store_threads *t, struct thread *th, struct err *e)
-{
-    int rc;
-
-    th->tools = (struct store_tools){
-        .io = t->io, .catalog = t->catalog, .ledger = tool_ledger, .close = tool_close};
-    th->all = t;
-    th->turned_ns = clock_ns();
-    th->box = mailbox_new(e);
-    if (th->box == NULL)
-        return -1;
-    rc = pthread_create(&th->thread, NULL, work, th);
-    if (rc != 0)
-        return err_set(e, ERR_INTERNAL, rc, "pthread_create: %s", strerror(rc));
-    th->running = true;
-    return 0;
-}
-
 struct store_threads *
 store_threads_new(struct event_base *base, struct io *io, struct catalog *catalog,
                   struct err *e)
 {
+    static const struct workers_kind kind = {
+        .run = run, .back = on_back, .drop = drop, .end = end, .turn_ms = TURN_MS};
     struct store_threads *t = calloc(1, sizeof *t);
 
     if (t == NULL) {
@@ -504,70 +462,26 @@ store_threads_new(struct event_base *base, struct io *io, struct catalog *catalo
         return NULL;
     }
     pthread_rwlock_init(&t->sweeping, NULL);
-    t->io = io;
-    t->catalog = catalog;
-    t->back = mailbox_new(e);
-    if (t->back == NULL)
-        goto fail;
-    t->on_back = event_new(base, mailbox_fd(t->back), EV_READ | EV_PERSIST, on_back, t);
-    if (t->on_back == NULL || event_add(t->on_back, NULL) == -1) {
-        err_set(e, ERR_QUOTA, errno, "no memory for the store's threads");
-        goto fail;
-    }
-    for (int i = 0; i < ALL_THREADS; i++) {
-        if (start_thread(t, &t->threads[i], e) == -1)
-            goto fail;
+    for (int i = 0; i < ALL_THREADS; i++)
+        t->threads[i] = (struct thread){
+            .tools = {io, catalog, .ledger = tool_ledger, .close = tool_close}, .all = t};
+    t->workers = workers_new(base, ALL_THREADS, &kind, t, e);
+    if (t->workers == NULL) {
+        pthread_rwlock_destroy(&t->sweeping);
+        free(t);
+        return NULL;
     }
     return t;
-
-fail:
-    store_threads_free(t);
-    return NULL;
-}
-
-static void
-drop_all(struct mailbox *box)
-{
-    struct mail *next;
-
-    for (struct mail *m = mailbox_take_all(box); m != NULL; m = next) {
-        next = m->next;
-        store_job_free((struct store_job *)m);
-    }
 }
 
 void
 store_threads_free(struct store_threads *t)
 {
-    struct store_job *nudge;
-    struct err e;
-
     if (t == NULL)
         return;
-    atomic_store(&t->stop, true);
-    for (int i = 0; i < ALL_THREADS; i++) {
-        struct thread *th = &t->threads[i];
-
-        /* Without it the thread looks by itself, a turn later. */
-        nudge = th->running ? store_job_new(STORE_END, NULL, NULL, NULL, &e) : NULL;
-        if (nudge != NULL)
-            mailbox_post(th->box, &nudge->mail);
-    }
-    for (int i = 0; i < ALL_THREADS; i++) {
-        struct thread *th = &t->threads[i];
-
-        if (th->running)
-            pthread_join(th->thread, NULL);
-        free(th->hot);
-        if (th->box != NULL)
-            drop_all(th->box);
-        mailbox_free(th->box);
-    }
-    if (t->on_back != NULL)
-        event_free(t->on_back);
-    if (t->back != NULL)
-        drop_all(t->back);
-    mailbox_free(t->back);
+    workers_free(t->workers, 0);
+    for (int i = 0; i < ALL_THREADS; i++)
+        free(t->threads[i].hot);
     pthread_rwlock_destroy(&t->sweeping);
     free(t);
 }

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
-#include "base/mailbox.h"
+#include "daemon/workers.h"
 #include "kvstore/catalog.h"
 #include "kvstore/ledger.h"
 
@@ -48,7 +48,7 @@ struct store_tools {
 };
 
 struct store_job {
-    struct mail mail;
+    struct worker_job work;
     enum store_kind kind;
     struct kvfile_id id, from;
     void (*done)(struct store_job *job); /* main thread; frees the job */

@@ -2,13 +2,8 @@
 #include "config.h"
 
 #include <errno.h>
-#include <event2/event.h>
 #include <grp.h>
-#include <poll.h>
-#include <pthread.h>
 #include <pwd.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,22 +14,12 @@
 #include "daemon/text.h"
 #include "model/tokenizer.h"
 
-enum { WORKERS = 2, NAME_BYTES = 16384, BYTES_AN_ID = 4 };
-
-struct worker {
-    struct text *x;
-    struct mailbox *box;
-    pthread_t thread;
-    bool running;
-};
+enum { THREADS = 2, NAME_BYTES = 16384, BYTES_AN_ID = 4 };
 
 struct text {
     const struct tokenizer *t;
     size_t max_out;
-    struct mailbox *back;
-    struct event *on_back;
-    atomic_bool stop;
-    struct worker workers[WORKERS];
+    struct workers *workers;
 };
 
 struct text_job *
@@ -163,8 +148,10 @@ group_number(struct text_job *job, struct err *e)
 }
 
 static void
-run(const struct text *x, struct text_job *job)
+run(void *arg, struct worker_job *work)
 {
+    const struct text *x = arg;
+    struct text_job *job = (struct text_job *)work;
     struct err e = {0};
     int rc = 0;
 
@@ -184,57 +171,32 @@ run(const struct text *x, struct text_job *job)
         job->err = e;
 }
 
-static void *
-work(void *arg)
+static void
+on_back(void *arg, struct worker_job *work)
 {
-    struct worker *w = arg;
-    struct pollfd p = {.fd = mailbox_fd(w->box), .events = POLLIN};
-    sigset_t all;
+    struct text_job *job = (struct text_job *)work;
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, NULL);
-    while (!atomic_load(&w->x->stop)) {
-        struct mail *next;
-
-        if (poll(&p, 1, -1) == -1 && errno != EINTR)
-            break;
-        for (struct mail *m = mailbox_take_all(w->box); m != NULL; m = next) {
-            struct text_job *job = (struct text_job *)m;
-
-            next = m->next;
-            if (!atomic_load(&w->x->stop))
-                run(w->x, job);
-            mailbox_post(w->x->back, &job->mail);
-        }
-    }
-    return NULL;
+    (void)arg;
+    job->done(job);
 }
 
 static void
-on_back(evutil_socket_t fd, short what, void *arg)
+drop(struct worker_job *work)
 {
-    struct text *x = arg;
-    struct mail *next;
-
-    (void)fd;
-    (void)what;
-    for (struct mail *m = mailbox_take_all(x->back); m != NULL; m = next) {
-        struct text_job *job = (struct text_job *)m;
-
-        next = m->next;
-        job->done(job);
-    }
+    text_job_free((struct text_job *)work);
 }
 
 void
 text_post(struct text *x, struct text_job *job)
 {
-    mailbox_post(x->workers[job->bulk].box, &job->mail);
+    workers_post(x->workers, job->bulk, &job->work);
 }
 
 struct text *
 text_new(struct event_base *base, const struct tokenizer *t, size_t max_out, struct err *e)
 {
+    static const struct workers_kind kind = {
+        .run = run, .back = on_back, .drop = drop, .turn_ms = -1};
     struct text *x = calloc(1, sizeof *x);
 
     if (x == NULL) {
@@ -243,57 +205,12 @@ text_new(struct event_base *base, const struct tokenizer *t, size_t max_out, str
     }
     x->t = t;
     x->max_out = max_out;
-    x->back = mailbox_new(e);
-    if (x->back == NULL)
-        goto fail;
-    x->on_back = event_new(base, mailbox_fd(x->back), EV_READ | EV_PERSIST, on_back, x);
-    if (x->on_back == NULL || event_add(x->on_back, NULL) == -1) {
-        err_set(e, ERR_QUOTA, errno, "no memory for the text threads");
-        goto fail;
-    }
-    for (int i = 0; i < WORKERS; i++) {
-        struct worker *w = &x->workers[i];
-        int rc;
-
-        w->x = x;
-        w->box = mailbox_new(e);
-        if (w->box == NULL)
-            goto fail;
-        rc = pthread_create(&w->thread, NULL, work, w);
-        if (rc != 0) {
-            err_set(e, ERR_INTERNAL, rc, "pthread_create: %s", strerror(rc));
-            goto fail;
-        }
-        w->running = true;
+    x->workers = workers_new(base, THREADS, &kind, x, e);
+    if (x->workers == NULL) {
+        free(x);
+        return NULL;
     }
     return x;
-
-fail:
-    text_free(x);
-    return NULL;
-}
-
-static void
-drop_all(struct mailbox *box)
-{
-    struct mail *next;
-
-    for (struct mail *m = mailbox_take_all(box); m != NULL; m = next) {
-        next = m->next;
-        text_job_free((struct text_job *)m);
-    }
-}
-
-/* A mail that only wakes: the worker sees `stop` and hands it back unread. */
-static void
-stop_worker(struct worker *w)
-{
-    struct err e;
-    struct text_job *nudge = text_job_new(TEXT_SHOW, NULL, NULL, &e);
-
-    if (nudge != NULL)
-        mailbox_post(w->box, &nudge->mail);
-    pthread_join(w->thread, NULL);
 }
 
 void
@@ -301,18 +218,6 @@ text_free(struct text *x)
 {
     if (x == NULL)
         return;
-    atomic_store(&x->stop, true);
-    for (int i = 0; i < WORKERS; i++) {
-        if (x->workers[i].running)
-            stop_worker(&x->workers[i]);
-        if (x->workers[i].box != NULL)
-            drop_all(x->workers[i].box);
-        mailbox_free(x->workers[i].box);
-    }
-    if (x->on_back != NULL)
-        event_free(x->on_back);
-    if (x->back != NULL)
-        drop_all(x->back);
-    mailbox_free(x->back);
+    workers_free(x->workers, 0);
     free(x);
 }

@@ -8,7 +8,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
-#include "base/mailbox.h"
+#include "daemon/workers.h"
 #include "model/chat.h"
 
 struct event_base;
@@ -31,7 +31,7 @@ enum text_kind {
 enum { TEXT_BULK_BYTES = 65536 };
 
 struct text_job {
-    struct mail mail;
+    struct worker_job work;
     enum text_kind kind;
     void (*done)(struct text_job *job); /* main thread; frees the job */
     void *arg;                          /* the poster's */
