@@ -39,37 +39,6 @@ attend_can(const struct attend_args *like, int max_keys, size_t shared_bytes)
            (size_t)attend_plan_for(like->dim, max_keys).bytes + 1024 <= shared_bytes;
 }
 
-static __device__ __forceinline__ void
-ldmatrix(uint32_t *r, const void *p)
-{
-    const uint32_t at = (uint32_t)__cvta_generic_to_shared(p);
-
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(at)
-                 : "memory");
-}
-
-static __device__ __forceinline__ void
-ldmatrix_trans(uint32_t *r, const void *p)
-{
-    const uint32_t at = (uint32_t)__cvta_generic_to_shared(p);
-
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(at)
-                 : "memory");
-}
-
-static __device__ __forceinline__ void
-mma(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 /* What a query row looks at. */
 struct list {
     struct dev_row r;
@@ -116,15 +85,6 @@ key_at(const struct attend_args &a, const struct list &l, int i)
            entry_row(j, per_page) * a.row_bytes;
 }
 
-static __device__ __forceinline__ uint32_t
-times(uint32_t x, uint32_t factor)
-{
-    uint32_t y;
-
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(y) : "r"(x), "r"(factor));
-    return y;
-}
-
 /* Four e4m3 codes under scale 2^(e - 127) as bf16: by their bits 2^120 too small. */
 static __device__ __forceinline__ uint2
 widen(uint32_t w, uint32_t factor)
@@ -133,8 +93,10 @@ widen(uint32_t w, uint32_t factor)
     const uint32_t up = 0x5d805d80; /* 2^60 twice */
 
     return make_uint2(
-        times(times(((lo >> 4) & 0x07f007f0) | (lo & 0x80008000), up), factor),
-        times(times(((hi >> 4) & 0x07f007f0) | (hi & 0x80008000), up), factor));
+        times_bf16x2(times_bf16x2(((lo >> 4) & 0x07f007f0) | (lo & 0x80008000), up),
+                     factor),
+        times_bf16x2(times_bf16x2(((hi >> 4) & 0x07f007f0) | (hi & 0x80008000), up),
+                     factor));
 }
 
 /* Keys i0 .. i0 + n - 1 to the tile, zeros for those behind `end`. */
@@ -210,8 +172,8 @@ scores(const struct attend_args &a, const uint16_t *q, const uint16_t *tile, int
             ldmatrix(b, tile + (t * 8 + lane % 8) * stride + d + lane / 8 * 8);
             ldmatrix(x, q + (lane % 16) * stride + d + lane / 16 * 8);
             ldmatrix(y, q + (lane % 16) * stride + d + 16 + lane / 16 * 8);
-            mma(c[0], x, b[0], b[1]);
-            mma(c[1], y, b[2], b[3]);
+            mma_bf16(c[0], x, b[0], b[1]);
+            mma_bf16(c[1], y, b[2], b[3]);
         }
         for (int i = 0; i < 4; i++) {
             const int h = lane / 4 + i / 2 * 8, k = k0 + t * 8 + lane % 4 * 2 + i % 2;
@@ -282,9 +244,9 @@ values(const struct attend_args &a, const uint16_t *p, const uint16_t *tile, int
             /* the second eight dims may be the next warp's: loaded, not used */
             ldmatrix_trans(b, tile + (k + lane % 16) * stride +
                                   min(d0 + t * 8 + lane / 16 * 8, a.dim - 8));
-            mma(acc[t], x, b[0], b[1]);
+            mma_bf16(acc[t], x, b[0], b[1]);
             if (t + 1 < tiles)
-                mma(acc[t + 1], x, b[2], b[3]);
+                mma_bf16(acc[t + 1], x, b[2], b[3]);
         }
     }
 }
@@ -333,7 +295,7 @@ finish(const struct attend_args &a, cg::cluster_group &cluster, int row, int h0,
 static __global__ void __launch_bounds__(THREADS)
 attend_kernel(const __grid_constant__ struct attend_args a)
 {
-    extern __shared__ __align__(128) uint8_t memory[];
+    LAUNCH_SHARED(128, uint8_t, memory);
     __shared__ float top[HEADS], own_top[HEADS];
     __shared__ double den[HEADS];
     cg::cluster_group cluster = cg::this_cluster();
@@ -412,25 +374,15 @@ int
 attend_cuda(struct cuda_rank *rk, const struct attend_args *a, struct err *e)
 {
     const int shared = attend_plan_for(a->dim, a->max_keys).bytes;
-    cudaLaunchAttribute at[2] = {};
-    cudaLaunchConfig_t c = {};
 
     if (!attend_can(a, a->max_keys, rk->shared_bytes))
         return err_set(e, ERR_INTERNAL, 0, "attend: %d keys of %d", a->max_keys, a->dim);
     if (a->n == 0)
         return 0;
     SHARED_TRY(attend_kernel, shared, e);
-    at[0].id = cudaLaunchAttributeClusterDimension;
-    at[0].val.clusterDim.x = PARTS;
-    at[0].val.clusterDim.y = at[0].val.clusterDim.z = 1;
-    at[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    at[1].val.programmaticStreamSerializationAllowed = 1;
-    c.gridDim = dim3(PARTS, ceil_div(a->n_heads, HEADS), a->n);
-    c.blockDim = dim3(THREADS);
-    c.dynamicSmemBytes = (size_t)shared;
-    c.stream = rk->stream;
-    c.attrs = at;
-    c.numAttrs = rk->overlap ? 2 : 1;
-    CU_TRY(cudaLaunchKernelEx(&c, attend_kernel, *a), e);
+    CU_TRY(launch_cluster(rk, PARTS, attend_kernel,
+                          dim3(PARTS, ceil_div(a->n_heads, HEADS), a->n), THREADS, shared,
+                          *a),
+           e);
     return 0;
 }

@@ -107,7 +107,7 @@ load_tiles(struct score_smem *s, const struct attention_args &a, struct key_part
 static __global__ void __launch_bounds__(WARPS *WARP)
 score_kernel(const struct attention_args *jobs, int max_keys, float *score)
 {
-    extern __shared__ __align__(16) uint8_t memory[];
+    LAUNCH_SHARED(16, uint8_t, memory);
     struct score_smem *s = (struct score_smem *)memory;
     const struct attention_args a = jobs[blockIdx.z];
     const struct key_parts l = row_layout(a);
@@ -240,14 +240,17 @@ attention_cuda(struct cuda_rank *rk, const struct attention_args *a, int n,
     if (n == 0)
         return 0;
     SHARED_TRY(score_kernel, shared, e);
-    score_kernel<<<dim3(ceil_div(keys, TILE_KEYS), ceil_div(heads, TILE_HEADS), n),
-                   WARPS * WARP, shared, rk->stream>>>(a, keys, score);
-    CU_TRY(cudaGetLastError(), e);
-    softmax_kernel<<<dim3(ceil_div(heads, WARPS), n), WARPS * WARP, 0, rk->stream>>>(
-        a, keys, score);
-    CU_TRY(cudaGetLastError(), e);
-    value_kernel<<<dim3(ceil_div(like->dim, VALUE_DIMS), ceil_div(heads, VALUE_HEADS), n),
-                   VALUE_DIMS, 0, rk->stream>>>(a, keys, score);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, score_kernel,
+                         dim3(ceil_div(keys, TILE_KEYS), ceil_div(heads, TILE_HEADS), n),
+                         WARPS * WARP, shared, a, keys, score),
+           e);
+    CU_TRY(launch_kernel(rk->stream, softmax_kernel, dim3(ceil_div(heads, WARPS), n),
+                         WARPS * WARP, 0, a, keys, score),
+           e);
+    CU_TRY(launch_kernel(
+               rk->stream, value_kernel,
+               dim3(ceil_div(like->dim, VALUE_DIMS), ceil_div(heads, VALUE_HEADS), n),
+               VALUE_DIMS, 0, a, keys, score),
+           e);
     return 0;
 }

@@ -34,15 +34,6 @@ enum {
     CLASSES = 256,
 };
 
-static __device__ __forceinline__ void
-mma(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 /* Eight e2m1 codes, low nibble first, as bf16 2^126 too small: codes i and i + 4 to r[i]. */
 static __device__ __forceinline__ void
 widen(uint32_t w, uint32_t *r)
@@ -51,15 +42,6 @@ widen(uint32_t w, uint32_t *r)
     r[1] = ((w << 2) & 0x01c001c0) | ((w << 8) & 0x80008000);
     r[2] = ((w >> 2) & 0x01c001c0) | ((w << 4) & 0x80008000);
     r[3] = ((w >> 6) & 0x01c001c0) | (w & 0x80008000);
-}
-
-static __device__ __forceinline__ uint32_t
-times(uint32_t x, uint32_t factor)
-{
-    uint32_t y;
-
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(y) : "r"(x), "r"(factor));
-    return y;
 }
 
 /* Orders like the number: negative ones turn around. */
@@ -85,7 +67,7 @@ template <int GROUPS>
 static __global__ void __launch_bounds__(WARPS *WARP, 2)
 scores_kernel(const __grid_constant__ struct choose_args a)
 {
-    extern __shared__ __align__(16) uint8_t memory[];
+    LAUNCH_SHARED(16, uint8_t, memory);
     uint4 *q = (uint4 *)memory;            /* [head / 8][group][lane] */
     const int tiles = (a.n_heads + 7) / 8; /* heads that are not there add nothing */
     float *scale = (float *)(q + (size_t)tiles * 8 * GROUPS * 4); /* [head / 8][group][8] */
@@ -115,7 +97,7 @@ scores_kernel(const __grid_constant__ struct choose_args a)
         widen(p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24, r);
 #pragma unroll
         for (int k = 0; k < 4; k++) /* times 2^126, then 2^60 */
-            r[k] = times(times(r[k], 0x7e807e80), 0x5d805d80);
+            r[k] = times_bf16x2(times_bf16x2(r[k], 0x7e807e80), 0x5d805d80);
         q[i] = make_uint4(r[0], r[1], r[2], r[3]);
         if (l % 4 == 0)
             scale[i / WARP * 8 + l / 4] = e8m0_to_f32(from[GROUPS * 16 + g]) * 0x1p66f;
@@ -166,8 +148,8 @@ scores_kernel(const __grid_constant__ struct choose_args a)
                 for (int m = 0; m < 2; m++) {
                     float c[4] = {};
 
-                    mma(c, key[m][g][0], b.x, b.y);
-                    mma(c, key[m][g][1], b.z, b.w);
+                    mma_bf16(c, key[m][g][0], b.x, b.y);
+                    mma_bf16(c, key[m][g][1], b.z, b.w);
                     d[2 * m][0] = fmaf(c[0], qs.x * ks[2 * m][g], d[2 * m][0]);
                     d[2 * m][1] = fmaf(c[1], qs.y * ks[2 * m][g], d[2 * m][1]);
                     d[2 * m + 1][0] = fmaf(c[2], qs.x * ks[2 * m + 1][g], d[2 * m + 1][0]);
@@ -259,7 +241,7 @@ find_class(cg::cluster_group &cluster, int *count, const uint32_t *wide, int k, 
 static __global__ void __launch_bounds__(TOPK_THREADS)
 topk_cluster_kernel(const __grid_constant__ struct choose_args a)
 {
-    extern __shared__ __align__(16) uint8_t memory[];
+    LAUNCH_SHARED(16, uint8_t, memory);
     __shared__ int count[2][CLASSES], found[2], above[TOPK_WARPS], equal[TOPK_WARPS],
         all[2];
     cg::cluster_group cluster = cg::this_cluster();
@@ -375,8 +357,6 @@ int
 choose_cuda(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
 {
     const size_t shared = (size_t)CLASSES * WARP * 4 + (size_t)part_of(a->max_rows) * 2;
-    cudaLaunchAttribute at[2] = {};
-    cudaLaunchConfig_t c = {};
     int r;
 
     if (!choose_can(a->n_heads, a->dim, (uint64_t)a->max_rows, rk->shared_bytes))
@@ -391,17 +371,8 @@ choose_cuda(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
     if (r == -1)
         return -1;
     SHARED_TRY(topk_cluster_kernel, shared, e);
-    at[0].id = cudaLaunchAttributeClusterDimension;
-    at[0].val.clusterDim.x = PARTS;
-    at[0].val.clusterDim.y = at[0].val.clusterDim.z = 1;
-    at[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    at[1].val.programmaticStreamSerializationAllowed = 1;
-    c.gridDim = dim3(PARTS, a->n);
-    c.blockDim = dim3(TOPK_THREADS);
-    c.dynamicSmemBytes = shared;
-    c.stream = rk->stream;
-    c.attrs = at;
-    c.numAttrs = rk->overlap ? 2 : 1;
-    CU_TRY(cudaLaunchKernelEx(&c, topk_cluster_kernel, *a), e);
+    CU_TRY(launch_cluster(rk, PARTS, topk_cluster_kernel, dim3(PARTS, a->n), TOPK_THREADS,
+                          shared, *a),
+           e);
     return 0;
 }

@@ -35,9 +35,9 @@ add_position_cuda(struct cuda_rank *rk, const struct compress_args *a, struct er
 {
     if (a->n_rows == 0)
         return 0;
-    add_position_kernel<<<dim3(ceil_div(width_of(*a), THREADS), a->n_rows), THREADS, 0,
-                          rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, add_position_kernel,
+                         dim3(ceil_div(width_of(*a), THREADS), a->n_rows), THREADS, 0, *a),
+           e);
     return 0;
 }
 
@@ -96,8 +96,8 @@ pool_cuda(struct cuda_rank *rk, const struct compress_args *a, struct err *e)
 {
     if (a->n_entries == 0)
         return 0;
-    pool_kernel<<<dim3(ceil_div(a->dim, THREADS), a->n_entries), THREADS, 0, rk->stream>>>(
-        *a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, pool_kernel,
+                         dim3(ceil_div(a->dim, THREADS), a->n_entries), THREADS, 0, *a),
+           e);
     return 0;
 }

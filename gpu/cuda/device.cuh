@@ -13,7 +13,8 @@
 #include <math_constants.h>
 
 #include "base/fp.h"
-#include "gpu/cuda/rank.h"
+#include "gpu/cuda/launch.cuh"
+#include "gpu/cuda/ptx.cuh"
 
 enum { WARP = 32 };
 
@@ -139,19 +140,6 @@ bf16_pair(uint32_t u, float *v)
     v[1] = __uint_as_float(u & 0xffff0000);
 }
 
-/* All kernels in front of this one are done, and what they wrote is there to see. */
-static __device__ __forceinline__ void
-pdl_wait(void)
-{
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-}
-
-static __device__ __forceinline__ void
-pdl_go(void)
-{
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
 static __host__ __device__ inline int
 ceil_div(int a, int b)
 {
@@ -162,36 +150,6 @@ static inline bool
 is_aligned(const void *p, size_t n)
 {
     return (size_t)p % n == 0;
-}
-
-/* Once for each kernel that wants more than 48 KB: the attribute sticks. */
-#define SHARED_TRY(kernel, bytes, e)                                                 \
-    CU_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, \
-                                (int)(bytes)),                                       \
-           e)
-
-/*
- * A launch that may begin before the kernel in front of it on the stream is done. Such a kernel
- * calls pdl_wait() in every block, before it touches anything that a kernel in front of it wrote or
- * reads, so that the end of one still means the end of all before.
- */
-template <typename... P, typename... A>
-static inline cudaError_t
-launch_pdl(struct cuda_rank *rk, void (*kernel)(P...), dim3 grid, int threads,
-           size_t shared, A... args)
-{
-    cudaLaunchAttribute overlap = {};
-    cudaLaunchConfig_t c = {};
-
-    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    overlap.val.programmaticStreamSerializationAllowed = 1;
-    c.gridDim = grid;
-    c.blockDim = dim3(threads);
-    c.dynamicSmemBytes = shared;
-    c.stream = rk->stream;
-    c.attrs = &overlap;
-    c.numAttrs = rk->overlap ? 1 : 0;
-    return cudaLaunchKernelEx(&c, kernel, P(args)...);
 }
 
 #endif /* GPU_CUDA_DEVICE_CUH */

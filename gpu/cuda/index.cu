@@ -62,7 +62,7 @@ dot(const int8_t *q, const int8_t *k, const float *qs, const float *ks, int grou
 static __global__ void __launch_bounds__(SCORE_THREADS)
 index_score_kernel(const struct index_score_args *jobs, size_t block_at)
 {
-    extern __shared__ __align__(16) uint8_t memory[];
+    LAUNCH_SHARED(16, uint8_t, memory);
     const struct index_score_args a = jobs[blockIdx.y];
     const struct score_plan p = score_plan_for(a.n_heads, a.dim);
     const int groups = a.dim / FP4_GROUP, t = threadIdx.x, j0 = blockIdx.x * KEYS;
@@ -116,9 +116,10 @@ index_scores_cuda(struct cuda_rank *rk, const struct index_score_args *a, int n,
     if (n == 0 || like->n_rows == 0)
         return 0;
     SHARED_TRY(index_score_kernel, bytes, e);
-    index_score_kernel<<<dim3(ceil_div(like->n_rows, KEYS), n), SCORE_THREADS, bytes,
-                         rk->stream>>>(a, block_at);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, index_score_kernel,
+                         dim3(ceil_div(like->n_rows, KEYS), n), SCORE_THREADS, bytes, a,
+                         block_at),
+           e);
     return 0;
 }
 
@@ -202,7 +203,8 @@ topk_cuda(struct cuda_rank *rk, const struct index_score_args *jobs, int n, int 
 {
     if (n == 0 || topk == 0)
         return 0;
-    topk_kernel<<<n, TOPK_THREADS, 0, rk->stream>>>(jobs, topk, picked);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, topk_kernel, dim3(n), TOPK_THREADS, 0, jobs, topk,
+                         picked),
+           e);
     return 0;
 }

@@ -268,7 +268,7 @@ finish_entry(const struct inputs_args &a, const struct compress_args &k, int at,
 static __global__ void __launch_bounds__(THREADS)
 inputs_kernel(const __grid_constant__ struct inputs_args a)
 {
-    extern __shared__ __align__(16) float v[];
+    LAUNCH_SHARED(16, float, v);
     const int i = blockIdx.x;
 
     pdl_go();
@@ -365,7 +365,7 @@ inputs_keep_cuda(struct cuda_rank *rk, const struct inputs_args *a, struct err *
 static __global__ void __launch_bounds__(HEAD_WARPS *WARP)
 queries_kernel(const __grid_constant__ struct queries_args a)
 {
-    extern __shared__ __align__(16) float shared[];
+    LAUNCH_SHARED(16, float, shared);
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, row = blockIdx.y;
     const int h = blockIdx.x * HEAD_WARPS + warp, i = h - a.n_heads;
     const float *cs = a.cs + (size_t)row * a.rope_dim;

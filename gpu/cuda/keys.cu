@@ -55,9 +55,9 @@ list_keys_cuda(struct cuda_rank *rk, const struct keys_args *a, struct err *e)
 {
     if (a->n == 0)
         return 0;
-    list_keys_kernel<<<dim3(ceil_div(a->max_keys, THREADS), a->n), THREADS, 0,
-                       rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, list_keys_kernel,
+                         dim3(ceil_div(a->max_keys, THREADS), a->n), THREADS, 0, *a),
+           e);
     return 0;
 }
 
@@ -84,7 +84,8 @@ index_jobs_cuda(struct cuda_rank *rk, const struct index_jobs_args *a, struct er
 {
     if (a->n == 0)
         return 0;
-    index_jobs_kernel<<<ceil_div(a->n, THREADS), THREADS, 0, rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, index_jobs_kernel, dim3(ceil_div(a->n, THREADS)),
+                         THREADS, 0, *a),
+           e);
     return 0;
 }

@@ -259,11 +259,13 @@ launch(struct cuda_rank *rk, const struct jobs *all, int n, struct err *e)
     if (rows == 0)
         return 0;
     if (rows == 1)
-        linear_kernel<1><<<dim3(width, 1, n), WARPS * WARP, 0, rk->stream>>>(*all);
+        CU_TRY(launch_kernel(rk->stream, linear_kernel<1>, dim3(width, 1, n), WARPS * WARP,
+                             0, *all),
+               e);
     else
-        linear_kernel<ROWS>
-            <<<dim3(width, ceil_div(rows, ROWS), n), WARPS * WARP, 0, rk->stream>>>(*all);
-    CU_TRY(cudaGetLastError(), e);
+        CU_TRY(launch_kernel(rk->stream, linear_kernel<ROWS>,
+                             dim3(width, ceil_div(rows, ROWS), n), WARPS * WARP, 0, *all),
+               e);
     return 0;
 }
 
@@ -329,9 +331,12 @@ expert_linear_cuda(struct cuda_rank *rk, const struct expert_args *a, struct err
     if (a->shape.packed != NULL)
         return packed_expert_cuda(rk, a, e);
     if (a->one_row)
-        expert_kernel<1><<<grid, WARPS * WARP, 0, rk->stream>>>(*a, split);
+        CU_TRY(
+            launch_kernel(rk->stream, expert_kernel<1>, grid, WARPS * WARP, 0, *a, split),
+            e);
     else
-        expert_kernel<ROWS><<<grid, WARPS * WARP, 0, rk->stream>>>(*a, split);
-    CU_TRY(cudaGetLastError(), e);
+        CU_TRY(launch_kernel(rk->stream, expert_kernel<ROWS>, grid, WARPS * WARP, 0, *a,
+                             split),
+               e);
     return 0;
 }

@@ -139,8 +139,7 @@ hc_pre_cuda(struct cuda_rank *rk, const struct hc_pre_args *a, struct err *e)
                        a->n_mix);
     if (a->rows == 0)
         return 0;
-    hc_pre_kernel<<<a->rows, THREADS, 0, rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, hc_pre_kernel, dim3(a->rows), THREADS, 0, *a), e);
     return 0;
 }
 
@@ -179,7 +178,8 @@ hc_post_cuda(struct cuda_rank *rk, const struct hc_post_args *a, struct err *e)
         return err_set(e, ERR_INTERNAL, 0, "hc_post: %d streams", a->hc);
     if (a->rows == 0)
         return 0;
-    hc_post_kernel<<<dim3(ceil_div(a->dim, 256), a->rows), 256, 0, rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, hc_post_kernel, dim3(ceil_div(a->dim, 256), a->rows),
+                         256, 0, *a),
+           e);
     return 0;
 }

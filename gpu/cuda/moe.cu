@@ -301,8 +301,8 @@ combine_cuda(struct cuda_rank *rk, const struct combine_args *a, struct err *e)
 {
     if (a->rows == 0)
         return 0;
-    combine_kernel<<<dim3(ceil_div(a->dim, THREADS), a->rows), THREADS, 0, rk->stream>>>(
-        *a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, combine_kernel,
+                         dim3(ceil_div(a->dim, THREADS), a->rows), THREADS, 0, *a),
+           e);
     return 0;
 }

@@ -67,8 +67,7 @@ rmsnorm_cuda(struct cuda_rank *rk, const struct rmsnorm_args *a, struct err *e)
         return err_set(e, ERR_INTERNAL, 0, "rmsnorm: dim %d", a->dim);
     if (a->rows == 0)
         return 0;
-    rmsnorm_kernel<<<a->rows, threads, 0, rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, rmsnorm_kernel, dim3(a->rows), threads, 0, *a), e);
     return 0;
 }
 
@@ -107,9 +106,10 @@ head_norm_cuda(struct cuda_rank *rk, const struct head_norm_args *a, struct err 
         return err_set(e, ERR_INTERNAL, 0, "head_norm: dim %d", a->dim);
     if (a->rows == 0)
         return 0;
-    head_norm_kernel<<<ceil_div(a->rows, HEADS_A_BLOCK), HEADS_A_BLOCK * WARP, 0,
-                       rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, head_norm_kernel,
+                         dim3(ceil_div(a->rows, HEADS_A_BLOCK)), HEADS_A_BLOCK * WARP, 0,
+                         *a),
+           e);
     return 0;
 }
 
@@ -139,7 +139,6 @@ rope_cuda(struct cuda_rank *rk, const struct rope_args *a, struct err *e)
         return err_set(e, ERR_INTERNAL, 0, "rope: %d of %d", a->rope_dim, a->dim);
     if (a->rows == 0 || a->rope_dim == 0)
         return 0;
-    rope_kernel<<<a->rows, 256, 0, rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, rope_kernel, dim3(a->rows), 256, 0, *a), e);
     return 0;
 }

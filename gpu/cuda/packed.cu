@@ -93,12 +93,12 @@ matrix_pack_cuda(struct cuda_rank *rk, const struct matrix *m, int row0, int row
         return err_set(e, ERR_INTERNAL, 0, "pack: %d rows at %d of %d", rows, row0, m->out);
     if (rows == 0)
         return 0;
-    pack_kernel<<<rk->sms * 8, 256, 0, rk->stream>>>(
-        m->kind, (const uint8_t *)w, scale, (uint8_t *)m->packed + row0 * bytes,
-        (uint32_t *)((uint8_t *)m->packed + m->out * bytes) +
-            (size_t)row0 / PACK_M * chunks * 8,
-        m->in, rows / PACK_M, odd);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, pack_kernel, dim3(rk->sms * 8), 256, 0, m->kind,
+                         (const uint8_t *)w, scale, (uint8_t *)m->packed + row0 * bytes,
+                         (uint32_t *)((uint8_t *)m->packed + m->out * bytes) +
+                             (size_t)row0 / PACK_M * chunks * 8,
+                         m->in, rows / PACK_M, odd),
+           e);
     return 0;
 }
 
@@ -182,7 +182,7 @@ template <int ONLY, int NT, int MT>
 static __global__ void __launch_bounds__(THREADS, blocks_wanted(ONLY, NT))
 packed_kernel(const __grid_constant__ struct packed_jobs all, int n)
 {
-    extern __shared__ __align__(16) float shared[];
+    LAUNCH_SHARED(16, float, shared);
     const int r0 = blockIdx.y * NT * PACK_N;
     int i = 0;
 
@@ -210,7 +210,7 @@ static __global__ void __launch_bounds__(THREADS, NT > 1 ? 2 : blocks_wanted(KIN
 packed_expert_kernel(const __grid_constant__ struct expert_args a, int split, int split_one,
                      int blocks, int blocks_one)
 {
-    extern __shared__ __align__(16) float shared[];
+    LAUNCH_SHARED(16, float, shared);
 
     pdl_go();
     if (SHARED >= 0 && (int)blockIdx.x < blocks_one) {

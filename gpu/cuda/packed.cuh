@@ -20,8 +20,6 @@
  * own, times the block's scale they are added up in ascending order, a warp has a part of the
  * inputs and warps are added up in ascending order. Rows of x are columns of their own.
  */
-#include <cuda_bf16.h>
-
 #include "gpu/cuda/device.cuh"
 #include "gpu/index/packed.h"
 #include "gpu/ops/linear.h"
@@ -59,34 +57,10 @@ struct packed_job {
     int kind, out, in, rows, x_stride, y_stride, y_f32, split, quant;
 };
 
-static __device__ __forceinline__ uint4
-load_weights(const uint4 *p)
-{
-    uint4 v;
-
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(p));
-    return v;
-}
-
-static __device__ __forceinline__ void
-mma(float *c, const uint32_t *a, const uint32_t *b)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
 static __device__ __forceinline__ uint32_t
 times_2_60(uint32_t x)
 {
-    const uint32_t up = 0x5d805d80; /* 2^60 twice */
-    uint32_t y;
-
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(y) : "r"(x), "r"(up));
-    return y;
+    return times_bf16x2(x, 0x5d805d80);
 }
 
 /* e8m0 as f32; 2^-127 counts as 0. */
@@ -158,11 +132,10 @@ tile_times(const uint4 *w, uint32_t scale, const uint4 (*x)[2], float (*total)[4
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const uint4 v = x[n][half];
-            const uint32_t b[2][2] = {{v.x, v.y}, {v.z, v.w}};
             float *sum = c[KIND == MATRIX_FP4 ? half : 0];
 
-            mma(sum, a[half][0], b[0]);
-            mma(sum, a[half][1], b[1]);
+            mma_bf16(sum, a[half][0], v.x, v.y);
+            mma_bf16(sum, a[half][1], v.z, v.w);
         }
         if (KIND == MATRIX_FP4) {
 #pragma unroll
@@ -279,13 +252,13 @@ tiles_times(const struct packed_job &a, int tile, int c0, int c1,
     uint4 w[D][MT][V], x[NT][2];
     uint32_t scale[D][MT];
 
-#define LOAD(d, c)                                                                     \
-    for (int m = 0; m < MT; m++) {                                                     \
-        const int at = min(tile + m, last);                                            \
-                                                                                       \
-        _Pragma("unroll") for (int v = 0; v < V; v++)                                  \
-            w[d][m][v] = load_weights(a.w + packed_vector(at, chunks, c, V, v, lane)); \
-        scale[d][m] = load_scales<KIND>(a, at, c);                                     \
+#define LOAD(d, c)                                                                  \
+    for (int m = 0; m < MT; m++) {                                                  \
+        const int at = min(tile + m, last);                                         \
+                                                                                    \
+        _Pragma("unroll") for (int v = 0; v < V; v++)                               \
+            w[d][m][v] = load_once(a.w + packed_vector(at, chunks, c, V, v, lane)); \
+        scale[d][m] = load_scales<KIND>(a, at, c);                                  \
     }
 
 #pragma unroll

@@ -50,9 +50,10 @@ act_quant_cuda(struct cuda_rank *rk, const struct act_quant_args *a, struct err 
         return 0;
     const int groups = group_count(a->dim, a->group);
 
-    act_quant_kernel<<<ceil_div(a->rows * groups, WARPS), WARPS * WARP, 0, rk->stream>>>(
-        *a, groups);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, act_quant_kernel,
+                         dim3(ceil_div(a->rows * groups, WARPS)), WARPS * WARP, 0, *a,
+                         groups),
+           e);
     return 0;
 }
 
@@ -102,8 +103,7 @@ index_quant_cuda(struct cuda_rank *rk, const struct index_quant_args *a, struct 
         return err_set(e, ERR_INTERNAL, 0, "index_quant: dim %d", a->dim);
     if (a->rows == 0)
         return 0;
-    index_quant_kernel<<<a->rows, threads, 0, rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, index_quant_kernel, dim3(a->rows), threads, 0, *a), e);
     return 0;
 }
 
@@ -147,7 +147,8 @@ kv_pack_cuda(struct cuda_rank *rk, const struct kv_pack_args *a, struct err *e)
         return err_set(e, ERR_INTERNAL, 0, "kv_pack: %d of %d", a->rope_dim, a->dim);
     if (a->n == 0)
         return 0;
-    kv_pack_kernel<<<a->n, WARPS * WARP, 0, rk->stream>>>(*a, (int)a->row_bytes);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, kv_pack_kernel, dim3(a->n), WARPS * WARP, 0, *a,
+                         (int)a->row_bytes),
+           e);
     return 0;
 }

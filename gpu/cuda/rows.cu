@@ -104,8 +104,7 @@ gather_cuda(struct cuda_rank *rk, const struct gather_args *a, struct err *e)
         return err_set(e, ERR_INTERNAL, 0, "gather: rows of %zu bytes", a->bytes);
     if (a->n == 0)
         return 0;
-    gather_kernel<<<a->n, THREADS, 0, rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, gather_kernel, dim3(a->n), THREADS, 0, *a), e);
     return 0;
 }
 
@@ -129,8 +128,7 @@ ring_store_cuda(struct cuda_rank *rk, const struct ring_args *a, struct err *e)
         return err_set(e, ERR_INTERNAL, 0, "ring: rows of %zu bytes", a->bytes);
     if (a->n == 0)
         return 0;
-    ring_store_kernel<<<a->n, THREADS, 0, rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, ring_store_kernel, dim3(a->n), THREADS, 0, *a), e);
     return 0;
 }
 
@@ -154,10 +152,12 @@ copy_list_kernel(const __grid_constant__ struct copy_list l, bool out)
 int
 copy_list_cuda(cudaStream_t stream, struct copy_list *l, bool out, struct err *e)
 {
-    if (l->n > 0)
-        copy_list_kernel<<<dim3(l->n, 16), THREADS, 0, stream>>>(*l, out);
+    const cudaError_t err = l->n > 0 ? launch_kernel(stream, copy_list_kernel,
+                                                     dim3(l->n, 16), THREADS, 0, *l, out)
+                                     : cudaSuccess;
+
     l->n = 0;
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(err, e);
     return 0;
 }
 
@@ -179,8 +179,7 @@ entry_store_cuda(struct cuda_rank *rk, const struct entry_args *a, struct err *e
 {
     if (a->n == 0)
         return 0;
-    entry_store_kernel<<<a->n, THREADS, 0, rk->stream>>>(*a);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, entry_store_kernel, dim3(a->n), THREADS, 0, *a), e);
     return 0;
 }
 
@@ -201,9 +200,9 @@ add_rows_cuda(struct cuda_rank *rk, uint16_t *x, const uint16_t *f, int rows, in
 {
     if (rows == 0)
         return 0;
-    add_rows_kernel<<<dim3(ceil_div(dim, THREADS), rows), THREADS, 0, rk->stream>>>(
-        x, f, copies, dim);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, add_rows_kernel, dim3(ceil_div(dim, THREADS), rows),
+                         THREADS, 0, x, f, copies, dim),
+           e);
     return 0;
 }
 
@@ -221,9 +220,10 @@ scale_cuda(struct cuda_rank *rk, uint16_t *x, size_t n, float s, struct err *e)
 {
     if (n == 0)
         return 0;
-    scale_kernel<<<(unsigned)((n + THREADS - 1) / THREADS), THREADS, 0, rk->stream>>>(x, n,
-                                                                                      s);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, scale_kernel,
+                         dim3((unsigned)((n + THREADS - 1) / THREADS)), THREADS, 0, x, n,
+                         s),
+           e);
     return 0;
 }
 
@@ -253,8 +253,9 @@ synthetic_cuda(struct cuda_rank *rk, const struct synthetic *s, uint64_t first, 
 
     if (n == 0)
         return 0;
-    synthetic_kernel<<<(unsigned)((n + each - 1) / each), THREADS, 0, rk->stream>>>(
-        *s, first, n, out);
-    CU_TRY(cudaGetLastError(), e);
+    CU_TRY(launch_kernel(rk->stream, synthetic_kernel,
+                         dim3((unsigned)((n + each - 1) / each)), THREADS, 0, *s, first, n,
+                         out),
+           e);
     return 0;
 }

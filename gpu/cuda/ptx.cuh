@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef GPU_CUDA_PTX_CUH
+#define GPU_CUDA_PTX_CUH
+
+/*
+ * All that kernels say in PTX, and what else of their language a host compiler has no word for.
+ * Kernels are tested without a device too: tests/simt/device/gpu/cuda/ptx.cuh is this header
+ * again, for threads that are made of fibers.
+ */
+#include <stdint.h>
+
+/* The shared memory that a launch has asked for. */
+#define LAUNCH_SHARED(align, type, name) \
+    extern __shared__ __align__(align)   \
+    type name[]
+
+/* 16 bytes that are read once. */
+static __device__ __forceinline__ uint4
+load_once(const uint4 *p)
+{
+    uint4 v;
+
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p));
+    return v;
+}
+
+/* c[16][8] += a[16][16] b[16][8], a warp's. Lane 4 g + t has c[g][2 t], c[g][2 t + 1] and the same
+ * of row g + 8; pairs of a: rows g, g + 8 at columns 2 t, then both 8 columns on; pairs of b: rows
+ * 2 t and 2 t + 8 of column g. */
+static __device__ __forceinline__ void
+mma_bf16(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* Two products of bf16. */
+static __device__ __forceinline__ uint32_t
+times_bf16x2(uint32_t x, uint32_t factor)
+{
+    uint32_t y;
+
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(y) : "r"(x), "r"(factor));
+    return y;
+}
+
+/* Four 8 x 8 matrices of 16-bit elements from shared memory: lanes 8 i .. 8 i + 7 name the rows of
+ * matrix i, lane 4 g + t gets elements 2 t and 2 t + 1 of row g of each. */
+static __device__ __forceinline__ void
+ldmatrix(uint32_t *r, const void *p)
+{
+    const uint32_t at = (uint32_t)__cvta_generic_to_shared(p);
+
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at)
+                 : "memory");
+}
+
+/* The same with rows and columns exchanged. */
+static __device__ __forceinline__ void
+ldmatrix_trans(uint32_t *r, const void *p)
+{
+    const uint32_t at = (uint32_t)__cvta_generic_to_shared(p);
+
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at)
+                 : "memory");
+}
+
+/* All kernels in front of this one are done, and what they wrote is there to see. */
+static __device__ __forceinline__ void
+pdl_wait(void)
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+/* The kernel behind this one may begin. */
+static __device__ __forceinline__ void
+pdl_go(void)
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+#endif /* GPU_CUDA_PTX_CUH */
