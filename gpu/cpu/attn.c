@@ -113,7 +113,7 @@ pack_keys(const void *arg, int i, int end)
 
     for (; i < end; i++)
         kv_row_pack(b->fmt, b->s.kv + (size_t)i * dim, dim, b->c.rope_dim,
-                    b->s.rows + (size_t)i * b->row);
+                    b->s.rows + (size_t)i * b->at.row);
 }
 
 /* The window's keys of the step's rows, packed; s->kv is wkv x. */
@@ -142,16 +142,16 @@ attention_keys(struct backend *b, const struct layer *l, const struct rows *r)
 void
 attention_store(struct backend *b, const struct layer *l, const struct rows *r)
 {
-    const int slots = b->ring_slots;
+    const int slots = b->at.ring_slots;
 
     for (int i = 0; i < r->n_spans; i++) {
         const struct span *s = &r->spans[i];
         uint8_t *ring = s->seq->rings + l->ring_at;
 
         for (int t = s->n > slots ? s->n - slots : 0; t < s->n; t++)
-            memcpy(ring +
-                       (size_t)ring_slot(s->start + (uint64_t)t, (uint64_t)slots) * b->row,
-                   b->s.rows + (size_t)(s->row0 + t) * b->row, b->row);
+            memcpy(ring + (size_t)ring_slot(s->start + (uint64_t)t, (uint64_t)slots) *
+                              b->at.row,
+                   b->s.rows + (size_t)(s->row0 + t) * b->at.row, b->at.row);
     }
 }
 
@@ -188,8 +188,9 @@ list_keys(struct backend *b, const struct layer *l, const struct span *s, int ro
 
     for (uint64_t p = first; p <= pos; p++)
         keys[n++] = p >= s->start
-                        ? b->s.rows + ((size_t)s->row0 + (size_t)(p - s->start)) * b->row
-                        : ring + (size_t)ring_slot(p, (uint64_t)b->ring_slots) * b->row;
+                        ? b->s.rows + ((size_t)s->row0 + (size_t)(p - s->start)) * b->at.row
+                        : ring +
+                              (size_t)ring_slot(p, (uint64_t)b->at.ring_slots) * b->at.row;
     if (l->ratio == 0)
         return n;
     entries = (int)entries_visible(pos, (uint64_t)l->ratio);

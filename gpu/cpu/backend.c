@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The CPU backend's side of gpu/backend.h: open and close, and the checks in front of a step. */
+/* The CPU backend's side of gpu/backend.h: open and close, and what it can do. */
 #include "config.h"
 
 #include <limits.h>
@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "gpu/check.h"
 #include "gpu/cpu/cpu.h"
 #include "gpu/cpu/pool.h"
 #include "model/weights.h"
@@ -27,6 +28,7 @@ cpu_close(struct backend *b)
     for (size_t i = 0; i < b->mem.n; i++)
         free(b->mem.p[i]);
     free(b->mem.p);
+    network_free(&b->net);
     free(b);
 }
 
@@ -86,12 +88,12 @@ plan(struct backend *b, const struct backend_opts *o, struct err *e)
             return -1;
         rope_frequencies(&b->c, i == 1, b->freq[i]);
     }
-    state_plan(b);
-    if (kv_layout_init(&b->layout, &b->c, b->draft != NULL, e) == -1)
+    network_place(&b->net, &b->c, b->fmt, ALIGN, &b->at);
+    if (kv_layout_init(&b->layout, &b->c, b->net.draft != NULL, e) == -1)
         return -1;
-    if (b->layout.page_bytes != b->page_bytes)
+    if (b->layout.page_bytes != b->at.page_bytes)
         return err_set(e, ERR_INTERNAL, 0, "pages of %zu bytes, their layout has %llu",
-                       b->page_bytes, (unsigned long long)b->layout.page_bytes);
+                       b->at.page_bytes, (unsigned long long)b->layout.page_bytes);
     b->seqs = mem_get(b, b->max_seqs, sizeof *b->seqs, e);
     if (b->seqs == NULL || scratch_plan(b, e) == -1)
         return -1;
@@ -142,8 +144,8 @@ cpu_info(const struct backend *b, struct backend_info *out)
         .vocab = (uint32_t)b->c.vocab_size,
         .max_positions = (uint64_t)b->c.max_positions,
         .weight_bytes = b->weight_bytes,
-        .page_bytes = b->page_bytes,
-        .seq_fixed_bytes = b->seq_bytes,
+        .page_bytes = b->at.page_bytes,
+        .seq_fixed_bytes = b->at.seq_bytes,
         .kv_limit = b->kv_limit,
         .kv_used = b->kv_used,
         .max_seqs = b->max_seqs,
@@ -165,59 +167,21 @@ cpu_seq_bytes(const struct backend *b, uint32_t seq)
 {
     if (seq >= b->max_seqs || !b->seqs[seq].open)
         return 0;
-    return b->seq_bytes + b->seqs[seq].n_pages * b->page_bytes;
-}
-
-static int
-check_share(struct backend *b, const struct step_seq *q, struct err *e)
-{
-    if (state_find_whole(b, q->seq, e) == -1)
-        return -1;
-    if (q->n_tokens < 1 || q->n_tokens > MAX_STEP_TOKENS || q->n_logits > q->n_tokens ||
-        (q->n_logits > 0 && q->logits == NULL))
-        return err_set(e, ERR_INVALID, 0, "sequence %u: %u tokens, %u rows of logits",
-                       q->seq, q->n_tokens, q->n_logits);
-    if (q->mtp_logits != NULL && b->draft == NULL)
-        return err_set(e, ERR_INVALID, 0, "sequence %u: opened without the draft block",
-                       q->seq);
-    for (uint32_t t = 0; t < q->n_tokens; t++)
-        if (q->tokens[t] >= (uint32_t)b->c.vocab_size)
-            return err_set(e, ERR_INVALID, 0, "sequence %u: token %u of a vocabulary of %d",
-                           q->seq, q->tokens[t], b->c.vocab_size);
-    if (b->seqs[q->seq].len + q->n_tokens > (uint64_t)b->c.max_positions)
-        return err_set(e, ERR_CONTEXT_FULL, 0,
-                       "sequence %u: %llu tokens and %u more of %lld", q->seq,
-                       (unsigned long long)b->seqs[q->seq].len, q->n_tokens,
-                       (long long)b->c.max_positions);
-    return 0;
-}
-
-static int
-check_step(struct backend *b, const struct step *s, struct err *e)
-{
-    uint64_t n = 0;
-
-    if (s->n_seqs > b->max_seqs)
-        return err_set(e, ERR_INVALID, 0, "a step of %u sequences", s->n_seqs);
-    for (uint32_t i = 0; i < s->n_seqs; i++) {
-        if (check_share(b, &s->seqs[i], e) == -1)
-            return -1;
-        for (uint32_t t = 0; t < i; t++)
-            if (s->seqs[t].seq == s->seqs[i].seq)
-                return err_set(e, ERR_INVALID, 0, "sequence %u is in the step twice",
-                               s->seqs[i].seq);
-        n += s->seqs[i].n_tokens;
-    }
-    if (n < 1 || n > MAX_STEP_TOKENS)
-        return err_set(e, ERR_INVALID, 0, "a step of %llu tokens, 1 to %d are possible",
-                       (unsigned long long)n, MAX_STEP_TOKENS);
-    return 0;
+    return b->at.seq_bytes + b->seqs[seq].n_pages * b->at.page_bytes;
 }
 
 static int
 cpu_step(struct backend *b, const struct step *s, struct err *e)
 {
-    if (check_step(b, s, e) == -1 || state_reserve(b, s, e) == -1)
+    const struct step_bounds k = {.b = b,
+                                  .c = &b->c,
+                                  .max_seqs = b->max_seqs,
+                                  .max_tokens = MAX_STEP_TOKENS,
+                                  .draft = b->net.draft != NULL,
+                                  .find = state_find_whole,
+                                  .len = cpu_seq_len};
+
+    if (check_step(s, &k, e) == -1 || state_reserve(b, s, e) == -1)
         return -1;
     pool_set_threads(b->n_threads); /* another backend may have another number */
     forward(b, s);

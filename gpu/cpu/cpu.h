@@ -6,6 +6,7 @@
 #include "gpu/cpu/ops.h"
 #include "gpu/cpu/rope.h"
 #include "gpu/index.h"
+#include "gpu/network.h"
 #include "model/kvlayout.h"
 #include "model/kvsize.h"
 
@@ -15,56 +16,8 @@
  */
 enum {
     MAX_STEP_TOKENS = 512,
-    MAX_REWIND = 16, /* spare slots of every ring, see struct seq */
     DRAFT_SLOTS = MAX_REWIND + 1,
     ALIGN = 64,
-};
-
-struct mixer { /* hyper-connections around one sublayer, or of the head */
-    struct matrix fn;
-    const float *base, *scale;
-};
-
-struct compressor {
-    int ratio, dim;
-    bool overlap; /* ratio 4: a token counts in two neighbouring entries, with two halves */
-    int width;    /* dim, or 2 dim with overlap */
-    struct matrix wkv, wgate;
-    const float *ape;  /* f32 [ratio][width] */
-    const float *norm; /* f32 [dim] */
-    size_t ring_at;    /* in a sequence: f32 [slots][2][width], value and score */
-    int slots;
-    size_t page_at; /* in a page: the rows of this compressor */
-    size_t row;     /* bytes of one */
-};
-
-struct expert {
-    struct matrix w1, w2, w3;
-};
-
-struct layer {
-    int ratio;
-    bool indexed; /* ratio 4: the indexer chooses among the compressed rows */
-    struct mixer hc_attn, hc_ffn;
-    const float *attn_norm, *ffn_norm, *q_norm, *kv_norm; /* f32 [d] [d] [q_lora] [D] */
-    const float *sink;                                    /* f32 [H] */
-    struct matrix wq_a, wq_b, wkv, wo_b;
-    struct matrix *wo_a; /* [o_groups], each [o_lora][H / groups * D] */
-    struct compressor comp, index_comp;
-    struct matrix index_wq_b, index_weights;
-    struct matrix gate;
-    const float *gate_bias;    /* f32 [E]; NULL in a layer routed by table */
-    const int32_t *gate_table; /* [vocab][n_experts_used], or NULL */
-    struct expert shared, *experts;
-    size_t ring_at; /* in a sequence: packed window rows [ring_slots] */
-};
-
-struct draft { /* the MTP block, spec 10.1 */
-    struct layer layer;
-    struct matrix e_proj, h_proj;
-    const float *enorm, *hnorm, *norm;
-    struct mixer hc_head;
-    size_t ring_at; /* in a sequence: bf16 [DRAFT_SLOTS][hc][d], states before the head */
 };
 
 struct page {
@@ -178,19 +131,11 @@ struct backend {
     uint32_t max_seqs;
     uint64_t kv_limit, kv_used, weight_bytes;
     enum kv_fmt fmt;
-    size_t row, index_row; /* bytes of packed rows */
-    int ring_slots;
-    size_t seq_bytes, page_bytes;
-    int min_dense_ratio; /* smallest ratio of a layer without an indexer; 128 if none */
-    float *freq[2];      /* f32 [rope_dim/2]: plain, and of compressed layers */
+    struct network_places at;
+    float *freq[2]; /* f32 [rope_dim/2]: plain, and of compressed layers */
     struct kv_layout layout;
 
-    const uint16_t *embed; /* bf16 [vocab][d] */
-    struct matrix head;
-    const float *norm;
-    struct mixer hc_head;
-    struct layer *layers;
-    struct draft *draft; /* NULL unless asked for */
+    struct network net;
 
     struct seq *seqs; /* [max_seqs] */
     struct scratch s;
@@ -198,13 +143,13 @@ struct backend {
     struct arena {
         void **p;
         size_t n, cap;
-    } mem; /* everything above that was allocated */
+    } mem; /* what mem_get gave */
 };
 
 /* Memory that lives until close: zeroed, aligned; NULL with *e set if there is none. */
 void *mem_get(struct backend *b, size_t n, size_t size, struct err *e);
 
-/* How the weights come in: b->c and b->ops are set; embed, head, layers ... are to be. */
+/* How the weights come in: b->c and b->ops are set; b->net is to be. */
 typedef int cpu_load_fn(struct backend *b, const void *arg, bool draft, struct err *e);
 
 /* backend_cpu.open with another source of weights: benchmarks make theirs up. */
@@ -220,14 +165,14 @@ int scratch_reserve(struct backend *b, uint64_t longest, struct err *e);
 void scratch_free(struct backend *b); /* what scratch_reserve made */
 
 /* state.c */
-void state_plan(struct backend *b);
 int state_open(struct backend *b, uint32_t seq, struct err *e);
 int state_fork(struct backend *b, uint32_t from, uint32_t to, struct err *e);
 void state_close(struct backend *b, uint32_t seq);
 int state_rewind(struct backend *b, uint32_t seq, uint64_t len, struct err *e);
 int state_reserve(struct backend *b, const struct step *s, struct err *e);
-int state_find(struct backend *b, uint32_t seq, struct err *e);       /* it must be open, */
-int state_find_whole(struct backend *b, uint32_t seq, struct err *e); /* and not coming */
+int state_find(const struct backend *b, uint32_t seq, struct err *e); /* it must be open, */
+int state_find_whole(const struct backend *b, uint32_t seq,
+                     struct err *e); /* and not coming */
 int state_grow(struct backend *b, struct seq *q,
                size_t want); /* -1: no memory; state_cut */
 void state_cut(struct backend *b, struct seq *q, size_t n_pages);
@@ -279,19 +224,6 @@ void forward(struct backend *b, const struct step *s);
 
 /* The k largest of score [n] (bf16 values), ascending indices; ties: lower index. k < n. */
 void topk_rows(const float *score, int n, int k, int *picked);
-
-static inline bool
-is_quantised(const struct matrix *w)
-{
-    return w->kind == MATRIX_FP8 || w->kind == MATRIX_FP4;
-}
-
-/* x as the matrix wants it: rounded to FP8 in front of FP8 and FP4 (spec 3.4). */
-static inline const uint16_t *
-input_for(const struct matrix *w, const uint16_t *x, const uint16_t *quantised)
-{
-    return is_quantised(w) ? quantised : x;
-}
 
 /*
  * Known bugs of other engines (spec 14), to be switched on one at a time in the library that

@@ -18,7 +18,7 @@ embed_rows(const struct backend *b, const uint32_t *token, int n, int copies, ui
 
     for (int i = 0; i < n; i++)
         for (int k = 0; k < copies; k++)
-            memcpy(x + ((size_t)i * copies + k) * d, b->embed + (size_t)token[i] * d,
+            memcpy(x + ((size_t)i * copies + k) * d, b->net.embed + (size_t)token[i] * d,
                    d * sizeof *x);
 }
 
@@ -145,7 +145,7 @@ step_logits(struct backend *b, const struct step *st, const struct rows *r)
         for (uint32_t t = 0; t < q->n_logits; t++)
             s->head_out[n++] = q->logits + (size_t)t * b->c.vocab_size;
     }
-    head_forward(b, &b->hc_head, b->norm, s->head_x, n, s->head_out);
+    head_forward(b, &b->net.hc_head, b->net.norm, s->head_x, n, s->head_out);
 }
 
 /* The step has been checked and what it needs is reserved. */
@@ -176,9 +176,9 @@ forward(struct backend *b, const struct step *st)
 
     embed_rows(b, s->token, r.n, b->c.hc_mult, s->x);
     for (int i = 0; i < b->c.n_layers; i++)
-        layer_forward(b, &b->layers[i], &r, s->x);
+        layer_forward(b, &b->net.layers[i], &r, s->x);
     step_logits(b, st, &r);
-    if (b->draft != NULL)
+    if (b->net.draft != NULL)
         draft_forward(b, st, &r);
     for (int i = 0; i < r.n_spans; i++) {
         struct seq *q = r.spans[i].seq;

@@ -21,7 +21,7 @@ head_forward(struct backend *b, const struct mixer *hc, const float *norm,
     /* The caller's rows lie anywhere, so a few at a time go by way of scratch. */
     for (int i = 0; i < n; i += LOGIT_ROWS) {
         const int m = n - i < LOGIT_ROWS ? n - i : LOGIT_ROWS;
-        const struct linear_args a = {.w = &b->head,
+        const struct linear_args a = {.w = &b->net.head,
                                       .x = s->y + (size_t)i * c->hidden,
                                       .y = s->logits,
                                       .rows = m,

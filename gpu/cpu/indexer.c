@@ -45,7 +45,7 @@ index_pick(struct backend *b, const struct layer *l, const struct span *s, int r
         if (visible > c->index_topk) {
             to[jobs] = picked + (size_t)i * c->index_topk;
             job[jobs] = (struct index_score_args){
-                .q = sc->iqp + (size_t)row * c->index_n_heads * b->index_row,
+                .q = sc->iqp + (size_t)row * c->index_n_heads * b->at.index_row,
                 .w = sc->iw + (size_t)row * c->index_n_heads,
                 .blocks = sc->blocks,
                 .score = sc->scores + (size_t)jobs * sc->cap_scores,

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "gpu/check.h"
 #include "gpu/cpu/cpu.h"
 
 struct ring {
@@ -23,7 +24,7 @@ static struct ring
 ring_of(const struct backend *b, const struct seq *q, const struct kv_part *p)
 {
     const bool draft = p->layer == b->c.n_layers;
-    const struct layer *l = draft ? &b->draft->layer : &b->layers[p->layer];
+    const struct layer *l = draft ? &b->net.draft->layer : &b->net.layers[p->layer];
 
     switch (p->kind) {
     case KV_PART_FRONTIER:
@@ -32,8 +33,8 @@ ring_of(const struct backend *b, const struct seq *q, const struct kv_part *p)
         return (struct ring){q->rings + l->index_comp.ring_at,
                              (uint64_t)l->index_comp.slots};
     case KV_PART_DRAFT_STREAMS:
-        return (struct ring){q->rings + b->draft->ring_at, DRAFT_SLOTS};
-    default: return (struct ring){q->rings + l->ring_at, (uint64_t)b->ring_slots};
+        return (struct ring){q->rings + b->net.draft->ring_at, DRAFT_SLOTS};
+    default: return (struct ring){q->rings + l->ring_at, (uint64_t)b->at.ring_slots};
     }
 }
 
@@ -93,8 +94,8 @@ kv_out(struct backend *b, uint32_t seq, uint64_t first, uint64_t n, uint8_t *pag
                        "sequence %u: %llu pages from page %llu on, there are %llu", seq,
                        (unsigned long long)n, (unsigned long long)first,
                        (unsigned long long)whole);
-    for (uint64_t i = 0; i < n && b->page_bytes > 0; i++)
-        memcpy(pages + i * b->page_bytes, q->pages[first + i]->rows, b->page_bytes);
+    for (uint64_t i = 0; i < n && b->at.page_bytes > 0; i++)
+        memcpy(pages + i * b->at.page_bytes, q->pages[first + i]->rows, b->at.page_bytes);
     if (state != NULL)
         copy_state(b, q, q->len, (struct cursor){.to = state});
     return 0;
@@ -106,13 +107,13 @@ take_pages(struct backend *b, struct seq *q, uint64_t n, struct err *e)
 {
     const size_t had = q->n_pages;
 
-    if (b->page_bytes == 0)
+    if (b->at.page_bytes == 0)
         return 0;
-    if (n > (b->kv_limit - b->kv_used) / b->page_bytes)
+    if (n > (b->kv_limit - b->kv_used) / b->at.page_bytes)
         return err_set(e, ERR_QUOTA, 0,
                        "%llu more pages of %zu bytes; %llu of %llu bytes are in use",
-                       (unsigned long long)n, b->page_bytes, (unsigned long long)b->kv_used,
-                       (unsigned long long)b->kv_limit);
+                       (unsigned long long)n, b->at.page_bytes,
+                       (unsigned long long)b->kv_used, (unsigned long long)b->kv_limit);
     if (state_grow(b, q, had + (size_t)n) == 0)
         return 0;
     state_cut(b, q, had);
@@ -122,32 +123,24 @@ take_pages(struct backend *b, struct seq *q, uint64_t n, struct err *e)
 static int
 find_coming(struct backend *b, uint32_t seq, struct err *e)
 {
-    if (state_find(b, seq, e) == -1)
-        return -1;
-    if (b->seqs[seq].len > 0)
-        return err_set(e, ERR_CONFLICT, 0,
-                       "sequence %u has %llu tokens: caches come to an empty one", seq,
-                       (unsigned long long)b->seqs[seq].len);
-    return 0;
+    return state_find(b, seq, e) == -1 ? -1 : check_empty(seq, b->seqs[seq].len, e);
 }
 
 int
 kv_in(struct backend *b, uint32_t seq, uint64_t n, const uint8_t *pages, struct err *e)
 {
-    const uint64_t most = (uint64_t)b->c.max_positions / KV_PAGE_TOKENS;
     struct seq *q;
 
     if (find_coming(b, seq, e) == -1)
         return -1;
     q = &b->seqs[seq];
-    if (n > most - q->n_come)
-        return err_set(e, ERR_CONTEXT_FULL, 0, "%llu pages and %llu more of %llu",
-                       (unsigned long long)q->n_come, (unsigned long long)n,
-                       (unsigned long long)most);
+    if (check_come(&b->c, q->n_come, n, e) == -1)
+        return -1;
     if (take_pages(b, q, n, e) == -1)
         return -1;
-    for (uint64_t i = 0; i < n && b->page_bytes > 0; i++)
-        memcpy(q->pages[q->n_come + i]->rows, pages + i * b->page_bytes, b->page_bytes);
+    for (uint64_t i = 0; i < n && b->at.page_bytes > 0; i++)
+        memcpy(q->pages[q->n_come + i]->rows, pages + i * b->at.page_bytes,
+               b->at.page_bytes);
     q->n_come += n;
     q->coming = true;
     return 0;
@@ -161,12 +154,8 @@ kv_set(struct backend *b, uint32_t seq, uint64_t len, const uint8_t *state, stru
     if (find_coming(b, seq, e) == -1)
         return -1;
     q = &b->seqs[seq];
-    if (len > (uint64_t)b->c.max_positions)
-        return err_set(e, ERR_CONTEXT_FULL, 0, "position %llu of %lld",
-                       (unsigned long long)len, (long long)b->c.max_positions);
-    if (len / KV_PAGE_TOKENS != q->n_come)
-        return err_set(e, ERR_CONFLICT, 0, "position %llu: %llu pages have come",
-                       (unsigned long long)len, (unsigned long long)q->n_come);
+    if (check_set(&b->c, len, q->n_come, e) == -1)
+        return -1;
     if (len % KV_PAGE_TOKENS != 0 && take_pages(b, q, 1, e) == -1)
         return -1;
     copy_state(b, q, len, (struct cursor){.from = state});

@@ -15,12 +15,6 @@ scales_at(int dim, int rope_dim)
     return dim - rope_dim + 2 * rope_dim;
 }
 
-size_t
-kv_row_size(enum kv_fmt fmt, int dim, int rope_dim)
-{
-    return fmt == KV_BF16 ? (size_t)dim * 2 : (size_t)kv_row_bytes(dim, rope_dim);
-}
-
 void
 kv_row_pack(enum kv_fmt fmt, const uint16_t *x, int dim, int rope_dim, uint8_t *row)
 {

@@ -9,7 +9,6 @@
 
 /* Key rows as they are kept (struct attention_args). Rounding happens in pack, and only there:
  * FP8 per 64 of the first dim - rope_dim elements (spec 3.3), the rotated ones as they are. */
-size_t kv_row_size(enum kv_fmt fmt, int dim, int rope_dim);
 void kv_row_pack(enum kv_fmt fmt, const uint16_t *x, int dim, int rope_dim, uint8_t *row);
 void kv_row_unpack(enum kv_fmt fmt, const uint8_t *row, int dim, int rope_dim, float *x);
 

@@ -21,7 +21,7 @@ kept_streams(const struct backend *b, const struct seq *q, uint64_t pos)
 {
     const size_t width = (size_t)b->c.hc_mult * b->c.hidden;
 
-    return (uint16_t *)(void *)(q->rings + b->draft->ring_at) +
+    return (uint16_t *)(void *)(q->rings + b->net.draft->ring_at) +
            (size_t)ring_slot(pos, DRAFT_SLOTS) * width;
 }
 
@@ -78,7 +78,7 @@ static void
 project_pairs(struct backend *b, const struct rows *d)
 {
     const struct model_config *c = &b->c;
-    const struct draft *m = b->draft;
+    const struct draft *m = b->net.draft;
     const int dim = c->hidden, hc = c->hc_mult, n = d->n;
     struct scratch *s = &b->s;
     struct linear_args a[2] = {
@@ -139,7 +139,7 @@ draft_logits(struct backend *b, const struct step *st, const struct rows *d)
         for (int t = 0; t < sp->n; t++)
             s->head_out[n++] = out + (size_t)t * vocab;
     }
-    head_forward(b, &b->draft->hc_head, b->draft->norm, s->head_x, n, s->head_out);
+    head_forward(b, &b->net.draft->hc_head, b->net.draft->norm, s->head_x, n, s->head_out);
 }
 
 void
@@ -154,9 +154,9 @@ draft_forward(struct backend *b, const struct step *st, const struct rows *r)
         rope_table(b->freq[0], b->c.rope_dim / 2, d.pos, d.n, b->s.cs[2]);
         project_pairs(b, &d);
         if (wanted)
-            layer_forward(b, &b->draft->layer, &d, b->s.draft_x);
+            layer_forward(b, &b->net.draft->layer, &d, b->s.draft_x);
         else
-            layer_keys_only(b, &b->draft->layer, &d, b->s.draft_x);
+            layer_keys_only(b, &b->net.draft->layer, &d, b->s.draft_x);
     }
     if (wanted)
         draft_logits(b, st, &d);

@@ -28,16 +28,16 @@ plan_attention(struct backend *b, struct err *e)
     GET(o, t * heads);
     GET(z, t * (size_t)(z > c->q_lora_rank ? z : c->q_lora_rank));
     GET(kv, t * c->head_dim);
-    GET(rows, t * b->row);
+    GET(rows, t * b->at.row);
     GET(raw, t * 4 * c->head_dim);
     GET(iraw, t * 4 * c->index_head_dim);
     GET(iq, t * iheads * c->index_head_dim);
-    GET(iqp, t * iheads * b->index_row);
+    GET(iqp, t * iheads * b->at.index_row);
     GET(iw, t * iheads);
     GET(entry,
         t * (size_t)(c->head_dim > c->index_head_dim ? c->head_dim : c->index_head_dim));
     GET(entry_cs, t * c->rope_dim);
-    GET(entry_p, t * b->index_row);
+    GET(entry_p, t * b->at.index_row);
     GET(entry_ref, t);
     GET(entry_pos, t);
     GET(att, KEY_ROWS);
@@ -88,7 +88,7 @@ scratch_plan(struct backend *b, struct err *e)
     GET(pos, t);
     GET(token, t);
     GET(spans, b->max_seqs);
-    if (b->draft != NULL) {
+    if (b->net.draft != NULL) {
         GET(draft_x, t * hc * d);
         GET(draft_h, t * hc * d);
         GET(cs[2], t * c->rope_dim);
@@ -108,7 +108,8 @@ scratch_reserve(struct backend *b, uint64_t longest, struct err *e)
 {
     struct scratch *s = &b->s;
     const size_t pages = (size_t)(longest / KV_PAGE_TOKENS + 1), room = pages + pages / 2;
-    const size_t entries = room * KV_PAGE_TOKENS / b->min_dense_ratio;
+    const size_t dense = (size_t)b->at.min_dense_ratio;
+    const size_t entries = dense > 0 ? room * KV_PAGE_TOKENS / dense : 0;
     const size_t picked = (size_t)b->c.index_topk;
     const size_t keys = (size_t)b->c.window + (entries > picked ? entries : picked);
     const size_t scores = room * KV_PAGE_TOKENS / MODEL_CSA_RATIO;

@@ -11,63 +11,16 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "gpu/check.h"
 #include "gpu/cpu/cpu.h"
 #include "gpu/cpu/kvrow.h"
-
-/* `n` more bytes of a sequence's rings; their offset. */
-static size_t
-ring_take(struct backend *b, size_t n)
-{
-    const size_t at = b->seq_bytes;
-
-    b->seq_bytes = (at + n + ALIGN - 1) / ALIGN * ALIGN;
-    return at;
-}
-
-static void
-plan_compressor(struct backend *b, struct compressor *k, size_t row)
-{
-    k->slots = (int)frontier_slots((uint64_t)k->ratio, k->overlap, MAX_REWIND);
-    k->ring_at = ring_take(b, (size_t)k->slots * 2 * k->width * sizeof(float));
-    k->row = row;
-    k->page_at = b->page_bytes;
-    b->page_bytes += (size_t)(KV_PAGE_TOKENS / k->ratio) * row;
-}
-
-/* Where everything lies in a sequence and in a page. */
-void
-state_plan(struct backend *b)
-{
-    const struct model_config *c = &b->c;
-
-    b->row = kv_row_size(b->fmt, c->head_dim, c->rope_dim);
-    b->index_row = kv_index_row_bytes(c->index_head_dim);
-    b->ring_slots = (int)window_slots((uint64_t)c->window, MAX_REWIND);
-    b->min_dense_ratio = KV_PAGE_TOKENS;
-    for (int i = 0; i < c->n_layers; i++) {
-        struct layer *l = &b->layers[i];
-
-        l->ring_at = ring_take(b, (size_t)b->ring_slots * b->row);
-        if (l->ratio == 0)
-            continue;
-        plan_compressor(b, &l->comp, b->row);
-        if (l->indexed)
-            plan_compressor(b, &l->index_comp, b->index_row);
-        else if (l->ratio < b->min_dense_ratio)
-            b->min_dense_ratio = l->ratio;
-    }
-    if (b->draft != NULL) {
-        b->draft->layer.ring_at = ring_take(b, (size_t)b->ring_slots * b->row);
-        b->draft->ring_at = ring_take(b, DRAFT_SLOTS * (size_t)c->hc_mult * c->hidden * 2);
-    }
-}
 
 static void
 page_drop(struct backend *b, struct page *p)
 {
     if (--p->refs > 0)
         return;
-    b->kv_used -= b->page_bytes;
+    b->kv_used -= b->at.page_bytes;
     free(p->rows);
     free(p);
 }
@@ -80,12 +33,12 @@ page_new(struct backend *b)
     if (p == NULL)
         return NULL;
     p->refs = 1;
-    p->rows = calloc(1, b->page_bytes > 0 ? b->page_bytes : 1);
+    p->rows = calloc(1, b->at.page_bytes > 0 ? b->at.page_bytes : 1);
     if (p->rows == NULL) {
         free(p);
         return NULL;
     }
-    b->kv_used += b->page_bytes;
+    b->kv_used += b->at.page_bytes;
     return p;
 }
 
@@ -135,7 +88,7 @@ find_closed(struct backend *b, uint32_t seq, struct err *e)
 }
 
 int
-state_find(struct backend *b, uint32_t seq, struct err *e)
+state_find(const struct backend *b, uint32_t seq, struct err *e)
 {
     if (seq >= b->max_seqs || !b->seqs[seq].open)
         return err_set(e, ERR_NOT_FOUND, 0, "sequence %u is not open", seq);
@@ -143,7 +96,7 @@ state_find(struct backend *b, uint32_t seq, struct err *e)
 }
 
 int
-state_find_whole(struct backend *b, uint32_t seq, struct err *e)
+state_find_whole(const struct backend *b, uint32_t seq, struct err *e)
 {
     if (state_find(b, seq, e) == -1)
         return -1;
@@ -160,18 +113,19 @@ state_open(struct backend *b, uint32_t seq, struct err *e)
 
     if (find_closed(b, seq, e) == -1)
         return -1;
-    if (b->kv_used + b->seq_bytes > b->kv_limit)
-        return err_set(
-            e, ERR_QUOTA, 0, "another sequence takes %zu bytes; %llu of %llu are in use",
-            b->seq_bytes, (unsigned long long)b->kv_used, (unsigned long long)b->kv_limit);
+    if (b->kv_used + b->at.seq_bytes > b->kv_limit)
+        return err_set(e, ERR_QUOTA, 0,
+                       "another sequence takes %zu bytes; %llu of %llu are in use",
+                       b->at.seq_bytes, (unsigned long long)b->kv_used,
+                       (unsigned long long)b->kv_limit);
     q = &b->seqs[seq];
-    *q = (struct seq){.rings = aligned_alloc(ALIGN, b->seq_bytes)};
+    *q = (struct seq){.rings = aligned_alloc(ALIGN, b->at.seq_bytes)};
     if (q->rings == NULL)
         return err_set(e, ERR_QUOTA, 0, "no memory for a sequence of %zu bytes",
-                       b->seq_bytes);
-    memset(q->rings, 0, b->seq_bytes);
+                       b->at.seq_bytes);
+    memset(q->rings, 0, b->at.seq_bytes);
     q->open = true;
-    b->kv_used += b->seq_bytes;
+    b->kv_used += b->at.seq_bytes;
     return 0;
 }
 
@@ -187,7 +141,7 @@ state_close(struct backend *b, uint32_t seq)
     free(q->pages);
     free(q->rings);
     *q = (struct seq){.open = false};
-    b->kv_used -= b->seq_bytes;
+    b->kv_used -= b->at.seq_bytes;
 }
 
 int
@@ -208,7 +162,7 @@ state_fork(struct backend *b, uint32_t from, uint32_t to, struct err *e)
         return -1;
     }
     t = &b->seqs[to];
-    memcpy(t->rings, q->rings, b->seq_bytes);
+    memcpy(t->rings, q->rings, b->at.seq_bytes);
     t->len = q->len;
     t->high = q->high;
     t->floor = q->floor;
@@ -230,15 +184,8 @@ state_rewind(struct backend *b, uint32_t seq, uint64_t len, struct err *e)
     if (state_find_whole(b, seq, e) == -1)
         return -1;
     q = &b->seqs[seq];
-    if (len > q->len)
-        return err_set(e, ERR_INVALID, 0, "rewind to %llu: there are %llu tokens",
-                       (unsigned long long)len, (unsigned long long)q->len);
-    if (q->high - len > MAX_REWIND)
-        return err_set(e, ERR_CONFLICT, 0, "rewind to %llu is more than %d tokens back",
-                       (unsigned long long)len, MAX_REWIND);
-    if (len < q->floor)
-        return err_set(e, ERR_CONFLICT, 0, "rewind to %llu: the caches were set at %llu",
-                       (unsigned long long)len, (unsigned long long)q->floor);
+    if (check_rewind(len, q->len, q->high, q->floor, e) == -1)
+        return -1;
     q->len = len;
     state_cut(b, q, pages_for(len));
     return 0;
@@ -251,7 +198,7 @@ pages_missing(const struct backend *b, const struct seq *q, uint64_t n)
     const size_t want = pages_for(q->len + n);
     const size_t at = (size_t)page_of(q->len, KV_PAGE_TOKENS);
 
-    if (b->page_bytes == 0)
+    if (b->at.page_bytes == 0)
         return 0;
     return want - q->n_pages + (at < q->n_pages && q->pages[at]->refs > 1);
 }
@@ -262,14 +209,14 @@ pages_take(struct backend *b, struct seq *q, uint64_t n)
     const size_t want = pages_for(q->len + n);
     const size_t at = (size_t)page_of(q->len, KV_PAGE_TOKENS);
 
-    if (b->page_bytes == 0)
+    if (b->at.page_bytes == 0)
         return 0;
     if (at < q->n_pages && q->pages[at]->refs > 1) {
         struct page *own = page_new(b);
 
         if (own == NULL)
             return -1;
-        memcpy(own->rows, q->pages[at]->rows, b->page_bytes);
+        memcpy(own->rows, q->pages[at]->rows, b->at.page_bytes);
         page_drop(b, q->pages[at]);
         q->pages[at] = own;
     }
@@ -292,12 +239,12 @@ state_reserve(struct backend *b, const struct step *s, struct err *e)
         missing += pages_missing(b, q, s->seqs[i].n_tokens);
         longest = len > longest ? len : longest;
     }
-    if (missing * b->page_bytes > b->kv_limit - b->kv_used)
+    if (missing * b->at.page_bytes > b->kv_limit - b->kv_used)
         return err_set(
             e, ERR_QUOTA, 0,
             "the step takes %llu more pages of %zu bytes; %llu of %llu bytes are "
             "in use",
-            (unsigned long long)missing, b->page_bytes, (unsigned long long)b->kv_used,
+            (unsigned long long)missing, b->at.page_bytes, (unsigned long long)b->kv_used,
             (unsigned long long)b->kv_limit);
     if (scratch_reserve(b, longest, e) == -1)
         return -1;

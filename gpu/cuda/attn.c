@@ -31,15 +31,15 @@ rotate(struct backend *b, uint16_t *x, const float *cs, int rows, int heads, int
 }
 
 static const float *
-angles(const struct cuda_layer *l, const struct cuda_rows *r)
+angles(const struct layer *l, const struct cuda_rows *r)
 {
     return r->cs[l->ratio != 0];
 }
 
 /* wkv or wgate of a compressor into its half of raw f32 [rows][2][width]. */
 static struct linear_args
-raw_job(const struct cuda_compressor *k, const struct matrix *w, const uint16_t *x,
-        float *raw, int rows)
+raw_job(const struct compressor *k, const struct matrix *w, const uint16_t *x, float *raw,
+        int rows)
 {
     struct linear_args a = linear_job(w, x, raw + (w == &k->wgate ? k->width : 0), rows);
 
@@ -50,7 +50,7 @@ raw_job(const struct cuda_compressor *k, const struct matrix *w, const uint16_t 
 
 /* From x: qr, kv, and the raw inputs of the compressors and the indexer. */
 static int
-project_in(struct backend *b, const struct cuda_layer *l, int n, const uint16_t *x,
+project_in(struct backend *b, const struct layer *l, int n, const uint16_t *x,
            struct err *e)
 {
     struct cuda_scratch *s = &b->s;
@@ -72,7 +72,7 @@ project_in(struct backend *b, const struct cuda_layer *l, int n, const uint16_t 
 }
 
 static struct compress_args
-compress_job(const struct cuda_compressor *k, const struct cuda_rows *r, int ratio_id,
+compress_job(const struct compressor *k, const struct cuda_rows *r, int ratio_id,
              float *raw)
 {
     return (struct compress_args){.raw = raw,
@@ -95,7 +95,7 @@ compress_job(const struct cuda_compressor *k, const struct cuda_rows *r, int rat
 /* What project_in left, made into keys, entries and the queries' rows. The rounded ones of these lie
  * in z, free until the way back, and at least as wide. */
 static struct inputs_args
-inputs_job(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r)
+inputs_job(struct backend *b, const struct layer *l, const struct cuda_rows *r)
 {
     const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
@@ -114,9 +114,9 @@ inputs_job(struct backend *b, const struct cuda_layer *l, const struct cuda_rows
                             .q_dim = c->q_lora_rank,
                             .dim = c->head_dim,
                             .rope_dim = c->rope_dim,
-                            .row_bytes = (int)b->row,
-                            .ring_slots = b->ring_slots,
-                            .keep = r->most <= CUDA_REWIND,
+                            .row_bytes = (int)b->at.row,
+                            .ring_slots = b->at.ring_slots,
+                            .keep = r->most <= MAX_REWIND,
                             .fmt = b->fmt,
                             .eps = c->rms_eps};
 
@@ -133,7 +133,7 @@ inputs_job(struct backend *b, const struct cuda_layer *l, const struct cuda_rows
 
 /* The window's keys of the step's rows, and nothing else; s->kv is wkv x. */
 int
-cuda_keys(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+cuda_keys(struct backend *b, const struct layer *l, const struct cuda_rows *r,
           struct err *e)
 {
     struct inputs_args a = inputs_job(b, l, r);
@@ -146,7 +146,7 @@ cuda_keys(struct backend *b, const struct cuda_layer *l, const struct cuda_rows 
 
 /* From qr: the queries of attention and indexer, normed and rotated, packed. */
 static int
-project_queries(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+project_queries(struct backend *b, const struct layer *l, const struct cuda_rows *r,
                 struct err *e)
 {
     const struct model_config *c = &b->c;
@@ -176,8 +176,8 @@ project_queries(struct backend *b, const struct cuda_layer *l, const struct cuda
 
 /* The same on tensor cores; n rows at a time, as the scratch holds. */
 static int
-pick_fast(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
-          int most, struct err *e)
+pick_fast(struct backend *b, const struct layer *l, const struct cuda_rows *r, int most,
+          struct err *e)
 {
     const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
@@ -187,7 +187,7 @@ pick_fast(struct backend *b, const struct cuda_layer *l, const struct cuda_rows 
         const struct choose_args a = {.rows = r->rows + i,
                                       .spans = r->spans,
                                       .q = s->iqp +
-                                           (size_t)i * c->index_n_heads * b->index_row,
+                                           (size_t)i * c->index_n_heads * b->at.index_row,
                                       .w = s->iw + (size_t)i * c->index_n_heads,
                                       .score = (uint16_t *)(void *)s->iscore,
                                       .picked = s->picked + (size_t)i * c->index_topk,
@@ -207,11 +207,10 @@ pick_fast(struct backend *b, const struct cuda_layer *l, const struct cuda_rows 
 
 /* picked [n][topk] of all rows that see more entries than they may pick. */
 static int
-pick(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
-     struct err *e)
+pick(struct backend *b, const struct layer *l, const struct cuda_rows *r, struct err *e)
 {
     const struct model_config *c = &b->c;
-    const struct cuda_compressor *k = &l->index_comp;
+    const struct compressor *k = &l->index_comp;
     struct cuda_scratch *s = &b->s;
     const int most = (int)(r->longest / (uint64_t)k->ratio);
     const int chunk = most > 0 ? (int)(s->iscore_bytes / sizeof(float) / (size_t)most) : 1;
@@ -233,7 +232,7 @@ pick(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
                                              .spans = r->spans,
                                              .jobs = s->index,
                                              .like = like,
-                                             .q_bytes = c->index_n_heads * b->index_row,
+                                             .q_bytes = c->index_n_heads * b->at.index_row,
                                              .row0 = i,
                                              .n = n,
                                              .max_rows = most,
@@ -251,7 +250,7 @@ pick(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
 
 /* The longest key list of the step in this layer. */
 static int
-most_keys(const struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r)
+most_keys(const struct backend *b, const struct layer *l, const struct cuda_rows *r)
 {
     const uint64_t window = (uint64_t)b->c.window, topk = (uint64_t)b->c.index_topk;
     uint64_t n = r->longest < window ? r->longest : window;
@@ -264,7 +263,7 @@ most_keys(const struct backend *b, const struct cuda_layer *l, const struct cuda
 
 /* The plain way, for what attend.cu cannot do. */
 static int
-attend_plain(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+attend_plain(struct backend *b, const struct layer *l, const struct cuda_rows *r,
              struct err *e)
 {
     const struct model_config *c = &b->c;
@@ -291,14 +290,14 @@ attend_plain(struct backend *b, const struct cuda_layer *l, const struct cuda_ro
                                        .keys = (const uint8_t **)(void *)s->score,
                                        .jobs = s->att,
                                        .like = like,
-                                       .row_bytes = b->row,
+                                       .row_bytes = b->at.row,
                                        .ring_at = l->ring_at,
                                        .page_at = l->comp.page_at,
                                        .row0 = i,
                                        .n = n,
                                        .max_keys = like.n_keys,
                                        .window = c->window,
-                                       .ring_slots = b->ring_slots,
+                                       .ring_slots = b->at.ring_slots,
                                        .ratio = l->ratio,
                                        .topk = c->index_topk};
 
@@ -312,8 +311,7 @@ attend_plain(struct backend *b, const struct cuda_layer *l, const struct cuda_ro
 
 /* Longer lists than there are do not show: a graph is made for all of a power of two. */
 static int
-attend(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
-       struct err *e)
+attend(struct backend *b, const struct layer *l, const struct cuda_rows *r, struct err *e)
 {
     const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
@@ -325,7 +323,7 @@ attend(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
                                   .o = s->o,
                                   .sink = l->sink,
                                   .cs = angles(l, r),
-                                  .row_bytes = b->row,
+                                  .row_bytes = b->at.row,
                                   .ring_at = l->ring_at,
                                   .page_at = l->comp.page_at,
                                   .n = r->n,
@@ -333,7 +331,7 @@ attend(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
                                   .dim = c->head_dim,
                                   .rope_dim = c->rope_dim,
                                   .window = c->window,
-                                  .ring_slots = b->ring_slots,
+                                  .ring_slots = b->at.ring_slots,
                                   .ratio = l->ratio,
                                   .topk = c->index_topk,
                                   .max_keys = most_keys(b, l, r)};
@@ -343,7 +341,7 @@ attend(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
 
 /* f = wo_b (wo_a o), o rotated back first: values were rotated as keys (spec 5.7, 5.8). */
 static int
-project_out(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+project_out(struct backend *b, const struct layer *l, const struct cuda_rows *r,
             uint16_t *f, struct err *e)
 {
     const struct model_config *c = &b->c;
@@ -367,7 +365,7 @@ project_out(struct backend *b, const struct cuda_layer *l, const struct cuda_row
 }
 
 int
-cuda_attention(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+cuda_attention(struct backend *b, const struct layer *l, const struct cuda_rows *r,
                const uint16_t *x, uint16_t *f, struct err *e)
 {
     const struct inputs_args in = inputs_job(b, l, r);

@@ -4,6 +4,7 @@
 
 #include "gpu/backend.h"
 #include "gpu/cuda/kernels.h"
+#include "gpu/network.h"
 #include "gpu/ops/mhc.h"
 #include "gpu/ops/moe.h"
 #include "gpu/ops/norm.h"
@@ -21,7 +22,6 @@
  */
 enum {
     CUDA_STEP_TOKENS = 512,
-    CUDA_REWIND = 16, /* spare slots of every ring, see struct cuda_seq */
     CUDA_ALIGN = 256, /* of everything in the arena */
     CUDA_RATIOS = 8,  /* different ratios of one model */
     CUDA_LOGIT_ROWS = 64,
@@ -32,51 +32,6 @@ enum {
 struct arena {
     uint8_t *base; /* NULL while sizes are added up */
     size_t used, size;
-};
-
-struct cuda_mixer { /* hyper-connections around one sublayer, or of the head */
-    struct matrix fn;
-    const float *base, *scale;
-};
-
-struct cuda_compressor {
-    int ratio, dim, width; /* width: dim, or 2 dim with overlap */
-    bool overlap;
-    struct matrix wkv, wgate;
-    const float *ape, *norm; /* f32 [ratio][width], [dim] */
-    size_t ring_at;          /* in a sequence: f32 [slots][2][width], value and score */
-    int slots;
-    size_t page_at, row; /* rows of this compressor in a page; bytes of one */
-};
-
-struct cuda_expert {
-    struct matrix w1, w2, w3;
-};
-
-struct cuda_layer {
-    int ratio, ratio_id; /* ratio_id: which of cuda_backend.ratios */
-    bool indexed;
-    struct cuda_mixer hc_attn, hc_ffn;
-    const float *attn_norm, *ffn_norm, *q_norm, *kv_norm; /* f32 [d] [d] [q_lora] [D] */
-    const float *sink;                                    /* f32 [H] */
-    struct matrix wq_a, wq_b, wkv, wo_b;
-    struct matrix *wo_a; /* [o_groups] */
-    struct cuda_compressor comp, index_comp;
-    struct matrix index_wq_b, index_weights;
-    struct matrix gate;
-    const float *gate_bias;            /* f32 [E]; NULL in a layer routed by table */
-    const int32_t *gate_table;         /* [vocab][n_experts_used], or NULL */
-    struct cuda_expert shared, expert; /* expert: the shape that all of them have */
-    const struct matrix *w1, *w2, *w3; /* on the device, [E] */
-    size_t ring_at;                    /* in a sequence: packed window rows [ring_slots] */
-};
-
-struct cuda_draft { /* the MTP block, spec 10.1 */
-    struct cuda_layer layer;
-    struct matrix e_proj, h_proj;
-    const float *enorm, *hnorm, *norm;
-    struct cuda_mixer hc_head;
-    size_t ring_at; /* in a sequence: bf16 [CUDA_REWIND + 1][hc][d] */
 };
 
 /*
@@ -186,9 +141,8 @@ struct backend {
     enum kv_fmt fmt;
     bool plain_attention, plain_index; /* attend.cu, choose.cu cannot do this model */
     bool exchange; /* for timing: copy what two devices would exchange */
-    size_t row, index_row;
-    int ring_slots;
-    size_t seq_bytes, page_bytes, page_stride; /* stride: of pages in the pool */
+    struct network_places at;
+    size_t page_stride; /* of pages in the pool */
     struct kv_layout layout;
     cudaStream_t stream[2]; /* copies out, copies in */
     cudaEvent_t before;
@@ -196,15 +150,9 @@ struct backend {
     bool pageable;       /* it could not be */
     uint8_t *staging[2]; /* device, [layout.state_most] each way */
     int ratios[CUDA_RATIOS], n_ratios;
-    int min_dense_ratio; /* smallest ratio of a layer without an indexer; 0 if none */
-    float *freq[2];      /* host, f32 [rope_dim/2] */
+    float *freq[2]; /* host, f32 [rope_dim/2] */
 
-    const uint16_t *embed;
-    struct matrix head;
-    const float *norm;
-    struct cuda_mixer hc_head;
-    struct cuda_layer *layers;
-    struct cuda_draft *draft; /* NULL unless asked for */
+    struct network net;
 
     struct cuda_seq *seqs;
     struct cuda_span *spans, *draft_spans; /* [max_seqs] */
@@ -277,39 +225,26 @@ int upload_step(struct backend *b, const struct step *s, struct cuda_step *p, in
                 struct err *e);
 
 /* The layers: x bf16 [n][hc][d], changed in place. */
-int cuda_layer_forward(struct backend *b, const struct cuda_layer *l,
-                       const struct cuda_rows *r, uint16_t *x, struct err *e);
-int cuda_layer_keys(struct backend *b, const struct cuda_layer *l,
-                    const struct cuda_rows *r, const uint16_t *x, struct err *e);
-int cuda_mix_in(struct backend *b, const struct cuda_mixer *m, const uint16_t *x, int n,
+int cuda_layer_forward(struct backend *b, const struct layer *l, const struct cuda_rows *r,
+                       uint16_t *x, struct err *e);
+int cuda_layer_keys(struct backend *b, const struct layer *l, const struct cuda_rows *r,
+                    const uint16_t *x, struct err *e);
+int cuda_mix_in(struct backend *b, const struct mixer *m, const uint16_t *x, int n,
                 uint16_t *y, struct err *e);
-int cuda_attention(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+int cuda_attention(struct backend *b, const struct layer *l, const struct cuda_rows *r,
                    const uint16_t *x, uint16_t *f, struct err *e);
-int cuda_keys(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+int cuda_keys(struct backend *b, const struct layer *l, const struct cuda_rows *r,
               struct err *e);
-int cuda_moe(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+int cuda_moe(struct backend *b, const struct layer *l, const struct cuda_rows *r,
              const uint16_t *x, struct err *e);
 int cuda_draft(struct backend *b, const struct cuda_step *p, struct err *e);
 
 /* Rows of src bf16 [.][hc][d] that index names, to out[i] f32 [vocab] on the host each. */
-int cuda_head(struct backend *b, const struct cuda_mixer *hc, const float *norm,
+int cuda_head(struct backend *b, const struct mixer *hc, const float *norm,
               const uint16_t *src, const struct head_rows *h, struct err *e);
 int cuda_exchange(struct backend *b, uint16_t *f, int n, struct err *e);
 int cuda_forward_begin(struct backend *b, const struct step *s, int upload, struct err *e);
 int cuda_forward(struct backend *b, const struct step *s, struct err *e);
-
-static inline bool
-is_quantised(const struct matrix *w)
-{
-    return w->kind == MATRIX_FP8 || w->kind == MATRIX_FP4;
-}
-
-/* x as the matrix wants it: rounded to FP8 in front of FP8 and FP4 (spec 3.4). */
-static inline const uint16_t *
-input_for(const struct matrix *w, const uint16_t *x, const uint16_t *quantised)
-{
-    return is_quantised(w) ? quantised : x;
-}
 
 static inline struct linear_args
 linear_job(const struct matrix *w, const uint16_t *x, void *y, int rows)

@@ -10,7 +10,7 @@
 #include "base/err.h"
 #include "gpu/cuda/cuda.h"
 
-enum { SLOTS = CUDA_REWIND + 1 };
+enum { SLOTS = MAX_REWIND + 1 };
 
 /* draft_h: the streams in front of each draft row. */
 static int
@@ -21,7 +21,7 @@ gather_streams(struct backend *b, const struct cuda_step *p, struct err *e)
                                   .index = p->pairs,
                                   .rows = p->d.rows,
                                   .spans = p->d.spans,
-                                  .ring_at = b->draft->ring_at,
+                                  .ring_at = b->net.draft->ring_at,
                                   .bytes = (size_t)b->c.hc_mult * b->c.hidden * 2,
                                   .slots = SLOTS,
                                   .n = p->d.n};
@@ -35,7 +35,7 @@ keep_streams(struct backend *b, const struct cuda_rows *r, struct err *e)
     const struct ring_args a = {.src = b->s.x,
                                 .rows = r->rows,
                                 .spans = r->spans,
-                                .ring_at = b->draft->ring_at,
+                                .ring_at = b->net.draft->ring_at,
                                 .bytes = (size_t)b->c.hc_mult * b->c.hidden * 2,
                                 .slots = SLOTS,
                                 .n = r->n};
@@ -48,11 +48,11 @@ static int
 project_pairs(struct backend *b, const struct cuda_rows *d, struct err *e)
 {
     const struct model_config *c = &b->c;
-    const struct cuda_draft *m = b->draft;
+    const struct draft *m = b->net.draft;
     const int dim = c->hidden, hc = c->hc_mult, n = d->n;
     struct cuda_scratch *s = &b->s;
     const struct embed_args embed = {
-        .table = b->embed, .rows = d->rows, .x = s->y, .n = n, .copies = 1, .dim = dim};
+        .table = b->net.embed, .rows = d->rows, .x = s->y, .n = n, .copies = 1, .dim = dim};
     const struct linear_args a[2] = {
         linear_job(&m->e_proj, s->y, s->f, n),
         linear_job(&m->h_proj, s->draft_h, s->draft_x, n * hc)};
@@ -74,7 +74,7 @@ project_pairs(struct backend *b, const struct cuda_rows *d, struct err *e)
 int
 cuda_draft(struct backend *b, const struct cuda_step *p, struct err *e)
 {
-    const struct cuda_draft *m = b->draft;
+    const struct draft *m = b->net.draft;
 
     if (p->d.n > 0) {
         if (gather_streams(b, p, e) == -1 || project_pairs(b, &p->d, e) == -1)

@@ -8,7 +8,7 @@
 
 /* The gate's logits, and of the shared expert w1 and w3, which wait for no choice. */
 static int
-gate_and_shared(struct backend *b, const struct cuda_layer *l, int n, const uint16_t *x,
+gate_and_shared(struct backend *b, const struct layer *l, int n, const uint16_t *x,
                 struct err *e)
 {
     struct cuda_scratch *s = &b->s;
@@ -23,8 +23,7 @@ gate_and_shared(struct backend *b, const struct cuda_layer *l, int n, const uint
 }
 
 static int
-route(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
-      struct err *e)
+route(struct backend *b, const struct layer *l, const struct cuda_rows *r, struct err *e)
 {
     const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
@@ -50,17 +49,17 @@ route(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
 
 /* w1 and w3 of all experts that have rows: gg and gu. */
 static int
-up(struct backend *b, const struct cuda_layer *l, int n, const uint16_t *x, struct err *e)
+up(struct backend *b, const struct layer *l, int n, const uint16_t *x, struct err *e)
 {
     struct cuda_scratch *s = &b->s;
     const int slots = n * b->c.n_experts_used;
     const struct expert_args routed = {
-        .shape = l->expert.w1,
+        .shape = l->experts[0].w1,
         .w = {l->w1, l->w3},
         .first = s->first,
         .source = s->source,
         .active = s->active,
-        .x = input_for(&l->expert.w1, x, s->yq),
+        .x = input_for(&l->experts[0].w1, x, s->yq),
         .y = {s->gg, s->gu},
         .n_mats = 2,
         .max_active = slots < b->c.n_experts ? slots : b->c.n_experts,
@@ -73,7 +72,7 @@ up(struct backend *b, const struct cuda_layer *l, int n, const uint16_t *x, stru
 /* gg = act(gg, gu), of the shared expert behind the others; rounded where w2 wants it and does not
  * do that itself. */
 static int
-between(struct backend *b, const struct cuda_layer *l, int n, struct err *e)
+between(struct backend *b, const struct layer *l, int n, struct err *e)
 {
     struct cuda_scratch *s = &b->s;
     const int slots = n * b->c.n_experts_used, dim = b->c.moe_inter;
@@ -89,7 +88,7 @@ between(struct backend *b, const struct cuda_layer *l, int n, struct err *e)
 
     if (swiglu_cuda(&b->rk, &a, e) == -1)
         return -1;
-    if (is_quantised(&l->expert.w2) && !quantises_itself(&l->expert.w2, n) &&
+    if (is_quantised(&l->experts[0].w2) && !quantises_itself(&l->experts[0].w2, n) &&
         quantise(b, s->gg, s->gg, slots, dim, e) == -1)
         return -1;
     if (is_quantised(&l->shared.w2) && !quantises_itself(&l->shared.w2, n) &&
@@ -100,14 +99,14 @@ between(struct backend *b, const struct cuda_layer *l, int n, struct err *e)
 
 /* To ex and gs: the sum is made where the streams take it in. */
 static int
-down(struct backend *b, const struct cuda_layer *l, int n, struct err *e)
+down(struct backend *b, const struct layer *l, int n, struct err *e)
 {
     struct cuda_scratch *s = &b->s;
     const int slots = n * b->c.n_experts_used;
     const uint16_t *shared = s->gg + (size_t)slots * b->c.moe_inter;
     struct linear_args all = linear_job(&l->shared.w2, shared, s->gs, n);
     struct expert_args routed = {
-        .shape = l->expert.w2,
+        .shape = l->experts[0].w2,
         .w = {l->w2},
         .first = s->first,
         .active = s->active,
@@ -115,13 +114,13 @@ down(struct backend *b, const struct cuda_layer *l, int n, struct err *e)
         .y = {s->ex},
         .n_mats = 1,
         .max_active = slots < b->c.n_experts ? slots : b->c.n_experts,
-        .quant = is_quantised(&l->expert.w2) && quantises_itself(&l->expert.w2, n),
+        .quant = is_quantised(&l->experts[0].w2) && quantises_itself(&l->experts[0].w2, n),
         .one_row = n == 1,
         .many = slots > 6 * b->c.n_experts};
 
     all.quant = is_quantised(&l->shared.w2) && quantises_itself(&l->shared.w2, n);
     if (routed.shape.packed != NULL && l->shared.w2.packed != NULL &&
-        is_quantised(&l->expert.w2) == is_quantised(&l->shared.w2)) {
+        is_quantised(&l->experts[0].w2) == is_quantised(&l->shared.w2)) {
         routed.one = l->shared.w2;
         routed.x_one = shared;
         routed.y_one = s->gs;
@@ -134,7 +133,7 @@ down(struct backend *b, const struct cuda_layer *l, int n, struct err *e)
 }
 
 int
-cuda_moe(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+cuda_moe(struct backend *b, const struct layer *l, const struct cuda_rows *r,
          const uint16_t *x, struct err *e)
 {
     if (gate_and_shared(b, l, r->n, x, e) == -1 || route(b, l, r, e) == -1 ||

@@ -12,8 +12,8 @@
 
 /* hc_pre: from the streams x to the sublayer's input y, and post and comb in scratch. */
 int
-cuda_mix_in(struct backend *b, const struct cuda_mixer *m, const uint16_t *x, int n,
-            uint16_t *y, struct err *e)
+cuda_mix_in(struct backend *b, const struct mixer *m, const uint16_t *x, int n, uint16_t *y,
+            struct err *e)
 {
     const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
@@ -46,8 +46,8 @@ enum left { NOTHING, ROW, EXPERTS };
 /* To the streams x what is left of the sublayer before, and, if there is a next one, its input to
  * s->y and s->yq; b->back says what the way back needs. */
 static int
-next_input(struct backend *b, int n, uint16_t *x, enum left left,
-           const struct cuda_mixer *m, const float *norm, struct err *e)
+next_input(struct backend *b, int n, uint16_t *x, enum left left, const struct mixer *m,
+           const float *norm, struct err *e)
 {
     const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
@@ -104,8 +104,8 @@ cuda_exchange(struct backend *b, uint16_t *f, int n, struct err *e)
 
 /* A layer but for the end of its second sublayer, which is left. */
 static int
-layer_body(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
-           uint16_t *x, enum left left, struct err *e)
+layer_body(struct backend *b, const struct layer *l, const struct cuda_rows *r, uint16_t *x,
+           enum left left, struct err *e)
 {
     struct cuda_scratch *s = &b->s;
 
@@ -120,7 +120,7 @@ layer_body(struct backend *b, const struct cuda_layer *l, const struct cuda_rows
 }
 
 int
-cuda_layer_forward(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+cuda_layer_forward(struct backend *b, const struct layer *l, const struct cuda_rows *r,
                    uint16_t *x, struct err *e)
 {
     if (layer_body(b, l, r, x, NOTHING, e) == -1)
@@ -130,7 +130,7 @@ cuda_layer_forward(struct backend *b, const struct cuda_layer *l, const struct c
 
 /* Only what later tokens need of the layer: its window rows. */
 int
-cuda_layer_keys(struct backend *b, const struct cuda_layer *l, const struct cuda_rows *r,
+cuda_layer_keys(struct backend *b, const struct layer *l, const struct cuda_rows *r,
                 const uint16_t *x, struct err *e)
 {
     struct cuda_scratch *s = &b->s;
@@ -162,8 +162,8 @@ logits_out(struct backend *b, float *const *out, int m, struct err *e)
 }
 
 int
-cuda_head(struct backend *b, const struct cuda_mixer *hc, const float *norm,
-          const uint16_t *src, const struct head_rows *h, struct err *e)
+cuda_head(struct backend *b, const struct mixer *hc, const float *norm, const uint16_t *src,
+          const struct head_rows *h, struct err *e)
 {
     const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
@@ -182,7 +182,7 @@ cuda_head(struct backend *b, const struct cuda_mixer *hc, const float *norm,
     for (int i = 0; i < h->n; i += CUDA_LOGIT_ROWS) {
         const int m = h->n - i < CUDA_LOGIT_ROWS ? h->n - i : CUDA_LOGIT_ROWS;
         struct linear_args a =
-            linear_job(&b->head, s->y + (size_t)i * c->hidden, s->logits, m);
+            linear_job(&b->net.head, s->y + (size_t)i * c->hidden, s->logits, m);
 
         a.y_f32 = 1;
         if (linear_cuda(&b->rk, &a, 1, e) == -1 ||
@@ -200,7 +200,7 @@ static int
 body(struct backend *b, const struct cuda_step *p, struct err *e)
 {
     struct cuda_scratch *s = &b->s;
-    const struct embed_args embed = {.table = b->embed,
+    const struct embed_args embed = {.table = b->net.embed,
                                      .rows = p->r.rows,
                                      .x = s->x,
                                      .drawn = s->token,
@@ -211,12 +211,13 @@ body(struct backend *b, const struct cuda_step *p, struct err *e)
     if (embed_cuda(&b->rk, &embed, e) == -1)
         return -1;
     for (int i = 0; i < b->c.n_layers; i++)
-        if (layer_body(b, &b->layers[i], &p->r, s->x, i == 0 ? NOTHING : EXPERTS, e) == -1)
+        if (layer_body(b, &b->net.layers[i], &p->r, s->x, i == 0 ? NOTHING : EXPERTS, e) ==
+            -1)
             return -1;
     if (next_input(b, p->r.n, s->x, EXPERTS, NULL, NULL, e) == -1 ||
-        cuda_head(b, &b->hc_head, b->norm, s->x, &p->head, e) == -1)
+        cuda_head(b, &b->net.hc_head, b->net.norm, s->x, &p->head, e) == -1)
         return -1;
-    return b->draft != NULL ? cuda_draft(b, p, e) : 0;
+    return b->net.draft != NULL ? cuda_draft(b, p, e) : 0;
 }
 
 /* One token of each sequence, logits of all of them, the draft's rows only: a shape that comes again
@@ -225,7 +226,7 @@ static bool
 is_decode(const struct backend *b, const struct step *st, const struct cuda_step *p)
 {
     if (b->no_graphs || p->r.n > CUDA_LOGIT_ROWS || p->draft_wanted ||
-        (b->draft != NULL && p->d.n != p->r.n))
+        (b->net.draft != NULL && p->d.n != p->r.n))
         return false;
     for (uint32_t i = 0; i < st->n_seqs; i++)
         if (st->seqs[i].n_tokens != 1 || st->seqs[i].n_logits != 1)

@@ -12,6 +12,7 @@
 #include "config.h"
 
 #include "base/err.h"
+#include "gpu/check.h"
 #include "gpu/cuda/cuda.h"
 #include "gpu/index.h"
 
@@ -24,14 +25,14 @@ static struct ring
 ring_of(const struct backend *b, const struct kv_part *p)
 {
     const bool draft = p->layer == b->c.n_layers;
-    const struct cuda_layer *l = draft ? &b->draft->layer : &b->layers[p->layer];
+    const struct layer *l = draft ? &b->net.draft->layer : &b->net.layers[p->layer];
 
     switch (p->kind) {
     case KV_PART_FRONTIER: return (struct ring){l->comp.ring_at, (uint64_t)l->comp.slots};
     case KV_PART_INDEX_FRONTIER:
         return (struct ring){l->index_comp.ring_at, (uint64_t)l->index_comp.slots};
-    case KV_PART_DRAFT_STREAMS: return (struct ring){b->draft->ring_at, CUDA_REWIND + 1};
-    default: return (struct ring){l->ring_at, (uint64_t)b->ring_slots};
+    case KV_PART_DRAFT_STREAMS: return (struct ring){b->net.draft->ring_at, MAX_REWIND + 1};
+    default: return (struct ring){l->ring_at, (uint64_t)b->at.ring_slots};
     }
 }
 
@@ -85,7 +86,7 @@ static int
 move_pages(struct backend *b, const struct cuda_seq *q, uint64_t first, uint64_t n,
            uint8_t *image, bool out, struct err *e)
 {
-    const size_t size = b->page_bytes, stride = b->page_stride;
+    const size_t size = b->at.page_bytes, stride = b->page_stride;
     const enum cudaMemcpyKind kind = out ? cudaMemcpyDeviceToHost : cudaMemcpyHostToDevice;
     const uint32_t *page = q->pages + first;
 
@@ -166,19 +167,12 @@ cuda_kv_out(struct backend *b, uint32_t seq, uint64_t first, uint64_t n, uint8_t
 static int
 find_coming(const struct backend *b, uint32_t seq, struct err *e)
 {
-    if (cuda_find_open(b, seq, e) == -1)
-        return -1;
-    if (b->seqs[seq].len > 0)
-        return err_set(e, ERR_CONFLICT, 0,
-                       "sequence %u has %llu tokens: caches come to an empty one", seq,
-                       (unsigned long long)b->seqs[seq].len);
-    return 0;
+    return cuda_find_open(b, seq, e) == -1 ? -1 : check_empty(seq, b->seqs[seq].len, e);
 }
 
 int
 cuda_kv_in(struct backend *b, uint32_t seq, uint64_t n, const uint8_t *pages, struct err *e)
 {
-    const uint64_t most = (uint64_t)b->c.max_positions / KV_PAGE_TOKENS;
     struct cuda_seq *q;
     uint64_t had;
 
@@ -186,10 +180,8 @@ cuda_kv_in(struct backend *b, uint32_t seq, uint64_t n, const uint8_t *pages, st
         return -1;
     q = &b->seqs[seq];
     had = q->n_come;
-    if (n > most - had)
-        return err_set(e, ERR_CONTEXT_FULL, 0, "%llu pages and %llu more of %llu",
-                       (unsigned long long)had, (unsigned long long)n,
-                       (unsigned long long)most);
+    if (check_come(&b->c, q->n_come, n, e) == -1)
+        return -1;
     if (cuda_pages_add(b, q, n, e) == -1)
         return -1;
     q->n_come = had + n;
@@ -210,12 +202,8 @@ cuda_kv_set(struct backend *b, uint32_t seq, uint64_t len, const uint8_t *state,
     if (find_coming(b, seq, e) == -1)
         return -1;
     q = &b->seqs[seq];
-    if (len > (uint64_t)b->c.max_positions)
-        return err_set(e, ERR_CONTEXT_FULL, 0, "position %llu of %lld",
-                       (unsigned long long)len, (long long)b->c.max_positions);
-    if (len / KV_PAGE_TOKENS != q->n_come)
-        return err_set(e, ERR_CONFLICT, 0, "position %llu: %llu pages have come",
-                       (unsigned long long)len, (unsigned long long)q->n_come);
+    if (check_set(&b->c, len, q->n_come, e) == -1)
+        return -1;
     if (len % KV_PAGE_TOKENS != 0 && cuda_pages_add(b, q, 1, e) == -1)
         return -1;
     if (begin(b, false, e) == -1)

@@ -38,29 +38,7 @@ arena_take(struct arena *a, size_t n, size_t size)
     return a->base == NULL ? NULL : a->base + at;
 }
 
-/* `n` more bytes of a sequence's rings; their offset. */
-static size_t
-ring_take(struct backend *b, size_t n)
-{
-    const size_t at = b->seq_bytes;
-
-    b->seq_bytes = (at + n + CUDA_ALIGN - 1) / CUDA_ALIGN * CUDA_ALIGN;
-    return at;
-}
-
-static void
-plan_compressor(struct backend *b, struct cuda_compressor *k, int ratio, int dim,
-                size_t row)
-{
-    const int back = ratio == MODEL_CSA_RATIO ? 2 : 1, width = back * dim;
-
-    k->slots = ratio * back + CUDA_REWIND;
-    k->ring_at = ring_take(b, (size_t)k->slots * 2 * width * sizeof(float));
-    k->row = row;
-    k->page_at = b->page_bytes;
-    b->page_bytes += (size_t)(KV_PAGE_TOKENS / ratio) * row;
-}
-
+/* Which of the different ratios of the model this one is. */
 static int
 ratio_id(struct backend *b, int ratio)
 {
@@ -71,55 +49,25 @@ ratio_id(struct backend *b, int ratio)
     return b->n_ratios++;
 }
 
-static void
-plan_layer(struct backend *b, struct cuda_layer *l, int ratio)
-{
-    const struct model_config *c = &b->c;
-
-    l->ring_at = ring_take(b, (size_t)b->ring_slots * b->row);
-    if (ratio == 0)
-        return;
-    l->ratio_id = ratio_id(b, ratio);
-    plan_compressor(b, &l->comp, ratio, c->head_dim, b->row);
-    if (ratio == MODEL_CSA_RATIO)
-        plan_compressor(b, &l->index_comp, ratio, c->index_head_dim, b->index_row);
-    else if (b->min_dense_ratio == 0 || ratio < b->min_dense_ratio)
-        b->min_dense_ratio = ratio;
-}
-
 /* Host structs, and where everything lies in a sequence and in a page. */
 int
 cuda_model_plan(struct backend *b, bool draft, struct err *e)
 {
     const struct model_config *c = &b->c;
-    const size_t n = (size_t)c->n_layers, groups = (size_t)c->o_groups;
-    struct matrix *wo_a = cuda_host(b, (n + 1) * groups, sizeof *wo_a, e);
 
-    b->layers = cuda_host(b, n, sizeof *b->layers, e);
-    if (draft)
-        b->draft = cuda_host(b, 1, sizeof *b->draft, e);
-    if (wo_a == NULL || b->layers == NULL || (draft && b->draft == NULL))
+    if (network_new(&b->net, c, draft, e) == -1)
         return -1;
-    b->row = b->fmt == KV_BF16 ? (size_t)c->head_dim * 2
-                               : (size_t)kv_row_bytes(c->head_dim, c->rope_dim);
-    b->index_row = (size_t)kv_index_row_bytes(c->index_head_dim);
-    b->ring_slots = c->window + CUDA_REWIND;
-    for (int i = 0; i < c->n_layers; i++) {
-        b->layers[i].wo_a = wo_a + (size_t)i * groups;
-        plan_layer(b, &b->layers[i], c->ratio[i]);
-    }
-    if (draft) {
-        b->draft->layer.wo_a = wo_a + n * groups;
-        plan_layer(b, &b->draft->layer, 0);
-        b->draft->ring_at =
-            ring_take(b, (CUDA_REWIND + 1) * (size_t)c->hc_mult * c->hidden * 2);
-    }
-    b->page_stride = (b->page_bytes + CUDA_ROW_ALIGN - 1) / CUDA_ROW_ALIGN * CUDA_ROW_ALIGN;
+    network_place(&b->net, c, b->fmt, CUDA_ALIGN, &b->at);
+    for (int i = 0; i < c->n_layers; i++)
+        if (c->ratio[i] != 0)
+            b->net.layers[i].ratio_id = ratio_id(b, c->ratio[i]);
+    b->page_stride = (b->at.page_bytes + CUDA_ROW_ALIGN - 1) / CUDA_ROW_ALIGN *
+                     CUDA_ROW_ALIGN;
     if (kv_layout_init(&b->layout, c, draft, e) == -1)
         return -1;
-    if (b->layout.page_bytes != b->page_bytes)
+    if (b->layout.page_bytes != b->at.page_bytes)
         return err_set(e, ERR_INTERNAL, 0, "pages of %zu bytes, their layout has %llu",
-                       b->page_bytes, (unsigned long long)b->layout.page_bytes);
+                       b->at.page_bytes, (unsigned long long)b->layout.page_bytes);
     return 0;
 }
 
@@ -138,15 +86,15 @@ plan_attention(struct backend *b)
     TAKE(o, t * heads);
     TAKE(z, t * (z > (size_t)c->q_lora_rank ? z : (size_t)c->q_lora_rank));
     TAKE(kv, t * c->head_dim);
-    TAKE(rows, t * b->row);
+    TAKE(rows, t * b->at.row);
     TAKE(raw, t * 4 * c->head_dim);
     TAKE(iraw, t * 4 * c->index_head_dim);
     TAKE(iq, t * iheads * c->index_head_dim);
-    TAKE(iqp, t * iheads * b->index_row);
+    TAKE(iqp, t * iheads * b->at.index_row);
     TAKE(iw, t * iheads);
     TAKE(entry,
          t * (size_t)(c->head_dim > c->index_head_dim ? c->head_dim : c->index_head_dim));
-    TAKE(entry_p, t * (b->row > b->index_row ? b->row : b->index_row));
+    TAKE(entry_p, t * (b->at.row > b->at.index_row ? b->at.row : b->at.index_row));
     TAKE(att, t);
     TAKE(index, t);
     TAKE(picked, t * c->index_topk);
@@ -166,7 +114,7 @@ plan_scores(struct backend *b)
 {
     const struct model_config *c = &b->c;
     const size_t positions = (size_t)c->max_positions, topk = (size_t)c->index_topk;
-    const size_t dense = b->min_dense_ratio > 0 ? positions / b->min_dense_ratio : 0;
+    const size_t dense = b->at.min_dense_ratio > 0 ? positions / b->at.min_dense_ratio : 0;
     const size_t keys = (size_t)c->window + (dense > topk ? dense : topk);
     struct cuda_scratch *s = &b->s;
     const struct attention_args like = {.n_heads = c->n_heads, .n_keys = (int)keys};
@@ -227,7 +175,7 @@ cuda_scratch_plan(struct backend *b)
     TAKE(head_x, t * hc * d);
     TAKE(logits, (size_t)CUDA_LOGIT_ROWS * c->vocab_size);
     TAKE(token, CUDA_LOGIT_ROWS);
-    if (b->draft != NULL) {
+    if (b->net.draft != NULL) {
         TAKE(draft_x, t * hc * d);
         TAKE(draft_h, t * hc * d);
     }

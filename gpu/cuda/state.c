@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "gpu/check.h"
 #include "gpu/cuda/cuda.h"
 #include "gpu/index.h"
 
@@ -21,19 +22,19 @@
 int
 cuda_pool_size(struct backend *b, uint64_t bytes, struct err *e)
 {
-    const uint64_t rings = (uint64_t)b->max_seqs * b->seq_bytes;
+    const uint64_t rings = (uint64_t)b->max_seqs * b->at.seq_bytes;
     const uint64_t most = ((uint64_t)b->c.max_positions + KV_PAGE_TOKENS - 1) /
                           KV_PAGE_TOKENS;
 
     if (bytes < rings)
         return err_set(e, ERR_QUOTA, 0,
                        "%llu bytes of caches: %u sequences of %zu bytes do not fit",
-                       (unsigned long long)bytes, b->max_seqs, b->seq_bytes);
-    b->n_pool = b->page_bytes > 0 ? (size_t)((bytes - rings) / b->page_bytes) : 0;
+                       (unsigned long long)bytes, b->max_seqs, b->at.seq_bytes);
+    b->n_pool = b->at.page_bytes > 0 ? (size_t)((bytes - rings) / b->at.page_bytes) : 0;
     if (b->n_pool > (uint64_t)b->max_seqs * most)
         b->n_pool = (size_t)(b->max_seqs * most);
     b->cap_pages = b->n_pool < most ? b->n_pool : (size_t)most;
-    b->kv_limit = rings + (uint64_t)b->n_pool * b->page_bytes;
+    b->kv_limit = rings + (uint64_t)b->n_pool * b->at.page_bytes;
     b->kv_used = rings;
     b->page_refs = cuda_host(b, b->n_pool, sizeof *b->page_refs, e);
     b->page_free = cuda_host(b, b->n_pool, sizeof *b->page_free, e);
@@ -58,14 +59,14 @@ cuda_pool_plan(struct backend *b)
 {
     b->tables =
         arena_take(&b->arena, (size_t)b->max_seqs * b->cap_pages, sizeof *b->tables);
-    b->rings = arena_take(&b->arena, b->max_seqs, b->seq_bytes);
+    b->rings = arena_take(&b->arena, b->max_seqs, b->at.seq_bytes);
     b->pool = arena_take(&b->arena, b->n_pool, b->page_stride);
 }
 
 uint8_t *
 cuda_rings_of(const struct backend *b, uint32_t seq)
 {
-    return b->rings + (size_t)seq * b->seq_bytes;
+    return b->rings + (size_t)seq * b->at.seq_bytes;
 }
 
 uint8_t *
@@ -80,7 +81,7 @@ page_drop(struct backend *b, uint32_t page)
     if (--b->page_refs[page] > 0)
         return;
     b->page_free[b->n_free++] = page;
-    b->kv_used -= b->page_bytes;
+    b->kv_used -= b->at.page_bytes;
 }
 
 /* There is one: cuda_reserve has counted. */
@@ -90,7 +91,7 @@ page_take(struct backend *b)
     const uint32_t page = b->page_free[--b->n_free];
 
     b->page_refs[page] = 1;
-    b->kv_used += b->page_bytes;
+    b->kv_used += b->at.page_bytes;
     return page;
 }
 
@@ -144,7 +145,7 @@ cuda_seq_open(struct backend *b, uint32_t seq, struct err *e)
 {
     if (find_closed(b, seq, e) == -1)
         return -1;
-    CU_TRY(cudaMemsetAsync(cuda_rings_of(b, seq), 0, b->seq_bytes, b->rk.stream), e);
+    CU_TRY(cudaMemsetAsync(cuda_rings_of(b, seq), 0, b->at.seq_bytes, b->rk.stream), e);
     b->seqs[seq] = (struct cuda_seq){
         .open = true, .pages = b->seqs[seq].pages, .copied = b->seqs[seq].copied};
     return 0;
@@ -170,7 +171,7 @@ cuda_seq_fork(struct backend *b, uint32_t from, uint32_t to, struct err *e)
 
     if (cuda_find_whole(b, from, e) == -1 || find_closed(b, to, e) == -1)
         return -1;
-    CU_TRY(cudaMemcpyAsync(cuda_rings_of(b, to), cuda_rings_of(b, from), b->seq_bytes,
+    CU_TRY(cudaMemcpyAsync(cuda_rings_of(b, to), cuda_rings_of(b, from), b->at.seq_bytes,
                            cudaMemcpyDeviceToDevice, b->rk.stream),
            e);
     q = &b->seqs[from];
@@ -196,15 +197,8 @@ cuda_seq_rewind(struct backend *b, uint32_t seq, uint64_t len, struct err *e)
     if (cuda_find_whole(b, seq, e) == -1)
         return -1;
     q = &b->seqs[seq];
-    if (len > q->len)
-        return err_set(e, ERR_INVALID, 0, "rewind to %llu: there are %llu tokens",
-                       (unsigned long long)len, (unsigned long long)q->len);
-    if (q->high - len > CUDA_REWIND)
-        return err_set(e, ERR_CONFLICT, 0, "rewind to %llu is more than %d tokens back",
-                       (unsigned long long)len, CUDA_REWIND);
-    if (len < q->floor)
-        return err_set(e, ERR_CONFLICT, 0, "rewind to %llu: the caches were set at %llu",
-                       (unsigned long long)len, (unsigned long long)q->floor);
+    if (check_rewind(len, q->len, q->high, q->floor, e) == -1)
+        return -1;
     q->len = len;
     pages_cut(b, q, len);
     return 0;
@@ -220,11 +214,11 @@ pages_wanted(const struct cuda_seq *q, uint64_t n)
 int
 cuda_pages_add(struct backend *b, struct cuda_seq *q, uint64_t n, struct err *e)
 {
-    if (b->page_bytes == 0)
+    if (b->at.page_bytes == 0)
         return 0;
     if (n > b->n_free)
         return err_set(e, ERR_QUOTA, 0, "%llu more pages of %zu bytes; %zu are free",
-                       (unsigned long long)n, b->page_bytes, b->n_free);
+                       (unsigned long long)n, b->at.page_bytes, b->n_free);
     for (const size_t want = q->n_pages + (size_t)n; q->n_pages < want; q->n_pages++)
         page_set(b, q, q->n_pages, page_take(b));
     return 0;
@@ -248,7 +242,7 @@ pages_take(struct backend *b, struct cuda_seq *q, uint64_t n, struct err *e)
         const uint32_t own = b->page_free[b->n_free - 1];
 
         CU_TRY(cudaMemcpyAsync(cuda_page_of(b, own), cuda_page_of(b, q->pages[at]),
-                               b->page_bytes, cudaMemcpyDeviceToDevice, b->rk.stream),
+                               b->at.page_bytes, cudaMemcpyDeviceToDevice, b->rk.stream),
                e);
         page_take(b);
         page_drop(b, q->pages[at]);
@@ -265,7 +259,7 @@ cuda_reserve(struct backend *b, const struct step *s, struct err *e)
 {
     uint64_t missing = 0;
 
-    if (b->page_bytes == 0)
+    if (b->at.page_bytes == 0)
         return 0;
     for (uint32_t i = 0; i < s->n_seqs; i++) {
         const struct cuda_seq *q = &b->seqs[s->seqs[i].seq];
@@ -275,7 +269,7 @@ cuda_reserve(struct backend *b, const struct step *s, struct err *e)
     if (missing > b->n_free)
         return err_set(e, ERR_QUOTA, 0,
                        "the step takes %llu more pages of %zu bytes; %zu are free",
-                       (unsigned long long)missing, b->page_bytes, b->n_free);
+                       (unsigned long long)missing, b->at.page_bytes, b->n_free);
     for (uint32_t i = 0; i < s->n_seqs; i++)
         if (pages_take(b, &b->seqs[s->seqs[i].seq], s->seqs[i].n_tokens, e) == -1)
             return -1;

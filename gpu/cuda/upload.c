@@ -65,7 +65,7 @@ send_rows(struct backend *b, struct cuda_rows *r, const uint32_t *const *tokens)
     for (int i = 0; i < r->n_spans; i++) {
         const struct cuda_span *s = &r->span[i];
 
-        spans[i] = (struct dev_span){.rings = b->rings + (size_t)s->id * b->seq_bytes,
+        spans[i] = (struct dev_span){.rings = b->rings + (size_t)s->id * b->at.seq_bytes,
                                      .pages = b->tables + (size_t)s->id * b->cap_pages,
                                      .start = s->start,
                                      .row0 = s->row0,
@@ -220,7 +220,7 @@ upload_step(struct backend *b, const struct step *s, struct cuda_step *p, int bu
     b->up.host = b->up.buffer[buffer];
     step_rows(b, s, &p->r);
     head_rows(b, s, p);
-    if (b->draft != NULL) {
+    if (b->net.draft != NULL) {
         draft_rows(b, s, p);
         draft_head_rows(b, s, p);
     }

@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "model/kvsize.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -27,6 +29,12 @@ enum {
  * the same row. Where a model keeps keys in bf16, fmt is KV_BF16 and the row is bf16 [dim].
  */
 enum kv_fmt { KV_PACKED, KV_BF16 };
+
+static inline size_t
+kv_row_size(enum kv_fmt fmt, int dim, int rope_dim)
+{
+    return fmt == KV_BF16 ? (size_t)dim * 2 : (size_t)kv_row_bytes(dim, rope_dim);
+}
 
 /*
  * One query position over its keys (spec 5.6):

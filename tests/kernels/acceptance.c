@@ -66,7 +66,7 @@ run_layer(struct accepted *f, int l, uint16_t *x)
         b->s.pos[i] = (uint64_t)i;
     for (int k = 0; k < 2; k++)
         rope_table(b->freq[k], pairs, b->s.pos, n, b->s.cs[k]);
-    layer_forward(b, &b->layers[l], &rows, x);
+    layer_forward(b, &b->net.layers[l], &rows, x);
 }
 
 static double
@@ -169,7 +169,7 @@ golden_logits(struct accepted *f)
     assert_non_null(all);
     for (size_t i = 0; i < n; i++)
         out[i] = all + i * vocab;
-    head_forward(f->cpu, &f->cpu->hc_head, f->cpu->norm,
+    head_forward(f->cpu, &f->cpu->net.hc_head, f->cpu->net.norm,
                  (const uint16_t *)t->data + (size_t)f->g.c.n_layers * n * width, (int)n,
                  out);
     want = golden_rows(&f->g, "prefill_logits", &rows);

@@ -90,7 +90,7 @@ each_layer_alone(void **state)
             fail_msg("%s", e.text);
         cuda_ok(cudaMemcpyAsync(b->s.x, (const uint8_t *)t->data + (size_t)l * bytes, bytes,
                                 cudaMemcpyHostToDevice, b->rk.stream));
-        if (cuda_layer_forward(b, &b->layers[l], &p.r, b->s.x, &e) == -1 ||
+        if (cuda_layer_forward(b, &b->net.layers[l], &p.r, b->s.x, &e) == -1 ||
             rank_wait(&b->rk, &e) == -1)
             fail_msg("%s", e.text);
         cuda_ok(cudaMemcpy(got, b->s.x, bytes, cudaMemcpyDeviceToHost));
@@ -322,7 +322,7 @@ rewind_and_again(void **state)
     forget(s);
     open_seq(b, 0);
     for (int at = 0; at < N;) {
-        const int wrong = (int)next(s, CUDA_REWIND + 1);
+        const int wrong = (int)next(s, MAX_REWIND + 1);
         const int n = 1 + (int)next(s, 20), right = n < N - at ? n : N - at;
 
         if (wrong > 0 && at + wrong <= N) {
@@ -333,7 +333,7 @@ rewind_and_again(void **state)
         at += right;
     }
     assert_true(same(s, 0, 0, N));
-    assert_int_equal(backend_cuda.seq_rewind(b, 0, N - CUDA_REWIND - 1, &e), -1);
+    assert_int_equal(backend_cuda.seq_rewind(b, 0, N - MAX_REWIND - 1, &e), -1);
     assert_int_equal(e.code, ERR_CONFLICT);
     backend_cuda.close(b);
 }
@@ -377,7 +377,8 @@ one_bit_shows(void **state)
     struct state *s = *state;
     struct backend *b = golden_backend(&s->g, NULL, 1);
     const struct model_config *c = &s->g.c;
-    uint8_t *at = b->rings + b->layers[0].ring_at + (size_t)(199 % b->ring_slots) * b->row +
+    uint8_t *at = b->rings + b->net.layers[0].ring_at +
+                  (size_t)(199 % b->at.ring_slots) * b->at.row +
                   (size_t)(c->head_dim - c->rope_dim);
     uint8_t byte;
 

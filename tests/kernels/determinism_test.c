@@ -330,7 +330,8 @@ one_bit_shows(void **state)
         open_seq(b, 0);
         run(s, b, 0, 0, 0, 200);
         if (flip)
-            b->seqs[0].rings[b->layers[0].ring_at + (size_t)(199 % b->ring_slots) * b->row +
+            b->seqs[0].rings[b->net.layers[0].ring_at +
+                             (size_t)(199 % b->at.ring_slots) * b->at.row +
                              (size_t)(c->head_dim - c->rope_dim)] ^= 1;
         run(s, b, 0, 0, 200, 50);
         assert_int_equal(same(s, 0, 0, 250), !flip);

@@ -193,7 +193,7 @@ pack(struct backend *b, struct matrix *m)
 static void
 use(struct backend *b, const char *isa)
 {
-    struct layer *l = &b->layers[0];
+    struct layer *l = &b->net.layers[0];
     struct matrix *all[] = {&l->hc_attn.fn,
                             &l->hc_ffn.fn,
                             &l->wq_a,
@@ -267,13 +267,13 @@ make_backend(int ratio)
                                  .hc_eps = 1e-6f};
     b->max_seqs = 2;
     b->kv_limit = 1 << 30;
-    b->layers = get(b, 1, sizeof *b->layers);
-    make_layer(b, b->layers, ratio);
+    b->net.layers = get(b, 1, sizeof *b->net.layers);
+    make_layer(b, b->net.layers, ratio);
     for (int i = 0; i < 2; i++) {
         b->freq[i] = get(b, 32, sizeof(float));
         rope_frequencies(&b->c, i == 1, b->freq[i]);
     }
-    state_plan(b);
+    network_place(&b->net, &b->c, b->fmt, ALIGN, &b->at);
     b->seqs = get(b, b->max_seqs, sizeof *b->seqs);
     assert_int_equal(scratch_plan(b, &e), 0);
     return b;
@@ -302,7 +302,7 @@ random_raw(struct seq *q, const struct compressor *k)
 static void
 make_past(struct backend *b)
 {
-    const struct layer *l = &b->layers[0];
+    const struct layer *l = &b->net.layers[0];
     struct step_seq share = {.n_tokens = LEN};
     const struct step step = {.n_seqs = 1, .seqs = &share};
     struct seq *q = &b->seqs[0];
@@ -311,8 +311,8 @@ make_past(struct backend *b)
     assert_int_equal(state_open(b, 0, &e), 0);
     assert_int_equal(state_reserve(b, &step, &e), 0);
     q->len = q->high = LEN;
-    for (int i = 0; i < b->ring_slots; i++)
-        random_row(b, q->rings + l->ring_at + (size_t)i * b->row);
+    for (int i = 0; i < b->at.ring_slots; i++)
+        random_row(b, q->rings + l->ring_at + (size_t)i * b->at.row);
     if (l->ratio == 0)
         return;
     random_raw(q, &l->comp);
@@ -358,7 +358,7 @@ run_layer(struct backend *b, const uint16_t *x, int n, int most, uint16_t *out)
         for (int i = 0; i < 2; i++)
             rope_table(b->freq[i], 32, b->s.pos, k, b->s.cs[i]);
         memcpy(b->s.x, x + (size_t)at * width, (size_t)k * width * sizeof *x);
-        layer_forward(b, &b->layers[0], &rows, b->s.x);
+        layer_forward(b, &b->net.layers[0], &rows, b->s.x);
         memcpy(out + (size_t)at * width, b->s.x, (size_t)k * width * sizeof *x);
         q->len += (uint64_t)k;
         q->high = q->len;
@@ -412,8 +412,9 @@ one_kind(int ratio)
     assert_memory_equal(cut, fast, MANY * width * sizeof *x);
 
     /* Control: the lowest bit of the last number of the row just before these tokens. */
-    b->seqs[0].rings[b->layers[0].ring_at + (size_t)(LEN - 1) % b->ring_slots * b->row +
-                     (size_t)(b->c.head_dim + b->c.rope_dim - 2)] ^= 1;
+    b->seqs[0]
+        .rings[b->net.layers[0].ring_at + (size_t)(LEN - 1) % b->at.ring_slots * b->at.row +
+               (size_t)(b->c.head_dim + b->c.rope_dim - 2)] ^= 1;
     run_layer(b, x, MANY, MANY, cut);
     assert_memory_not_equal(cut, fast, MANY * width * sizeof *x);
     state_close(b, 0);

@@ -52,10 +52,10 @@ add_attention(struct cost *c, const struct backend *b, const struct layer *l, ui
     const double entries = l->ratio > 0 ? floor(((double)pos + 1.0) / l->ratio) : 0.0;
     const double chosen = l->indexed ? fmin(entries, m->index_topk) : entries;
 
-    c->bytes += (window + chosen) * (double)b->row;
+    c->bytes += (window + chosen) * (double)b->at.row;
     c->flops += 4.0 * m->head_dim * m->n_heads * (window + chosen);
     if (l->indexed && entries > chosen) {
-        c->bytes += entries * (double)b->index_row;
+        c->bytes += entries * (double)b->at.index_row;
         c->flops += 2.0 * m->index_n_heads * m->index_head_dim * entries;
     }
 }
@@ -91,9 +91,9 @@ token_cost(const struct backend *b, uint64_t pos, bool head, struct cost *out)
 {
     *out = (struct cost){0};
     for (int i = 0; i < b->c.n_layers; i++)
-        add_layer(out, b, &b->layers[i], pos);
+        add_layer(out, b, &b->net.layers[i], pos);
     if (head)
-        add(out, &b->head, 1.0);
+        add(out, &b->net.head, 1.0);
 }
 
 /* Flash without its vocabulary (spec 1.1). */
@@ -297,12 +297,12 @@ make_model(struct backend *b, const void *arg, bool draft, struct err *e)
     (void)arg;
     (void)draft;
     if (make(b, MATRIX_BF16, c->vocab_size, c->hidden, &embed, e) == -1 ||
-        make(b, MATRIX_BF16, c->vocab_size, c->hidden, &b->head, e) == -1 ||
-        make_vector(b, c->hidden, 1.0f, &b->norm, e) == -1 ||
-        make_mixer(b, c->hc_mult, &b->hc_head, e) == -1)
+        make(b, MATRIX_BF16, c->vocab_size, c->hidden, &b->net.head, e) == -1 ||
+        make_vector(b, c->hidden, 1.0f, &b->net.norm, e) == -1 ||
+        make_mixer(b, c->hc_mult, &b->net.hc_head, e) == -1)
         return -1;
-    b->embed = embed.w;
-    l = b->layers = mem_get(b, 1, sizeof *l, e);
+    b->net.embed = embed.w;
+    l = b->net.layers = mem_get(b, 1, sizeof *l, e);
     if (l == NULL)
         return -1;
     l->ratio = c->ratio[0];

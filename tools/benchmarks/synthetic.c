@@ -98,7 +98,7 @@ extend(struct backend *b, uint32_t seq, uint64_t len)
     fail_if(cuda_pages_add(b, q, len / KV_PAGE_TOKENS - q->n_pages, &e), &e);
     for (size_t i = had; i < q->n_pages; i++)
         cuda_is(cudaMemcpyAsync(cuda_page_of(b, q->pages[i]),
-                                cuda_page_of(b, q->pages[i % had]), b->page_bytes,
+                                cuda_page_of(b, q->pages[i % had]), b->at.page_bytes,
                                 cudaMemcpyDeviceToDevice, b->rk.stream));
     q->len = q->high = len;
     fail_if(rank_wait(&b->rk, &e), &e);
@@ -184,7 +184,8 @@ static void
 swap_out_and_in(struct backend *b, uint64_t len)
 {
     struct kv_layout *l = &b->layout;
-    const size_t n = (size_t)(b->seqs[0].len / KV_PAGE_TOKENS), bytes = n * b->page_bytes;
+    const size_t n = (size_t)(b->seqs[0].len / KV_PAGE_TOKENS),
+                 bytes = n * b->at.page_bytes;
     const size_t state = (size_t)kv_state_bytes(l, b->seqs[0].len), all = bytes + state;
     uint8_t *host = aligned_alloc(4096, (all + 4095) / 4096 * 4096);
     const uint64_t pos = b->seqs[0].len;
