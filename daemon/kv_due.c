@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * When a session is saved: at once at the end of a turn and at a checkpoint by name, whenever a
- * chunk of a document that is being read is complete, and otherwise when nothing has come for
+ * chunk of what is being read or drawn is complete, and otherwise when nothing has come for
  * save-after. What cannot be done at once, or fails, stays due and is tried again.
  */
 #include "config.h"
@@ -154,4 +154,22 @@ kv_fed(struct kv *k, struct session *s)
 {
     if (s->slot != NULL && !s->kept.quarantined)
         kv_save(k, s, s->slot, KV_BLOCKS);
+}
+
+/* A state that could not be had where it belongs, for want of room, is made up for at the next
+ * opportunity. */
+void
+kv_drawn(struct kv *k, struct session *s)
+{
+    const struct kv_session *ks = kv_of(k, s);
+    const uint64_t ran = s->log.len - 1; /* the last token drawn has not */
+    uint64_t newest = 0;
+
+    if (ks == NULL || s->slot == NULL || s->kept.quarantined)
+        return;
+    kv_save(k, s, s->slot, KV_BLOCKS);
+    if (ks->pieces.n > 0 && kv_is_state(&ks->pieces.v[ks->pieces.n - 1]))
+        newest = ks->pieces.v[ks->pieces.n - 1].file.about.pos;
+    if (newest < ran - ran % KV_STATE_EVERY)
+        kv_save(k, s, s->slot, KV_STATE);
 }

@@ -171,6 +171,8 @@ void kv_op_over(struct kv *k, struct session *s);
 void kv_keep(struct kv *k, struct session *s);
 /* Tokens have joined the transcript in the middle of an append. */
 void kv_fed(struct kv *k, struct session *s);
+/* A sample is between two of its pieces: the slot's content is the transcript. */
+void kv_drawn(struct kv *k, struct session *s);
 void kv_save_now(struct kv *k, struct session *s);   /* as soon as it can be */
 void kv_save_next(struct kv *k, struct session *s);  /* the next batch of one in a hurry */
 void kv_save_again(struct kv *k, struct session *s); /* it came to nothing: later */

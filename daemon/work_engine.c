@@ -158,6 +158,24 @@ may_run(struct work *w, struct op *op)
     return !op->held && (w->trial != s || w->slots.n_jobs == own);
 }
 
+/* Tokens are drawn in pieces, so that what they have brought is saved in between: each ends where
+ * a block of pages is whole. The last token drawn is not in the caches yet, so that is one
+ * further. A draw depends on its position and on what was drawn before, not on the pieces. */
+static int
+sample(struct work *w, struct op *op, struct err *e)
+{
+    struct session *s = op->session;
+    const uint64_t len = s->slot->sent, most = KVFILE_CHUNK_TOKENS;
+    const uint64_t piece = len > 0 ? most - (len - 1) % most : 1;
+    struct sample_params p = op->params;
+
+    if (p.max_tokens - op->n_drawn > piece)
+        p.max_tokens = (uint32_t)(op->n_drawn + piece);
+    if (op->n_drawn > 0)
+        kv_drawn(w->kv, s);
+    return slots_sample(&w->slots, s->slot, op->n_drawn, &p, op->rows, op->fd, e);
+}
+
 /* Sends what can be sent for the operation under way. 1: it is complete, 0: it goes on. */
 static int
 drive(struct work *w, struct op *op, struct err *e)
@@ -197,9 +215,8 @@ drive(struct work *w, struct op *op, struct err *e)
     } else if (slot_working(s->slot) == 0) {
         if (op->kind == OP_APPEND || op->kind == OP_SCORE || op->kind == OP_UNPARK)
             return 1;
-        if (op->kind == OP_SAMPLE ? slots_sample(&w->slots, s->slot, op->n_drawn,
-                                                 &op->params, op->rows, op->fd, e) == -1
-                                  : slots_logits(&w->slots, s->slot, op->fd, e) == -1)
+        if ((op->kind == OP_SAMPLE ? sample(w, op, e)
+                                   : slots_logits(&w->slots, s->slot, op->fd, e)) == -1)
             return -1;
     }
     session_move(s, state_of(op), "the engine works on it");
@@ -354,6 +371,8 @@ on_end(struct op *op, const struct slots_news *news)
     if (news->end->reason == LINK_FAILED)
         return; /* slot->err has it */
     if (news->job_type == LINK_SAMPLE) {
+        if (news->end->reason == LINK_LIMIT && op->n_drawn < op->params.max_tokens)
+            return; /* a piece of it */
         op->reason = (enum link_reason)news->end->reason;
         op->stop_at = news->end->stop_at;
         op->stage = OP_OVER;
