@@ -116,6 +116,8 @@ kv_end(struct kv *k)
     k->tick = NULL;
     k->hangs = !kv_bulk_free(k->bulk);
     k->bulk = NULL;
+    if (!k->hangs && k->parts != NULL)
+        kv_images_leave(k);
     while ((v = k->saves) != NULL) {
         k->saves = v->next;
         store_unwait(&v->wait);
@@ -184,6 +186,8 @@ kv_count(const struct kv *k, struct kv_counts *out)
     engine_status(k->w->engine, &st);
     *out = k->counts;
     out->memory_bytes = arena_used(k->arena);
+    if (k->parts != NULL)
+        out->memory_bytes -= KVFILE_ALIGN; /* the directory's page */
     out->memory_limit = arena_bytes(k->arena);
     out->engine_bytes = st.kv_used;
     for (const struct kv_save *v = k->saves; v != NULL; v = v->next)
@@ -234,6 +238,7 @@ learn_model(struct kv *k, const struct link_ready *info, struct err *e)
 void
 kv_ready(struct kv *k)
 {
+    const bool first = k->parts == NULL;
     struct kvfile_plan chunk, state;
     struct err e;
 
@@ -242,6 +247,8 @@ kv_ready(struct kv *k)
         log_line(LOG_ERROR, "caches-not-kept why=\"%s\"", e.text);
         return;
     }
+    if (first)
+        kv_images_find(k);
     kvfile_plan(
         &k->model,
         &(struct kvfile_about){.type = KVFILE_CHUNK, .n_tokens = KVFILE_CHUNK_TOKENS},
@@ -253,7 +260,7 @@ kv_ready(struct kv *k)
                 &state);
     k->state_bytes = state.bytes;
     /* A restore holds a state and takes chunk after chunk; a save needs one file at a time. */
-    if (2 * (chunk.bytes + state.bytes) > arena_bytes(k->arena)) {
+    if (2 * (chunk.bytes + state.bytes) + KVFILE_ALIGN > arena_bytes(k->arena)) {
         log_line(LOG_WARNING,
                  "caches-not-kept why=\"host memory of %" PRIu64
                  " bytes cannot hold two chunks and two states, %" PRIu64

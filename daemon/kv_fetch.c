@@ -67,6 +67,23 @@ post(struct kv *k, struct kv_restore *r, struct kv_get *g, enum kv_bulk_kind kin
     return 0;
 }
 
+/* A copy in the arena that is not what it should be: there is the file. */
+static bool
+read_instead(struct kv *k, struct kv_restore *r, struct kv_get *g, const struct err *why)
+{
+    if (r->dead || g->read || !g->image->stored || k->io == NULL)
+        return false;
+    k->counts.damaged += why->code == ERR_DAMAGED;
+    log_line(LOG_WARNING,
+             "cache-copy-refused session=%s uid=%" PRIu32 " state=%d pos=%" PRIu64
+             " why=\"%s\"",
+             r->s->name, r->s->user->uid, g->about.type == KVFILE_STATE, g->about.pos,
+             why->text);
+    kv_get_unpin(k, g);
+    g->stage = KV_GET_WAITS;
+    return true;
+}
+
 /* What has been read, checked or found: on to the next, or over. */
 static void
 on_checked(struct kv_bulk_job *job)
@@ -86,6 +103,10 @@ on_checked(struct kv_bulk_job *job)
     } else {
         /* Whatever is wrong with it, this copy is not needed any more. */
         g->image->sealed = false;
+        if (read_instead(k, r, g, &why)) {
+            kv_restores_step(k); /* of forks that wait for the same one, too */
+            return;
+        }
         kv_get_unpin(k, g);
         if (!r->dead) {
             kv_restore_blame(k, r, &g->about, &why);
@@ -113,6 +134,7 @@ on_read(struct kv_bulk_job *job)
                 job->bytes, g->image->plan.bytes);
     if (why.code == ERR_NONE) {
         k->counts.read_bytes += job->bytes;
+        r->read_bytes += job->bytes;
         if (job->ns > 0)
             k->read_rate += ((double)job->bytes * NS / (double)job->ns - k->read_rate) / 8;
     }
@@ -132,12 +154,26 @@ on_read(struct kv_bulk_job *job)
     }
 }
 
+/* Images are found by id; one that came with the arena may claim what it likes. */
+static bool
+is_about(const struct kv_image *x, const struct kvfile_about *a)
+{
+    const struct kvfile_about *b = &x->about;
+
+    return a->type == b->type && a->pos == b->pos && a->n_tokens == b->n_tokens &&
+           a->state_bytes == b->state_bytes && a->logits == b->logits;
+}
+
 /* Begins to get it. 1: begun; 0: not now; -1: never, *e. */
 int
 kv_get_ask(struct kv *k, struct kv_restore *r, struct kv_get *g, struct err *e)
 {
     struct kv_image *x = kv_image_find(k, &g->about.id);
 
+    if (x != NULL && x->pins == 0 && !is_about(x, &g->about)) {
+        kv_image_free(k, x);
+        x = NULL;
+    }
     if (x != NULL) {
         if (!x->sealed)
             return 0; /* somebody else reads it: a fork of this session */
@@ -152,5 +188,6 @@ kv_get_ask(struct kv *k, struct kv_restore *r, struct kv_get *g, struct err *e)
         return 0;
     x->stored = true;
     g->image = x;
+    g->read = true;
     return post(k, r, g, KV_BULK_READ, e) == 0 ? 1 : -1;
 }

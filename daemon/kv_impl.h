@@ -73,6 +73,7 @@ struct kv_get {
     struct kvfile_about about;
     uint64_t skip, n_pages; /* chunk: of its pages these are wanted */
     struct kv_image *image; /* pinned from READ to GIVEN */
+    bool read;              /* from the disk: else it was in the arena */
     enum kv_get_stage stage;
 };
 
@@ -87,6 +88,7 @@ struct kv_restore {
         n_in;                    /* asked for, given to the engine, taken by it */
     uint32_t jobs, link_jobs;    /* under way: of bulk threads, of the engine */
     uint64_t began_ns, moved_ns; /* moved: when it last came further */
+    uint64_t read_bytes;         /* of files */
     bool set_sent, dead;
 };
 
@@ -142,6 +144,9 @@ void kv_image_free(struct kv *k, struct kv_image *x);
 void kv_image_unpin(struct kv *k, struct kv_image *x);
 void kv_image_used(struct kv *k, struct kv_image *x);
 uint8_t *kv_image_bytes(const struct kv *k, const struct kv_image *x);
+/* What an earlier fathomd has left in the arena; before anything else is done with it. */
+void kv_images_find(struct kv *k);
+void kv_images_leave(struct kv *k); /* for the next one; last of all */
 /* All that nobody has used for so long. */
 void kv_images_expire(struct kv *k, uint64_t idle_ns);
 

@@ -272,6 +272,10 @@ kv_restore_step(struct kv *k, struct kv_restore *r)
         return;
     if (r->state.stage == KV_GET_WAITS)
         rc = kv_get_ask(k, r, &r->state, &e);
+    for (size_t i = r->n_in; rc == 1 && i < r->n_asked; i++) {
+        if (r->chunks[i].stage == KV_GET_WAITS) /* its copy in memory was no good */
+            rc = kv_get_ask(k, r, &r->chunks[i], &e);
+    }
     while (rc == 1 && r->state.stage != KV_GET_WAITS && r->n_asked < r->n_chunks &&
            r->n_asked < r->n_in + KV_WINDOW) {
         rc = kv_get_ask(k, r, &r->chunks[r->n_asked], &e);
@@ -320,8 +324,8 @@ finish(struct kv *k, struct kv_restore *r)
             8;
     log_line(LOG_INFO,
              "cache-restored session=%s uid=%" PRIu32 " tokens=%" PRIu64 " replay=%" PRIu64
-             " ms=%" PRIu64,
-             s->name, s->user->uid, r->pos, s->log.len - r->pos, ns / MS);
+             " read=%" PRIu64 " ms=%" PRIu64,
+             s->name, s->user->uid, r->pos, s->log.len - r->pos, r->read_bytes, ns / MS);
     kv_touch(k, s);
     kv_got_slot(s);
     r->dead = true;

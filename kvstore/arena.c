@@ -207,6 +207,42 @@ arena_take(struct arena *a, uint64_t bytes, struct extent *out)
     return false;
 }
 
+static void
+insert_hole(struct arena *a, size_t i, struct extent x)
+{
+    memmove(&a->holes[i + 1], &a->holes[i], (a->n - i) * sizeof *a->holes);
+    a->holes[i] = x;
+    a->n++;
+}
+
+bool
+arena_take_at(struct arena *a, struct extent x)
+{
+    const uint64_t end = x.at + x.bytes;
+
+    if (x.at % ALIGN != 0 || x.bytes % ALIGN != 0 || x.bytes == 0 || x.at > a->bytes ||
+        x.bytes > a->bytes - x.at || !reserve(a))
+        return false;
+    for (size_t i = 0; i < a->n; i++) {
+        struct extent *hole = &a->holes[i];
+        const uint64_t hole_end = hole->at + hole->bytes;
+
+        if (x.at < hole->at || end > hole_end)
+            continue;
+        hole->bytes = x.at - hole->at;
+        if (hole->bytes == 0)
+            remove_hole(a, i);
+        else
+            i++;
+        if (end < hole_end)
+            insert_hole(a, i, (struct extent){end, hole_end - end});
+        a->used += x.bytes;
+        a->n_out++;
+        return true;
+    }
+    return false;
+}
+
 void
 arena_give(struct arena *a, struct extent *x)
 {
@@ -240,9 +276,7 @@ arena_give(struct arena *a, struct extent *x)
         after->at = x->at;
         after->bytes += x->bytes;
     } else {
-        memmove(&a->holes[i + 1], &a->holes[i], (a->n - i) * sizeof *a->holes);
-        a->holes[i] = *x;
-        a->n++;
+        insert_hole(a, i, *x);
     }
     *x = (struct extent){0};
 }

@@ -33,6 +33,8 @@ bool arena_huge(const struct arena *a);
 
 /* First fit. False: no hole is that large. */
 bool arena_take(struct arena *a, uint64_t bytes, struct extent *out);
+/* That very place, of whole pages. False: something of it is taken, or does not exist. */
+bool arena_take_at(struct arena *a, struct extent x);
 void arena_give(struct arena *a, struct extent *x); /* none is fine; becomes none */
 
 #endif /* KVSTORE_ARENA_H */

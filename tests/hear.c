@@ -8,7 +8,9 @@
  * The second way keeps descriptors that come with FDSTORE=1, by FDNAME, forgets them with
  * FDSTOREREMOVE=1, starts COMMAND again when a signal ended it, and passes them then as
  * sd_listen_fds(3) says; it prints `kept NAME`, `forgot NAME`, `passed NAME` and `ended STATUS`,
- * each of a memfd with its inode. SIGTERM goes on to COMMAND. HEAR_STORE="NAME ..." begins with
+ * each of a memfd with its inode. SIGTERM goes on to COMMAND; SIGUSR1 is a restart: COMMAND gets
+ * SIGTERM, the shell script HEAR_BETWEEN is run when it has ended (its parent's descriptors are the
+ * store), and COMMAND is started again. HEAR_STORE="NAME ..." begins with
  * memfds of those names in the store, HEAR_LISTEN="NAME=SOCKET ..." with listening sockets.
  */
 #include "config.h"
@@ -37,6 +39,7 @@ static struct {
 
 static int n_kept;
 static volatile pid_t child;
+static volatile sig_atomic_t again;
 
 static void
 say(const char *what, int i)
@@ -186,8 +189,18 @@ hear(int sock)
 static void
 on_term(int sig)
 {
+    again = sig == SIGUSR1;
     if (child > 0)
-        kill(child, sig);
+        kill(child, SIGTERM);
+}
+
+static void
+run_between(void)
+{
+    const char *script = getenv("HEAR_BETWEEN");
+
+    if (script != NULL && access(script, R_OK) == 0 && system("exec sh \"$HEAR_BETWEEN\"") != 0)
+        exit(70);
 }
 
 int
@@ -201,6 +214,7 @@ main(int argc, char **argv)
     p[0].fd = bound(argv[1], SOCK_DGRAM);
     if (argc > 2) {
         signal(SIGTERM, on_term);
+        signal(SIGUSR1, on_term);
         setenv("NOTIFY_SOCKET", argv[1], 1);
         read_environment();
         p[1].fd = run(argv + 2);
@@ -214,8 +228,11 @@ main(int argc, char **argv)
         close(p[1].fd);
         printf("ended %d\n", si.si_status);
         fflush(stdout);
-        if (si.si_code == CLD_EXITED)
+        if (si.si_code == CLD_EXITED && !again)
             return si.si_status;
+        if (again)
+            run_between();
+        again = 0;
         p[1].fd = run(argv + 2);
     }
     return 1;
