@@ -153,8 +153,10 @@ new_handle(struct sim *s, int inode, int flags, const char *path)
 {
     for (int h = 0; h < SIM_HANDLES; h++)
         if (!s->handles[h].used) {
-            s->handles[h] = (struct handle){.used = true, .inode = inode, .flags = flags};
-            snprintf(s->handles[h].path, sizeof s->handles[h].path, "%s", path);
+            s->handles[h] = (struct handle){.used = true,
+                                            .inode = inode,
+                                            .flags = flags,
+                                            .path = sim_must(strdup(path))};
             return h;
         }
     return -1;
@@ -238,7 +240,8 @@ sim_close(struct io *io, int h)
     struct sim *s = of(io);
 
     pthread_mutex_lock(&s->mu);
-    handle_of(s, h)->used = false;
+    free(handle_of(s, h)->path);
+    s->handles[h].used = false;
     pthread_mutex_unlock(&s->mu);
 }
 
@@ -264,7 +267,7 @@ do_read(struct io *io, int h, void *p, size_t n, uint64_t at, bool bulk, struct 
             abort();
         got = at >= b->n ? 0 : b->n - at < n ? b->n - at : n;
         if (got > 0)
-            memcpy(p, b->p + at, got);
+            tree_read(&s->now, f->inode, p, got, at);
     } else if (n > 0) {
         memset(p, 0xdb, n / 2); /* what a failed read leaves is nobody's */
     }
@@ -711,6 +714,9 @@ sim_free(struct sim *s)
 {
     if (s == NULL)
         return;
+    for (int h = 0; h < SIM_HANDLES; h++)
+        if (s->handles[h].used)
+            free(s->handles[h].path);
     forget_records(s);
     free(s->records);
     tree_done(&s->now);

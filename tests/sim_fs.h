@@ -97,6 +97,7 @@ struct sim_bounds {
     unsigned all;     /* combinations, at most: 256 */
     unsigned samples; /* 64 */
     uint64_t seed;    /* 1 */
+    uint64_t from;    /* only states of this mark and above: 0 */
 };
 
 typedef int sim_look(void *arg, struct io *io, uint64_t mark, const char *what);

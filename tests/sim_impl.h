@@ -15,8 +15,12 @@ enum { SIM_NAME_MAX = 128, SIM_ROOT = 0, SIM_NO_INODE = -1, SIM_HANDLES = 512 };
 
 /* The bytes of a file; shared until somebody changes them. */
 struct blob {
-    size_t refs, n, room;
-    uint8_t *p;
+    size_t refs, n;
+    size_t held,
+        room;      /* p[held]; behind that zeros up to n, as in a file with room reserved */
+    uint8_t *p;    /* [room] */
+    uint64_t hash; /* of the bytes, if hashed; states share most files, so it is kept */
+    bool hashed;
 };
 
 struct entry {
@@ -65,7 +69,7 @@ struct handle {
     bool used, locked;
     int inode;
     int flags;
-    char path[256];
+    char *path; /* owned */
 };
 
 struct sim {
@@ -91,6 +95,8 @@ void tree_set(struct tree *t, int dir, const char *name, int inode);
 void tree_clear(struct tree *t, int dir, const char *name);
 void tree_write(struct tree *t, int inode, const uint8_t *p, uint64_t n, uint64_t at);
 void tree_length(struct tree *t, int inode, uint64_t n);
-struct sim *sim_from(const struct tree *t); /* all of it durable; copies */
+void tree_read(const struct tree *t, int inode, uint8_t *p, uint64_t n, uint64_t at);
+uint64_t tree_hash(struct tree *t, int inode); /* of a file's bytes */
+struct sim *sim_from(const struct tree *t);    /* all of it durable; copies */
 
 #endif /* TESTS_SIM_IMPL_H */

@@ -264,10 +264,9 @@ hash_tree(struct tree *t, int inode, XXH3_state_t *h)
     struct inode *i = &t->inodes[inode];
 
     if (!i->is_dir) {
-        const uint64_t n = i->data->n;
+        const uint64_t bytes = tree_hash(t, inode);
 
-        XXH3_64bits_update(h, &n, sizeof n);
-        XXH3_64bits_update(h, i->data->p, n);
+        XXH3_64bits_update(h, &bytes, sizeof bytes);
         return;
     }
     if (i->n_entries > 1)
@@ -459,6 +458,8 @@ look_at_states(struct replay *p)
 {
     uint64_t n;
 
+    if (p->mark < p->bounds->from)
+        return;
     find_open(p);
     n = combinations(p, p->bounds->all);
     if (n <= p->bounds->all) {

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "tests/sim_impl.h"
 
@@ -34,7 +35,7 @@ blob_drop(struct blob *b)
     free(b);
 }
 
-/* One that nobody else sees, with room for n bytes. */
+/* One that nobody else sees, to be changed, with room to hold n bytes. */
 static struct blob *
 own(struct tree *t, int inode, size_t n)
 {
@@ -43,14 +44,16 @@ own(struct tree *t, int inode, size_t n)
 
     if (b->refs > 1) {
         i->data = blob_new();
-        i->data->p = sim_must(malloc(b->n + 1));
-        if (b->n > 0)
-            memcpy(i->data->p, b->p, b->n);
+        i->data->p = sim_must(malloc(b->held + 1));
+        if (b->held > 0)
+            memcpy(i->data->p, b->p, b->held);
         i->data->n = b->n;
-        i->data->room = b->n + 1;
+        i->data->held = b->held;
+        i->data->room = b->held + 1;
         blob_drop(b);
         b = i->data;
     }
+    b->hashed = false;
     if (n > b->room) {
         b->room = n + n / 2;
         b->p = sim_must(realloc(b->p, b->room));
@@ -155,9 +158,9 @@ tree_length(struct tree *t, int inode, uint64_t n)
 
     if (t->inodes[inode].data->n == n)
         return;
-    b = own(t, inode, n);
-    if (n > b->n)
-        memset(b->p + b->n, 0, n - b->n);
+    b = own(t, inode, 0);
+    if (b->held > n)
+        b->held = n;
     b->n = n;
 }
 
@@ -171,5 +174,37 @@ tree_write(struct tree *t, int inode, const uint8_t *p, uint64_t n, uint64_t at)
     if (at + n > t->inodes[inode].data->n)
         tree_length(t, inode, at + n);
     b = own(t, inode, at + n);
+    if (at > b->held)
+        memset(b->p + b->held, 0, at - b->held);
     memcpy(b->p + at, p, n);
+    if (at + n > b->held)
+        b->held = at + n;
+}
+
+void
+tree_read(const struct tree *t, int inode, uint8_t *p, uint64_t n, uint64_t at)
+{
+    const struct blob *b = t->inodes[inode].data;
+    const uint64_t held = at >= b->held ? 0 : b->held - at < n ? b->held - at : n;
+
+    if (held > 0)
+        memcpy(p, b->p + at, held);
+    if (n > held)
+        memset(p + held, 0, n - held);
+}
+
+uint64_t
+tree_hash(struct tree *t, int inode)
+{
+    struct blob *b = t->inodes[inode].data;
+    size_t n = b->held;
+
+    if (b->hashed)
+        return b->hash;
+    while (n > 0 &&
+           b->p[n - 1] == 0) /* zeros that are held and zeros that are not are the same */
+        n--;
+    b->hash = XXH3_64bits_withSeed(b->p, n, b->n);
+    b->hashed = true;
+    return b->hash;
 }

@@ -15,7 +15,7 @@
 #include "tests/store_rig.h"
 #include "tests/store_script.h"
 
-enum { MOST_TOKENS = 1 << 20, MOST_FILES = 64, MOST_POINTS = 64 };
+enum { MOST_TOKENS = 1 << 14, MOST_FILES = 64, MOST_POINTS = 64 };
 
 static void *
 need(void *p)
@@ -196,6 +196,8 @@ append(struct script_session *s, unsigned n, struct err *e)
                                          .ops = &op,
                                          .n_ops = 1};
 
+    if (c.len + n > MOST_TOKENS)
+        abort(); /* the script is too long */
     rig_tokens(c.tokens + c.len, seed_of(s), c.len, n);
     c.len += n;
     rig_op(&op, (unsigned)c.n_ops + 1);

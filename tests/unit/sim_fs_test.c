@@ -580,8 +580,10 @@ test_states_of_states(void **state)
 static void
 test_samples(void **state)
 {
-    const struct sim_bounds seeds[] = {
-        {256, 64, 1}, {256, 64, 1}, {256, 64, 2}, {256, 0, 1}};
+    const struct sim_bounds seeds[] = {{.all = 256, .samples = 64, .seed = 1},
+                                       {.all = 256, .samples = 64, .seed = 1},
+                                       {.all = 256, .samples = 64, .seed = 2},
+                                       {.all = 256, .samples = 0, .seed = 1}};
     uint64_t n[4];
     static struct blocks b = {.size = 512};
     int h = old_file();
