@@ -6,11 +6,14 @@
 # it has committed (fathomd_hasty), and on an engine that spoils a byte of its caches: both must be
 # found out.
 #
-#   CYCLES=1000 sh tests/e2e/daemon-crash.sh       (make soak)
+#   CYCLES=1000 FAILED=folder sh tests/e2e/daemon-crash.sh       (make soak)
+#
+# With FAILED the state of each cycle in which something is wrong is left in that folder: as the kill
+# left it (before/), as the next daemon has it (state/), both logs, what was asked and told.
 # shellcheck disable=SC1091,SC2154,SC2034
 . "${srcdir:-.}/tests/e2e/daemon.subr"
 keep=1
-: "${CYCLES:=20}"
+: "${CYCLES:=20}" "${FAILED:=}"
 
 # Four clients with a session each append tokens of their own, draw, mark, roll back, park and unpark;
 # a fifth makes, forks, renames and deletes, and parks theirs. Each writes down what it was told.
@@ -105,6 +108,16 @@ END
     case $got in *" good=1 wrong=0 "*) verified=$((verified + 1)) ;;
     *) wrong="$wrong cycle $cycle s$1: $(printf '%s\n' "$got" | grep good=);" ;; esac
 }
+keep_before() { # what the kill left
+    [ -n "$FAILED" ] || return
+    rm -rf "$dir/before"
+    cp -a "$dir/state" "$dir/before" && cp "$dir/log" "$dir/before.log"
+}
+keep_failed() { # of this cycle, if something was wrong in it
+    [ -n "$FAILED" ] && [ -z "$quiet" ] && [ "$wrong" != "$1" ] || return
+    mkdir -p "$FAILED" && cp -a "$dir" "$FAILED/cycle-$cycle"
+    echo "# cycle $cycle: ${wrong#"$1"} (kept in $FAILED/cycle-$cycle)"
+}
 # Every cycle of twenty begins with nothing, so that a long run does not fill up.
 begin() {
     stop -KILL 2>/dev/null
@@ -119,7 +132,7 @@ kills() { # SETTINGS...: $wrong says what was lost, $acked how much was acknowle
     while [ $cycle -lt "$cycles" ]; do
         [ $((cycle % 20)) -ne 0 ] || begin "$@"
         cycle=$((cycle + 1))
-        clients=
+        clients='' was_wrong=$wrong
         for i in 1 2 3 4; do tokens_of s$i >"$dir/was.$i"; done
         for i in 1 2 3 4 5; do
             script $i $cycle >"$dir/asked.$i"
@@ -135,7 +148,12 @@ kills() { # SETTINGS...: $wrong says what was lost, $acked how much was acknowle
         # shellcheck disable=SC2086
         wait $clients
         restored=$((restored + $(count cache-restored)))
-        start "$@" || { wrong="$wrong it does not start again;" && return; }
+        keep_before
+        if ! start "$@"; then
+            wrong="$wrong it does not start again;"
+            keep_failed "$was_wrong"
+            return
+        fi
         grep -q 'session-damaged\|session-quarantined' "$dir/log" && wrong="$wrong damaged;"
         for i in 1 2 3 4; do
             tokens_of s$i >"$dir/now.$i"
@@ -147,7 +165,9 @@ kills() { # SETTINGS...: $wrong says what was lost, $acked how much was acknowle
             compare $i
         done
         check_names
+        keep_failed "$was_wrong"
         [ -z "$quiet" ] || [ -z "$wrong" ] || return # a control: it is found out
+        [ $((cycle % 100)) -ne 0 ] || echo "# $cycle cycles: $acked operations acknowledged, $restored restores"
     done
 }
 check_names() { # the fifth client's: what is there is what it was told, but for its last request
