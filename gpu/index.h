@@ -14,6 +14,27 @@
  */
 #include "base/index_t.h"
 
+/* How many of b each it takes for a: blocks of a grid, groups of a row. */
+INDEX_FN INDEX_INT
+ceil_div(INDEX_INT a, INDEX_INT b)
+{
+    return (a + b - 1) / b;
+}
+
+/* What a thread of a grid does, where each does one thing. */
+INDEX_FN INDEX_INT
+grid_item(INDEX_INT block, INDEX_INT threads, INDEX_INT thread)
+{
+    return block * threads + thread;
+}
+
+/* Where row number `row` of rows of `width` begins: in elements, or in bytes. */
+INDEX_FN INDEX_T
+row_start(INDEX_T row, INDEX_T width)
+{
+    return row * width;
+}
+
 /* The oldest position in the window of the query at pos; the newest is pos itself. */
 INDEX_FN INDEX_T
 window_first(INDEX_T pos, INDEX_T window)
@@ -21,11 +42,17 @@ window_first(INDEX_T pos, INDEX_T window)
     return INDEX_IF(pos + 1 > window, pos + 1 - window, 0);
 }
 
-/* Keys of the window of the query at pos. */
+/* Keys of the window of the query at pos, from `first` on. */
+INDEX_FN INDEX_INT
+window_count(INDEX_T pos, INDEX_T first)
+{
+    return (INDEX_INT)(pos - first) + 1;
+}
+
 INDEX_FN INDEX_INT
 window_keys(INDEX_T pos, INDEX_T window)
 {
-    return (INDEX_INT)(pos - window_first(pos, window)) + 1;
+    return window_count(pos, window_first(pos, window));
 }
 
 /* Compressed entries that the query at pos may see: those whose last token is at most pos.

@@ -18,6 +18,7 @@ namespace formula
 #include "gpu/index/compress.h"
 #include "gpu/index/indexer.h"
 #include "gpu/index/linear.h"
+#include "gpu/index/moe.h"
 #include "gpu/index/packed.h"
 #include "gpu/index/rows.h"
 #include "kvstore/offsets.h"

@@ -77,7 +77,7 @@ groups_once(const Config &k, Statement &s)
 
     for (const auto &u : uses) {
         const std::string n = std::to_string(u.dim) + "/" + std::to_string(u.group);
-        const Int groups = group_count(u.dim, u.group);
+        const Int groups = ceil_div(u.dim, u.group);
         const auto id = s.two("id" + n, 0, MOST_ROWS * groups - 1);
         const auto c = s.two("c" + n, 0, u.dim - 1);
         const Int row = s.any("row" + n, 0, MOST_ROWS - 1);
@@ -156,7 +156,7 @@ packed_bytes_once(const Config &k, Statement &s)
     s.claim(fp4_row(idim) == Int(kv_index_row_bytes(idim)));
 
     const int dim = k.c.head_dim, nope = dim - k.c.rope_dim;
-    const Int row = kv_row_bytes(dim, k.c.rope_dim), scales = group_count(nope, KEY_GROUP);
+    const Int row = kv_row_bytes(dim, k.c.rope_dim), scales = ceil_div(nope, KEY_GROUP);
     const struct key_parts p = key_parts_of(dim, nope);
     const Int at = s.any("at", 0, row - 1), wide = nope + (at - nope) / 2;
     const Int pad = p.scales + scales + (s.mutant ? 1 : 0);

@@ -16,6 +16,7 @@
 #include "gpu/cuda/kernels.h"
 #include "gpu/index.h"
 #include "gpu/index/attend.h"
+#include "gpu/index/rows.h"
 #include "model/kvsize.h"
 
 namespace cg = cooperative_groups;
@@ -59,9 +60,9 @@ list_of(const struct attend_args &a, int row)
     l.r = a.rows[row];
     l.s = a.spans[l.r.span];
     l.first = window_first(l.r.pos, (uint64_t)a.window);
-    l.n_window = (int)(l.r.pos - l.first) + 1;
+    l.n_window = window_count(l.r.pos, l.first);
     l.some = a.picked != NULL && visible > a.topk;
-    l.picked = a.picked + (l.some ? (size_t)row * a.topk : 0);
+    l.picked = a.picked + (l.some ? row_start(row, a.topk) : 0);
     l.n = l.n_window + (l.some ? a.topk : visible);
     return l;
 }
@@ -75,14 +76,15 @@ key_at(const struct attend_args &a, const struct list &l, int i)
         const uint64_t p = l.first + (uint64_t)i;
 
         return p >= l.s.start
-                   ? a.step_rows + ((size_t)l.s.row0 + (p - l.s.start)) * a.row_bytes
-                   : l.s.rings + a.ring_at + ring_slot(p, a.ring_slots) * a.row_bytes;
+                   ? a.step_rows + row_start(step_row(l.s.row0, p, l.s.start), a.row_bytes)
+                   : l.s.rings + a.ring_at +
+                         row_start(ring_slot(p, a.ring_slots), a.row_bytes);
     }
     const int per_page = KV_PAGE_TOKENS / a.ratio;
     const uint64_t j = l.some ? l.picked[i - l.n_window] : i - l.n_window;
 
     return l.s.pages[entry_page(j, per_page)] + a.page_at +
-           entry_row(j, per_page) * a.row_bytes;
+           row_start(entry_row(j, per_page), a.row_bytes);
 }
 
 /* Four e4m3 codes under scale 2^(e - 127) as bf16: by their bits 2^120 too small. */
@@ -258,7 +260,7 @@ finish(const struct attend_args &a, cg::cluster_group &cluster, int row, int h0,
 {
     const int rank = (int)cluster.block_rank(), dims = a.dim / PARTS,
               stride = attend_row_f32(1, a.dim);
-    const float *cs = a.cs + (size_t)row * a.rope_dim;
+    const float *cs = a.cs + row_start(row, a.rope_dim);
 
     for (int i = threadIdx.x; i < HEADS * dims / 2; i += THREADS) {
         const int h = i / (dims / 2), c = attend_pair(i, dims, rank);
@@ -286,7 +288,7 @@ finish(const struct attend_args &a, cg::cluster_group &cluster, int row, int h0,
             re = bf16_round(fmaf(x, co, -(y * si)));
             im = bf16_round(fmaf(x, si, y * co));
         }
-        *(uint32_t *)(a.o + ((size_t)row * a.n_heads + h0 + h) * a.dim + c) =
+        *(uint32_t *)(a.o + row_start(row_start(row, a.n_heads) + h0 + h, a.dim) + c) =
             f32_to_bf16(re) | (uint32_t)f32_to_bf16(im) << 16;
     }
 }
@@ -314,10 +316,11 @@ attend_kernel(const __grid_constant__ struct attend_args a)
     const int n = end - first, padded = (n + 15) / 16 * 16;
 
     for (int i = t; i < HEADS * a.dim / 8; i += THREADS) {
-        const int h = i / (a.dim / 8), c = i % (a.dim / 8) * 8;
+        const int h = piece_row(i, a.dim / 8), c = piece_at(i, a.dim / 8, 8);
         const uint4 v =
             h0 + h < a.n_heads
-                ? *(const uint4 *)(a.q + ((size_t)row * a.n_heads + h0 + h) * a.dim + c)
+                ? *(const uint4 *)(a.q +
+                                   row_start(row_start(row, a.n_heads) + h0 + h, a.dim) + c)
                 : make_uint4(0, 0, 0, 0);
 
         *(uint4 *)(q + attend_row(h, a.dim) + c) = v;

@@ -139,7 +139,7 @@ score_kernel(const struct attention_args *jobs, int max_keys, float *score)
             }
         }
     }
-    score += blockIdx.z * weight_scratch(a.n_heads, max_keys);
+    score += row_start(blockIdx.z, weight_scratch(a.n_heads, max_keys));
     for (int i = 0; i < WARP_HEADS; i++) {
         const int h = h0 + first + i;
         const float sum = (acc[i].x + acc[i].y) + (acc[i].z + acc[i].w);
@@ -156,14 +156,15 @@ static __global__ void __launch_bounds__(WARPS *WARP)
 softmax_kernel(const struct attention_args *jobs, int max_keys, float *score)
 {
     const struct attention_args *a = &jobs[blockIdx.y];
-    const int h = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int h = grid_item(blockIdx.x, WARPS, threadIdx.x / WARP),
+              lane = threadIdx.x % WARP;
     const int n = a->n_keys;
     float top = -CUDART_INF_F;
     double den = 0.0;
 
     if (h >= a->n_heads)
         return;
-    score += blockIdx.y * weight_scratch(a->n_heads, max_keys);
+    score += row_start(blockIdx.y, weight_scratch(a->n_heads, max_keys));
     float *s = score + weight_cell(h, max_keys, 0);
 
     for (int i = lane; i < n; i += WARP)
@@ -188,10 +189,11 @@ value_kernel(const struct attention_args *jobs, int max_keys, const float *score
     __shared__ const uint8_t *row[TILE_KEYS];
     const struct attention_args a = jobs[blockIdx.z];
     const struct key_parts l = row_layout(a);
-    const int c = blockIdx.x * VALUE_DIMS + threadIdx.x, h0 = blockIdx.y * VALUE_HEADS;
+    const int c = grid_item(blockIdx.x, VALUE_DIMS, threadIdx.x),
+              h0 = blockIdx.y * VALUE_HEADS;
     float total[VALUE_HEADS] = {0};
 
-    score += blockIdx.z * weight_scratch(a.n_heads, max_keys);
+    score += row_start(blockIdx.z, weight_scratch(a.n_heads, max_keys));
     for (int k0 = 0; k0 < a.n_keys; k0 += TILE_KEYS) {
         float sum[VALUE_HEADS] = {0};
 

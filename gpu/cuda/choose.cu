@@ -84,7 +84,7 @@ scores_kernel(const __grid_constant__ struct choose_args a)
         return;
     for (int i = t; i < tiles * GROUPS * WARP; i += WARPS * WARP) {
         const int l = i % WARP, g = i / WARP % GROUPS, h = i / WARP / GROUPS * 8 + l / 4;
-        const uint8_t *from = a.q + ((size_t)row * a.n_heads + h) * row_bytes;
+        const uint8_t *from = a.q + row_start(row_start(row, a.n_heads) + h, row_bytes);
         const uint8_t *p = from + g * 16 + l % 4 * 4;
         uint32_t r[4];
 
@@ -103,7 +103,7 @@ scores_kernel(const __grid_constant__ struct choose_args a)
             scale[i / WARP * 8 + l / 4] = e8m0_to_f32(from[GROUPS * 16 + g]) * 0x1p66f;
     }
     for (int h = t; h < tiles * 8; h += WARPS * WARP)
-        weight[h] = h < a.n_heads ? bf16_to_f32(a.w[(size_t)row * a.n_heads + h]) : 0.0f;
+        weight[h] = h < a.n_heads ? bf16_to_f32(a.w[row_start(row, a.n_heads) + h]) : 0.0f;
     __syncthreads();
     uint8_t *const *pages = a.spans[a.rows[row].span].pages;
 
@@ -175,7 +175,7 @@ scores_kernel(const __grid_constant__ struct choose_args a)
             const int j = j0 + m * 8 + lane / 4;
 
             if (lane % 4 == m && j < n)
-                a.score[(size_t)row * a.max_rows + j] = sort_key(bf16_round(sum[m]));
+                a.score[row_start(row, a.max_rows) + j] = sort_key(bf16_round(sum[m]));
         }
     }
 }
@@ -257,8 +257,8 @@ topk_cluster_kernel(const __grid_constant__ struct choose_args a)
     if (n <= a.topk)
         return;
     const int part = part_of(n), first = min(n, rank * part), mine = min(n - first, part);
-    const uint16_t *from = a.score + (size_t)row * a.max_rows + first;
-    int *picked = a.picked + (size_t)row * a.topk;
+    const uint16_t *from = a.score + row_start(row, a.max_rows) + first;
+    int *picked = a.picked + row_start(row, a.topk);
     unsigned limit = 0;
     int rest = a.topk;
 

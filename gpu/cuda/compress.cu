@@ -22,12 +22,12 @@ width_of(const struct compress_args &a)
 static __global__ void __launch_bounds__(THREADS)
 add_position_kernel(struct compress_args a)
 {
-    const int width = width_of(a), c = blockIdx.x * THREADS + threadIdx.x;
+    const int width = width_of(a), c = grid_item(blockIdx.x, THREADS, threadIdx.x);
     const uint64_t pos = a.rows[blockIdx.y].pos;
 
     if (c < width)
         a.raw[compress_row(blockIdx.y, width) + width + c] +=
-            a.ape[(size_t)(pos % (uint64_t)a.ratio) * width + c];
+            a.ape[row_start(ring_slot(pos, a.ratio), width) + c];
 }
 
 int
@@ -65,7 +65,7 @@ pool_kernel(struct compress_args a)
 {
     const struct dev_entry entry = a.entries[blockIdx.y];
     const struct dev_span s = a.spans[entry.span];
-    const int c = blockIdx.x * THREADS + threadIdx.x, width = width_of(a);
+    const int c = grid_item(blockIdx.x, THREADS, threadIdx.x), width = width_of(a);
     const int n = compress_count(a.ratio, a.overlap);
     float top = -CUDART_INF_F, sum = 0.0f, value = 0.0f;
 
@@ -88,7 +88,7 @@ pool_kernel(struct compress_args a)
         if (x != NULL)
             value += exp_f32(x[width] - top) / sum * x[0];
     }
-    a.out[(size_t)blockIdx.y * a.dim + c] = f32_to_bf16(value);
+    a.out[row_start(blockIdx.y, a.dim) + c] = f32_to_bf16(value);
 }
 
 int

@@ -15,6 +15,7 @@
 #include "base/fp.h"
 #include "gpu/cuda/launch.cuh"
 #include "gpu/cuda/ptx.cuh"
+#include "gpu/index.h"
 
 enum { WARP = 32 };
 
@@ -138,12 +139,6 @@ bf16_pair(uint32_t u, float *v)
 {
     v[0] = __uint_as_float(u << 16);
     v[1] = __uint_as_float(u & 0xffff0000);
-}
-
-static __host__ __device__ inline int
-ceil_div(int a, int b)
-{
-    return (a + b - 1) / b;
 }
 
 static inline bool

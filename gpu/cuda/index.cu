@@ -77,14 +77,14 @@ index_score_kernel(const struct index_score_args *jobs, size_t block_at)
     for (int i = t; i < a.n_heads * p.row; i += SCORE_THREADS) {
         const int h = piece_row(i, p.row), part = piece_at(i, p.row, 1);
 
-        unpack(a.q + (size_t)h * p.row, part, a.dim, q + h * a.dim, qs + h * groups);
+        unpack(a.q + row_start(h, p.row), part, a.dim, q + h * a.dim, qs + h * groups);
     }
     for (int i = t; i < KEYS * p.row; i += SCORE_THREADS) {
         const int k = piece_row(i, p.row), part = piece_at(i, p.row, 1), j = j0 + k;
 
         if (j < a.n_rows)
             unpack(a.blocks[entry_page(j, a.block_rows)] + block_at +
-                       entry_row(j, a.block_rows) * p.row,
+                       row_start(entry_row(j, a.block_rows), p.row),
                    part, a.dim, key + score_key(k, a.dim), ks + k * groups);
     }
     for (int h = t; h < a.n_heads; h += SCORE_THREADS)

@@ -12,6 +12,10 @@
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/streams.cuh"
 #include "gpu/index.h"
+#include "gpu/index/attention.h"
+#include "gpu/index/compress.h"
+#include "gpu/index/indexer.h"
+#include "gpu/index/rows.h"
 #include "gpu/ops/attention.h"
 #include "model/kvsize.h"
 
@@ -19,7 +23,6 @@ enum {
     THREADS = 512,
     WARPS = THREADS / WARP,
     MAX_DIM = 16384, /* of a row in shared memory */
-    FP4_GROUP = 32,
     HEAD_WARPS = 8,
 };
 
@@ -63,10 +66,11 @@ pack_row(const float *v, int dim, int rope_dim, enum kv_fmt fmt, int row_bytes, 
          uint8_t *also)
 {
     const int nope = fmt == KV_BF16 ? 0 : dim - rope_dim, lane = threadIdx.x % WARP;
-    const int groups = (nope + KV_GROUP - 1) / KV_GROUP, scales = nope + 2 * (dim - nope);
+    const int groups = ceil_div(nope, KV_GROUP);
+    const struct key_parts parts = key_parts_of(dim, nope);
 
     for (int g = threadIdx.x / WARP; g < groups; g += WARPS) {
-        const int i1 = (g + 1) * KV_GROUP < nope ? (g + 1) * KV_GROUP : nope;
+        const int i1 = group_end(g * KV_GROUP, KV_GROUP, nope);
         float amax = 1e-4f;
 
         for (int i = g * KV_GROUP + lane; i < i1; i += WARP)
@@ -81,13 +85,13 @@ pack_row(const float *v, int dim, int rope_dim, enum kv_fmt fmt, int row_bytes, 
                 also[i] = code;
         }
         if (lane == 0)
-            to[scales + g] = ex;
+            to[key_scale(parts, g * KV_GROUP)] = ex;
         if (lane == 0 && also != NULL)
-            also[scales + g] = ex;
+            also[key_scale(parts, g * KV_GROUP)] = ex;
     }
     for (int i = nope + threadIdx.x; i < dim; i += THREADS) {
         const uint16_t x = f32_to_bf16(v[i]);
-        const int at = nope + (i - nope) * 2;
+        const int at = key_wide(parts, i);
 
         to[at] = (uint8_t)x;
         to[at + 1] = (uint8_t)(x >> 8);
@@ -96,7 +100,7 @@ pack_row(const float *v, int dim, int rope_dim, enum kv_fmt fmt, int row_bytes, 
             also[at + 1] = (uint8_t)(x >> 8);
         }
     }
-    for (int i = scales + groups + threadIdx.x; i < row_bytes; i += THREADS) {
+    for (int i = parts.scales + groups + threadIdx.x; i < row_bytes; i += THREADS) {
         to[i] = 0;
         if (also != NULL)
             also[i] = 0;
@@ -113,7 +117,7 @@ index_pack(float *h, int dim, uint8_t *y)
     for (int stride = 1; stride < dim; stride *= 2) {
         __syncwarp();
         for (int p = lane; p < dim / 2; p += WARP) {
-            const int i = p / stride * 2 * stride + p % stride;
+            const int i = butterfly(p, stride);
             const float lo = h[i], hi = h[i + stride];
 
             h[i] = lo + hi;
@@ -146,13 +150,13 @@ load_row(float *v, const uint16_t *x, int dim)
 static __device__ void
 query_row(const struct inputs_args &a, int row, float *v)
 {
-    uint16_t *x = a.qr + (size_t)row * a.q_dim, *q = a.qrq + (size_t)row * a.q_dim;
+    uint16_t *x = a.qr + row_start(row, a.q_dim), *q = a.qrq + row_start(row, a.q_dim);
     const int lane = threadIdx.x % WARP;
 
     load_row(v, x, a.q_dim);
     norm_row(v, a.q_norm, a.q_dim, a.eps);
-    for (int g = threadIdx.x / WARP; g < (a.q_dim + 127) / 128; g += WARPS) {
-        const int i1 = min(a.q_dim, (g + 1) * 128);
+    for (int g = threadIdx.x / WARP; g < ceil_div(a.q_dim, 128); g += WARPS) {
+        const int i1 = group_end(g * 128, 128, a.q_dim);
         float amax = 1e-4f, s;
 
         for (int i = g * 128 + lane; i < i1; i += WARP)
@@ -170,19 +174,19 @@ key_row(const struct inputs_args &a, int row, float *v)
 {
     const struct dev_row r = a.rows[row];
 
-    load_row(v, a.kv + (size_t)row * a.dim, a.dim);
+    load_row(v, a.kv + row_start(row, a.dim), a.dim);
     norm_row(v, a.kv_norm, a.dim, a.eps);
-    rotate_row(v, a.cs + (size_t)row * a.rope_dim, a.dim, a.rope_dim);
-    pack_row(v, a.dim, a.rope_dim, a.fmt, a.row_bytes, a.keys + (size_t)row * a.row_bytes,
+    rotate_row(v, a.cs + row_start(row, a.rope_dim), a.dim, a.rope_dim);
+    pack_row(v, a.dim, a.rope_dim, a.fmt, a.row_bytes, a.keys + row_start(row, a.row_bytes),
              a.keep ? a.spans[r.span].rings + a.ring_at +
-                          ring_slot(r.pos, a.ring_slots) * a.row_bytes
+                          row_start(ring_slot(r.pos, a.ring_slots), a.row_bytes)
                     : NULL);
 }
 
 static __device__ __forceinline__ int
 width_of(const struct compress_args &k)
 {
-    return k.overlap ? 2 * k.dim : k.dim;
+    return compress_width(k.dim, k.overlap);
 }
 
 /* Value and score of a row of this step into its ring. */
@@ -191,10 +195,10 @@ keep_row(const struct compress_args &k, int row)
 {
     const struct dev_row r = k.rows[row];
     const int width = width_of(k);
-    const float *raw = k.raw + (size_t)row * 2 * width;
+    const float *raw = k.raw + compress_row(row, width);
     float *to = (float *)(k.spans[r.span].rings + k.ring_at) +
-                ring_slot(r.pos, k.slots) * 2 * width;
-    const float *ape = k.ape + (size_t)(r.pos % (uint64_t)k.ratio) * width;
+                compress_row(ring_slot(r.pos, k.slots), width);
+    const float *ape = k.ape + row_start(ring_slot(r.pos, k.ratio), width);
 
     for (int c = threadIdx.x; c < width; c += THREADS) {
         to[c] = raw[c];
@@ -208,20 +212,20 @@ static __device__ __forceinline__ bool
 input(const struct compress_args &k, const struct dev_span &s, uint64_t j, int i, int c,
       float *value, float *score)
 {
-    const int width = width_of(k), back = k.overlap ? k.ratio : 0;
+    const int width = width_of(k), back = compress_back(k.ratio, k.overlap);
     const int64_t pos = (int64_t)j * k.ratio - back + i;
     const int at = c + (k.overlap && i >= back ? k.dim : 0);
 
     if (pos < 0)
         return false;
     if ((uint64_t)pos >= s.start) {
-        const float *row = k.raw + ((size_t)s.row0 + ((uint64_t)pos - s.start)) * 2 * width;
+        const float *row = k.raw + compress_row(step_row(s.row0, pos, s.start), width);
 
         *value = row[at];
-        *score = row[width + at] + k.ape[(size_t)(pos % k.ratio) * width + at];
+        *score = row[width + at] + k.ape[row_start(pos % k.ratio, width) + at];
     } else {
         const float *row = (const float *)(s.rings + k.ring_at) +
-                           ring_slot(pos, k.slots) * 2 * width;
+                           compress_row(ring_slot(pos, k.slots), width);
 
         *value = row[at];
         *score = row[width + at];
@@ -236,10 +240,10 @@ finish_entry(const struct inputs_args &a, const struct compress_args &k, int at,
 {
     const struct dev_entry entry = k.entries[at];
     const struct dev_span s = k.spans[entry.span];
-    const int n = k.overlap ? 2 * k.ratio : k.ratio, per_page = KV_PAGE_TOKENS / k.ratio;
-    const int bytes = index ? k.dim / 2 + k.dim / FP4_GROUP : a.row_bytes;
+    const int n = compress_count(k.ratio, k.overlap), per_page = KV_PAGE_TOKENS / k.ratio;
+    const int bytes = index ? fp4_row(k.dim) : a.row_bytes;
     uint8_t *to = s.pages[entry_page(entry.j, per_page)] + k.page_at +
-                  entry_row(entry.j, per_page) * bytes;
+                  row_start(entry_row(entry.j, per_page), bytes);
 
     for (int c = threadIdx.x; c < k.dim; c += THREADS) {
         float top = -CUDART_INF_F, sum = 0.0f, total = 0.0f, value, score;
@@ -257,7 +261,7 @@ finish_entry(const struct inputs_args &a, const struct compress_args &k, int at,
         v[c] = bf16_round(total / sum);
     }
     norm_row(v, k.norm, k.dim, a.eps);
-    rotate_row(v, k.cs + (size_t)at * a.rope_dim, k.dim, a.rope_dim);
+    rotate_row(v, k.cs + row_start(at, a.rope_dim), k.dim, a.rope_dim);
     if (!index)
         pack_row(v, k.dim, a.rope_dim, a.fmt, bytes, to, NULL);
     else if (threadIdx.x < WARP)
@@ -301,7 +305,7 @@ inputs_kernel(const __grid_constant__ struct inputs_args a)
         break;
     default:
         for (int h = threadIdx.x; h < a.n_weights; h += THREADS) {
-            uint16_t *w = a.weights + (size_t)i * a.n_weights + h;
+            uint16_t *w = a.weights + row_start(i, a.n_weights) + h;
 
             *w = f32_to_bf16(bf16_to_f32(*w) * a.weight_scale);
         }
@@ -337,9 +341,9 @@ keep_kernel(const __grid_constant__ struct inputs_args a)
     pdl_go();
     pdl_wait();
     if (blockIdx.y == 0 && i - s.row0 >= s.n - a.ring_slots) {
-        const uint32_t *from = (const uint32_t *)(a.keys + (size_t)i * a.row_bytes);
+        const uint32_t *from = (const uint32_t *)(a.keys + row_start(i, a.row_bytes));
         uint32_t *to = (uint32_t *)(s.rings + a.ring_at +
-                                    ring_slot(r.pos, a.ring_slots) * a.row_bytes);
+                                    row_start(ring_slot(r.pos, a.ring_slots), a.row_bytes));
 
         for (int w = threadIdx.x; w < a.row_bytes / 4; w += THREADS)
             to[w] = from[w];
@@ -367,14 +371,14 @@ queries_kernel(const __grid_constant__ struct queries_args a)
 {
     LAUNCH_SHARED(16, float, shared);
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, row = blockIdx.y;
-    const int h = blockIdx.x * HEAD_WARPS + warp, i = h - a.n_heads;
-    const float *cs = a.cs + (size_t)row * a.rope_dim;
+    const int h = grid_item(blockIdx.x, HEAD_WARPS, warp), i = h - a.n_heads;
+    const float *cs = a.cs + row_start(row, a.rope_dim);
     float *v = shared + warp * (a.dim > a.index_dim ? a.dim : a.index_dim);
 
     pdl_go();
     pdl_wait();
     if (h < a.n_heads) {
-        uint16_t *q = a.q + ((size_t)row * a.n_heads + h) * a.dim;
+        uint16_t *q = a.q + row_start(row_start(row, a.n_heads) + h, a.dim);
         double sum = 0.0;
         float s;
 
@@ -397,7 +401,7 @@ queries_kernel(const __grid_constant__ struct queries_args a)
                                                            << 16;
         }
     } else if (i < a.n_index) {
-        const uint16_t *q = a.iq + ((size_t)row * a.n_index + i) * a.index_dim;
+        const uint16_t *q = a.iq + row_start(row_start(row, a.n_index) + i, a.index_dim);
 
         for (int c = lane * 2; c < a.index_dim; c += WARP * 2) {
             bf16_pair(*(const uint32_t *)(q + c), v + c);
@@ -406,8 +410,7 @@ queries_kernel(const __grid_constant__ struct queries_args a)
                             (c - (a.index_dim - a.rope_dim)) / 2);
         }
         index_pack(v, a.index_dim,
-                   a.iqp + ((size_t)row * a.n_index + i) *
-                               (a.index_dim / 2 + a.index_dim / FP4_GROUP));
+                   a.iqp + row_start(row_start(row, a.n_index) + i, fp4_row(a.index_dim)));
     }
 }
 

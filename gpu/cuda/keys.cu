@@ -13,7 +13,7 @@ enum { THREADS = 256 };
 static __global__ void __launch_bounds__(THREADS)
 list_keys_kernel(struct keys_args a)
 {
-    const int row = a.row0 + blockIdx.y, i = blockIdx.x * THREADS + threadIdx.x;
+    const int row = a.row0 + blockIdx.y, i = grid_item(blockIdx.x, THREADS, threadIdx.x);
     const struct dev_row r = a.rows[row];
     const struct dev_span s = a.spans[r.span];
     const uint64_t first = window_first(r.pos, a.window);
@@ -25,11 +25,11 @@ list_keys_kernel(struct keys_args a)
 
     if (i == 0) {
         struct attention_args job = a.like;
-        const size_t width = (size_t)job.n_heads * job.dim;
+        const size_t width = row_start(job.n_heads, job.dim);
 
-        job.q += row * width;
-        job.o += row * width;
-        job.keys = a.keys + (size_t)blockIdx.y * a.max_keys;
+        job.q += row_start(row, width);
+        job.o += row_start(row, width);
+        job.keys = a.keys + row_start(blockIdx.y, a.max_keys);
         job.n_keys = n;
         a.jobs[blockIdx.y] = job;
     }
@@ -38,16 +38,18 @@ list_keys_kernel(struct keys_args a)
     if (i < n_window) {
         const uint64_t p = first + i;
 
-        key = p >= s.start ? a.step_rows + step_row(s.row0, p, s.start) * a.row_bytes
-                           : s.rings + a.ring_at + ring_slot(p, a.ring_slots) * a.row_bytes;
+        key = p >= s.start
+                  ? a.step_rows + row_start(step_row(s.row0, p, s.start), a.row_bytes)
+                  : s.rings + a.ring_at +
+                        row_start(ring_slot(p, a.ring_slots), a.row_bytes);
     } else {
         const int per_page = KV_PAGE_TOKENS / a.ratio, at = i - n_window;
-        const uint64_t j = some ? a.picked[(size_t)row * a.topk + at] : at;
+        const uint64_t j = some ? a.picked[row_start(row, a.topk) + at] : at;
 
         key = s.pages[entry_page(j, per_page)] + a.page_at +
-              entry_row(j, per_page) * a.row_bytes;
+              row_start(entry_row(j, per_page), a.row_bytes);
     }
-    a.keys[(size_t)blockIdx.y * a.max_keys + i] = key;
+    a.keys[row_start(blockIdx.y, a.max_keys) + i] = key;
 }
 
 int
@@ -64,7 +66,7 @@ list_keys_cuda(struct cuda_rank *rk, const struct keys_args *a, struct err *e)
 static __global__ void __launch_bounds__(THREADS)
 index_jobs_kernel(struct index_jobs_args a)
 {
-    const int i = blockIdx.x * THREADS + threadIdx.x, row = a.row0 + i;
+    const int i = grid_item(blockIdx.x, THREADS, threadIdx.x), row = a.row0 + i;
     struct index_score_args job = a.like;
     int visible;
 
@@ -74,7 +76,7 @@ index_jobs_kernel(struct index_jobs_args a)
     job.q += (size_t)row * a.q_bytes;
     job.w += (size_t)row * job.n_heads;
     job.blocks = a.spans[a.rows[row].span].pages;
-    job.score += (size_t)i * a.max_rows;
+    job.score += row_start(i, a.max_rows);
     job.n_rows = visible > a.topk ? visible : 0;
     a.jobs[i] = job;
 }

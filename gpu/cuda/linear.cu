@@ -171,7 +171,7 @@ block_outputs(const struct job &a, int tile, int r0, int r1, const int *source)
         for (int r = 0; r < R; r++) {
             const int row = r0 + r < r1 ? r0 + r : r1 - 1;
 
-            x[r] = a.x + (size_t)(source != NULL ? source[row] : row) * a.x_stride;
+            x[r] = a.x + row_start(source != NULL ? source[row] : row, a.x_stride);
         }
         dot<KIND, R>(a, o, x, t, step, acc);
 #pragma unroll
@@ -196,7 +196,7 @@ block_outputs(const struct job &a, int tile, int r0, int r1, const int *source)
         return;
 #pragma unroll
     for (int r = 0; r < R; r++) {
-        const size_t at = (size_t)(r0 + r) * a.y_stride + o;
+        const size_t at = row_start(r0 + r, a.y_stride) + o;
 
         if (r0 + r >= r1)
             break;

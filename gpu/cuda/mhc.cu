@@ -83,21 +83,21 @@ coefficients(const struct hc_pre_args *a, float scale, float *pre)
     __shared__ float comb[MAX_HC * MAX_HC];
     const int lane = threadIdx.x % WARP, hc = a->hc;
     const size_t row = blockIdx.x;
-    const float *m = a->m + row * a->n_mix;
+    const float *m = a->m + row_start(row, a->n_mix);
 
     if (lane < hc)
         pre[lane] = sigmoid(m[lane] * scale * a->scale[0] + a->base[lane]) + a->hc_eps;
     if (a->n_mix == hc)
         return;
     if (lane < hc)
-        a->post[row * hc + lane] = 2.0f *
-                                   sigmoid(m[mix_post(hc, lane)] * scale * a->scale[1] +
-                                           a->base[mix_post(hc, lane)]);
+        a->post[row_start(row, hc) + lane] =
+            2.0f * sigmoid(m[mix_post(hc, lane)] * scale * a->scale[1] +
+                           a->base[mix_post(hc, lane)]);
     for (int i = lane; i < hc * hc; i += WARP)
         comb[i] = m[mix_comb(hc, i)] * scale * a->scale[2] + a->base[mix_comb(hc, i)];
     sinkhorn(comb, hc, a->iters, a->hc_eps);
     for (int i = lane; i < hc * hc; i += WARP)
-        a->comb[row * hc * hc + i] = comb[i];
+        a->comb[row_start(row_start(row, hc), hc) + i] = comb[i];
 }
 
 static __global__ void __launch_bounds__(THREADS)
@@ -105,8 +105,8 @@ hc_pre_kernel(struct hc_pre_args a)
 {
     __shared__ float pre[MAX_HC];
     const int n = a.hc * a.dim;
-    const uint16_t *x = a.x + (size_t)blockIdx.x * n;
-    uint16_t *y = a.y + (size_t)blockIdx.x * a.dim;
+    const uint16_t *x = a.x + row_start(blockIdx.x, n);
+    uint16_t *y = a.y + row_start(blockIdx.x, a.dim);
     double ss = 0.0;
     float v[2];
 
@@ -147,15 +147,16 @@ static __global__ void __launch_bounds__(256)
 hc_post_kernel(struct hc_post_args a)
 {
     const size_t row = blockIdx.y;
-    const int c = blockIdx.x * blockDim.x + threadIdx.x;
-    const uint16_t *x = a.x + row * a.hc * a.dim;
-    uint16_t *out = a.out + row * a.hc * a.dim;
-    const float *post = a.post + row * a.hc, *comb = a.comb + row * a.hc * a.hc;
+    const int c = grid_item(blockIdx.x, blockDim.x, threadIdx.x);
+    const uint16_t *x = a.x + row_start(row_start(row, a.hc), a.dim);
+    uint16_t *out = a.out + row_start(row_start(row, a.hc), a.dim);
+    const float *post = a.post + row_start(row, a.hc);
+    const float *comb = a.comb + row_start(row_start(row, a.hc), a.hc);
     float old[MAX_HC];
 
     if (c >= a.dim)
         return;
-    const float f = bf16_to_f32(a.f[row * a.dim + c]);
+    const float f = bf16_to_f32(a.f[row_start(row, a.dim) + c]);
 
 #pragma unroll
     for (int i = 0; i < MAX_HC; i++)

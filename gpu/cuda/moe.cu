@@ -8,6 +8,8 @@
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/streams.cuh"
+#include "gpu/index/moe.h"
+#include "gpu/index/rows.h"
 #include "gpu/ops/moe.h"
 
 enum { MAX_EXPERTS = 1024, MAX_USED = 32, THREADS = 256, FEW_ROWS = 8 };
@@ -63,7 +65,7 @@ choose(const struct route_args &a, size_t row, struct choice *c)
     const int t = threadIdx.x % WARP;
 
     for (int i = 0; i < a.k; i++) {
-        const int x = a.bias == NULL ? a.table[(size_t)a.token[row].token * a.k + i]
+        const int x = a.bias == NULL ? a.table[row_start(a.token[row].token, a.k) + i]
                                      : best_left(score, a.bias, taken, a.n_experts);
 
         if (t == 0) {
@@ -82,8 +84,8 @@ choose(const struct route_args &a, size_t row, struct choice *c)
         for (int i = 0; i < a.k; i++)
             sum += score[chosen[i]];
         for (int i = 0; i < a.k; i++) {
-            a.chosen[row * a.k + i] = chosen[i];
-            a.weight[row * a.k + i] = score[chosen[i]] / sum * a.scale;
+            a.chosen[row_start(row, a.k) + i] = chosen[i];
+            a.weight[row_start(row, a.k) + i] = score[chosen[i]] / sum * a.scale;
         }
     }
 }
@@ -102,7 +104,7 @@ choose_kernel(const __grid_constant__ struct route_args a,
         return;
     }
     for (int x = threadIdx.x; x < a.n_experts; x += WARP) {
-        c.score[x] = gate_score(a.gate[(size_t)blockIdx.x * a.n_experts + x]);
+        c.score[x] = gate_score(a.gate[row_start(blockIdx.x, a.n_experts) + x]);
         c.taken[x] = false;
     }
     __syncwarp();
@@ -125,7 +127,7 @@ assign(const struct route_args &a)
         for (int id = x / WARP; id < a.n_experts; id += warps) {
             int some = 0;
 
-            for (int i = x % WARP; i < (n + WARP - 1) / WARP * WARP; i += WARP)
+            for (int i = x % WARP; i < whole_warps(n); i += WARP)
                 some += __popc(__ballot_sync(~0u, i < n && a.chosen[i] == id));
             if (x % WARP == 0)
                 count[id] = some;
@@ -169,7 +171,7 @@ assign(const struct route_args &a)
         for (int id = x / WARP; id < a.n_experts; id += warps) {
             int place = count[id];
 
-            for (int i = x % WARP; i < (n + WARP - 1) / WARP * WARP; i += WARP) {
+            for (int i = x % WARP; i < whole_warps(n); i += WARP) {
                 const bool is = i < n && a.chosen[i] == id;
                 const unsigned all = __ballot_sync(~0u, is);
                 const int to = place + __popc(all & ((1u << x % WARP) - 1));
@@ -218,8 +220,9 @@ route_kernel(const __grid_constant__ struct route_args a,
         return;
     }
     for (int i = threadIdx.x; i < a.rows * a.n_experts; i += blockDim.x) {
-        c[i / a.n_experts].score[i % a.n_experts] = gate_score(a.gate[i]);
-        c[i / a.n_experts].taken[i % a.n_experts] = false;
+        c[piece_row(i, a.n_experts)].score[piece_at(i, a.n_experts, 1)] =
+            gate_score(a.gate[i]);
+        c[piece_row(i, a.n_experts)].taken[piece_at(i, a.n_experts, 1)] = false;
     }
     __syncthreads();
     for (int r = threadIdx.x / WARP; r < a.rows; r += blockDim.x / WARP)
@@ -254,8 +257,8 @@ route_cuda(struct cuda_rank *rk, const struct route_args *a, struct err *e)
 static __global__ void __launch_bounds__(THREADS)
 swiglu_kernel(const __grid_constant__ struct swiglu_args a)
 {
-    const int c = blockIdx.x * THREADS + threadIdx.x;
-    const size_t r = blockIdx.y, i = r * a.dim + c;
+    const int c = grid_item(blockIdx.x, THREADS, threadIdx.x);
+    const size_t r = blockIdx.y, i = row_start(r, a.dim) + c;
 
     pdl_go();
     pdl_wait();
@@ -285,15 +288,16 @@ swiglu_cuda(struct cuda_rank *rk, const struct swiglu_args *a, struct err *e)
 static __global__ void __launch_bounds__(THREADS)
 combine_kernel(struct combine_args a)
 {
-    const int c = blockIdx.x * THREADS + threadIdx.x;
+    const int c = grid_item(blockIdx.x, THREADS, threadIdx.x);
     const size_t r = blockIdx.y;
     float sum = 0.0f;
 
     if (c >= a.dim)
         return;
     for (int i = 0; i < a.k; i++)
-        sum += bf16_to_f32(a.routed[(size_t)a.slot[r * a.k + i] * a.dim + c]);
-    a.f[r * a.dim + c] = f32_to_bf16(sum + bf16_to_f32(a.shared[r * a.dim + c]));
+        sum += bf16_to_f32(a.routed[row_start(a.slot[row_start(r, a.k) + i], a.dim) + c]);
+    a.f[row_start(r, a.dim) + c] =
+        f32_to_bf16(sum + bf16_to_f32(a.shared[row_start(r, a.dim) + c]));
 }
 
 int

@@ -38,8 +38,8 @@ store8(uint16_t *x, const float *v)
 static __global__ void __launch_bounds__(MAX_THREADS)
 rmsnorm_kernel(struct rmsnorm_args a)
 {
-    const uint16_t *x = a.x + (size_t)blockIdx.x * a.dim;
-    uint16_t *out = a.out + (size_t)blockIdx.x * a.dim;
+    const uint16_t *x = a.x + row_start(blockIdx.x, a.dim);
+    uint16_t *out = a.out + row_start(blockIdx.x, a.dim);
     double ss = 0.0;
     float v[VEC];
 
@@ -81,7 +81,7 @@ head_norm_kernel(struct head_norm_args a)
 
     if (row >= a.rows)
         return;
-    uint16_t *q = a.q + (size_t)row * a.dim;
+    uint16_t *q = a.q + row_start(row, a.dim);
 
     for (int i = lane * VEC; i < a.dim; i += WARP * VEC) {
         load8(q + i, v);
@@ -118,8 +118,8 @@ static __global__ void
 rope_kernel(struct rope_args a)
 {
     const int pairs = a.rope_dim / 2, nope = a.dim - a.rope_dim;
-    const float *cs = a.cs + (size_t)blockIdx.x * a.rope_dim;
-    uint16_t *x = a.x + (size_t)blockIdx.x * a.heads * a.dim + nope;
+    const float *cs = a.cs + row_start(blockIdx.x, a.rope_dim);
+    uint16_t *x = a.x + row_start(row_start(blockIdx.x, a.heads), a.dim) + nope;
 
     for (int i = threadIdx.x; i < a.heads * pairs; i += blockDim.x) {
         uint16_t *p = x + rope_pair(i, pairs, a.dim);

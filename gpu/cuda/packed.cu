@@ -8,6 +8,7 @@
 #include "gpu/cuda/kernels.h"
 #include "gpu/cuda/packed.cuh"
 #include "gpu/index/linear.h"
+#include "gpu/index/rows.h"
 
 enum { MAX_JOBS = 24, THREADS = PACK_WARPS * WARP, ANY_KIND = -1 };
 
@@ -96,7 +97,7 @@ matrix_pack_cuda(struct cuda_rank *rk, const struct matrix *m, int row0, int row
     CU_TRY(launch_kernel(rk->stream, pack_kernel, dim3(rk->sms * 8), 256, 0, m->kind,
                          (const uint8_t *)w, scale, (uint8_t *)m->packed + row0 * bytes,
                          (uint32_t *)((uint8_t *)m->packed + m->out * bytes) +
-                             (size_t)row0 / PACK_M * chunks * 8,
+                             packed_fp4_scale(row0 / PACK_M, chunks, 0, 0),
                          m->in, rows / PACK_M, odd),
            e);
     return 0;
@@ -126,7 +127,7 @@ block_product(const struct packed_job &a, int block, int r0, int r1, const int *
         if (r < r1 && NT == 1)
             row[n] = staged + packed_x(r - r0, a.in) + lane % 4 * 8;
         else if (r < r1)
-            row[n] = a.x + (size_t)(source != NULL ? source[r] : r) * a.x_stride +
+            row[n] = a.x + row_start(source != NULL ? source[r] : r, a.x_stride) +
                      lane % 4 * 8;
     }
     block_tiles<KIND, NT, MT>(
@@ -139,7 +140,8 @@ block_product(const struct packed_job &a, int block, int r0, int r1, const int *
         },
         shared);
     for (int i = threadIdx.x; i < (end - r0) * groups * MT * PACK_M; i += blockDim.x) {
-        const int r = i / (groups * MT * PACK_M), at = i % (groups * MT * PACK_M);
+        const int r = piece_row(i, groups * MT * PACK_M);
+        const int at = piece_at(i, groups * MT * PACK_M, 1);
         const int o = o0 + at;
         const float v = shared[packed_sum(at / (MT * PACK_M) * a.split, MT, COLS, 0,
                                           at % (MT * PACK_M), r)];
@@ -147,9 +149,9 @@ block_product(const struct packed_job &a, int block, int r0, int r1, const int *
         if (o >= a.out)
             continue;
         if (a.y_f32)
-            ((float *)a.y)[(size_t)(r0 + r) * a.y_stride + o] = v;
+            ((float *)a.y)[row_start(r0 + r, a.y_stride) + o] = v;
         else
-            ((uint16_t *)a.y)[(size_t)(r0 + r) * a.y_stride + o] = f32_to_bf16(v);
+            ((uint16_t *)a.y)[row_start(r0 + r, a.y_stride) + o] = f32_to_bf16(v);
     }
     __syncthreads(); /* shared is free again */
 }

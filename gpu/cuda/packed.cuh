@@ -201,8 +201,8 @@ stage_x(const struct packed_job &a, int r0, int r1, const int *source, uint16_t 
 
     for (int i = threadIdx.x; i < all; i += PACK_WARPS * WARP) {
         const int r = min(i / vectors, r1 - r0 - 1), k = i % vectors * 8;
-        const uint16_t *row = a.x + (size_t)(source != NULL ? source[r0 + r] : r0 + r) *
-                                        a.x_stride;
+        const uint16_t *row =
+            a.x + row_start(source != NULL ? source[r0 + r] : r0 + r, a.x_stride);
         uint4 v = make_uint4(0, 0, 0, 0);
 
         if (k < a.in)

@@ -30,8 +30,8 @@ act_quant_kernel(struct act_quant_args a, int groups)
 
     if (row >= a.rows)
         return;
-    const uint16_t *x = a.x + (size_t)row * a.stride;
-    uint16_t *y = a.y + (size_t)row * a.stride;
+    const uint16_t *x = a.x + row_start(row, a.stride);
+    uint16_t *y = a.y + row_start(row, a.stride);
 
     for (int i = i0 + lane; i < i1; i += WARP)
         amax = fmaxf(amax, fabsf(bf16_to_f32(x[i])));
@@ -48,7 +48,7 @@ act_quant_cuda(struct cuda_rank *rk, const struct act_quant_args *a, struct err 
                        a->group);
     if (a->rows == 0)
         return 0;
-    const int groups = group_count(a->dim, a->group);
+    const int groups = ceil_div(a->dim, a->group);
 
     CU_TRY(launch_kernel(rk->stream, act_quant_kernel,
                          dim3(ceil_div(a->rows * groups, WARPS)), WARPS * WARP, 0, *a,
@@ -63,7 +63,7 @@ index_quant_kernel(struct index_quant_args a)
 {
     __shared__ float h[MAX_INDEX_DIM];
     const int t = threadIdx.x, lane = t % WARP, groups = a.dim / FP4_GROUP;
-    const uint16_t *x = a.x + (size_t)blockIdx.x * a.dim;
+    const uint16_t *x = a.x + row_start(blockIdx.x, a.dim);
     uint8_t *y = a.y + (size_t)blockIdx.x * fp4_row(a.dim);
     const float scale = 1.0f / sqrtf((float)a.dim);
 
@@ -112,11 +112,11 @@ static __global__ void __launch_bounds__(WARPS *WARP)
 kv_pack_kernel(struct kv_pack_args a, int row_bytes)
 {
     const int nope = a.fmt == KV_BF16 ? 0 : a.dim - a.rope_dim;
-    const int groups = group_count(nope, KV_GROUP);
+    const int groups = ceil_div(nope, KV_GROUP);
     const struct key_parts parts = key_parts_of(a.dim, nope);
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const uint16_t *x = a.x + (size_t)blockIdx.x * a.dim;
-    uint8_t *row = a.rows + (size_t)blockIdx.x * row_bytes;
+    const uint16_t *x = a.x + row_start(blockIdx.x, a.dim);
+    uint8_t *row = a.rows + row_start(blockIdx.x, row_bytes);
 
     for (int g = warp; g < groups; g += WARPS) {
         const int i1 = group_end(g * KV_GROUP, KV_GROUP, nope);

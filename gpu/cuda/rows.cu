@@ -31,9 +31,9 @@ embed_kernel(const __grid_constant__ struct embed_args a)
         if (blockIdx.x == 0 && threadIdx.x == 0)
             row->token = token; /* for those who route by it */
     }
-    const uint16_t *src = a.table + (size_t)token * a.dim;
+    const uint16_t *src = a.table + row_start(token, a.dim);
 
-    copy_words(a.x + ((size_t)blockIdx.y * a.copies + blockIdx.x) * a.dim, src,
+    copy_words(a.x + row_start(row_start(blockIdx.y, a.copies) + blockIdx.x, a.dim), src,
                (size_t)a.dim * sizeof *src);
 }
 
@@ -60,7 +60,7 @@ argmax_kernel(const float *x, int n, uint32_t *token)
     if (threadIdx.x == 0)
         best = 0;
     __syncthreads();
-    x += (size_t)blockIdx.x * n;
+    x += row_start(blockIdx.x, n);
     /* ordered like the number, and the lower of equal ones first */
     for (int i = threadIdx.x; i < n; i += 1024) {
         const uint32_t u = __float_as_uint(x[i]);
@@ -89,12 +89,12 @@ static __global__ void __launch_bounds__(THREADS)
 gather_kernel(struct gather_args a)
 {
     const int i = blockIdx.x, at = a.index[i];
-    const uint8_t *src = (const uint8_t *)a.src + (size_t)at * a.bytes;
+    const uint8_t *src = (const uint8_t *)a.src + row_start(at, a.bytes);
 
     if (at < 0)
         src = a.spans[a.rows[i].span].rings + a.ring_at +
-              ring_slot(a.rows[i].pos, a.slots) * a.bytes;
-    copy_words((uint8_t *)a.dst + (size_t)i * a.bytes, src, a.bytes);
+              row_start(ring_slot(a.rows[i].pos, a.slots), a.bytes);
+    copy_words((uint8_t *)a.dst + row_start(i, a.bytes), src, a.bytes);
 }
 
 int
@@ -117,8 +117,8 @@ ring_store_kernel(struct ring_args a)
 
     if (i - s.row0 < s.n - a.slots)
         return; /* a later row of this step takes the slot */
-    copy_words(s.rings + a.ring_at + ring_slot(r.pos, a.slots) * a.bytes,
-               (const uint8_t *)a.src + (size_t)i * a.bytes, a.bytes);
+    copy_words(s.rings + a.ring_at + row_start(ring_slot(r.pos, a.slots), a.bytes),
+               (const uint8_t *)a.src + row_start(i, a.bytes), a.bytes);
 }
 
 int
@@ -167,8 +167,8 @@ entry_store_kernel(struct entry_args a)
 {
     const struct dev_entry r = a.entries[blockIdx.x];
     uint8_t *dst = a.spans[r.span].pages[entry_page(r.j, a.per_page)] + a.page_at +
-                   entry_row(r.j, a.per_page) * a.row_bytes;
-    const uint8_t *src = a.src + (size_t)blockIdx.x * a.row_bytes;
+                   row_start(entry_row(r.j, a.per_page), a.row_bytes);
+    const uint8_t *src = a.src + row_start(blockIdx.x, a.row_bytes);
 
     for (size_t i = threadIdx.x; i < a.row_bytes; i += THREADS)
         dst[i] = src[i];
@@ -186,12 +186,13 @@ entry_store_cuda(struct cuda_rank *rk, const struct entry_args *a, struct err *e
 static __global__ void __launch_bounds__(THREADS)
 add_rows_kernel(uint16_t *x, const uint16_t *f, int copies, int dim)
 {
-    const int c = blockIdx.x * THREADS + threadIdx.x;
+    const int c = grid_item(blockIdx.x, THREADS, threadIdx.x);
     const size_t r = blockIdx.y;
 
     if (c < dim)
-        x[r * dim + c] =
-            f32_to_bf16(bf16_to_f32(f[r / copies * dim + c]) + bf16_to_f32(x[r * dim + c]));
+        x[row_start(r, dim) + c] =
+            f32_to_bf16(bf16_to_f32(f[row_start(r / copies, dim) + c]) +
+                        bf16_to_f32(x[row_start(r, dim) + c]));
 }
 
 int
@@ -209,7 +210,7 @@ add_rows_cuda(struct cuda_rank *rk, uint16_t *x, const uint16_t *f, int rows, in
 static __global__ void __launch_bounds__(THREADS)
 scale_kernel(uint16_t *x, size_t n, float s)
 {
-    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+    const size_t i = row_start(blockIdx.x, THREADS) + threadIdx.x;
 
     if (i < n)
         x[i] = f32_to_bf16(bf16_to_f32(x[i]) * s);
@@ -232,7 +233,7 @@ static __global__ void __launch_bounds__(THREADS)
 synthetic_kernel(const __grid_constant__ struct synthetic s, uint64_t first, uint64_t n,
                  void *out)
 {
-    const uint64_t i0 = ((uint64_t)blockIdx.x * THREADS + threadIdx.x) * 8;
+    const uint64_t i0 = (row_start(blockIdx.x, THREADS) + threadIdx.x) * 8;
 
     for (uint64_t i = i0; i < i0 + 8 && i < n; i++)
         switch (s.kind) {

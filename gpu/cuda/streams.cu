@@ -40,10 +40,10 @@ sublayer_output(const struct streams_mix_args &a, int row, int c)
     float sum = 0.0f;
 
     if (a.f != NULL)
-        return bf16_to_f32(a.f[(size_t)row * a.dim + c]);
+        return bf16_to_f32(a.f[row_start(row, a.dim) + c]);
     for (int i = 0; i < a.k; i++)
-        sum += bf16_to_f32(a.routed[(size_t)a.slot[(size_t)row * a.k + i] * a.dim + c]);
-    return bf16_round(sum + bf16_to_f32(a.shared[(size_t)row * a.dim + c]));
+        sum += bf16_to_f32(a.routed[row_start(a.slot[row_start(row, a.k) + i], a.dim) + c]);
+    return bf16_round(sum + bf16_to_f32(a.shared[row_start(row, a.dim) + c]));
 }
 
 /*
@@ -57,7 +57,7 @@ streams_mix_kernel(const __grid_constant__ struct streams_mix_args a, int rows)
     __shared__ double squares[ROWS * COLS / WARP];
     const int t = threadIdx.x, c = blockIdx.x * COLS + t % COLS, n = a.hc * COLS;
     const int lane = t % WARP, warp = t / WARP, width = a.hc * a.dim;
-    const int row0 = blockIdx.y * rows, row = row0 + t / COLS;
+    const int row0 = blockIdx.y * rows, row = row0 + piece_row(t, COLS);
     const bool mine = t / COLS < rows && row < a.rows && c < a.dim;
     float4 early[3][2];
     const bool has_early = a.n_mix <= 3 * MIX_WARPS && n <= 2 * WARP * 4 && a.fn != NULL;
@@ -72,41 +72,41 @@ streams_mix_kernel(const __grid_constant__ struct streams_mix_args a, int rows)
             early[k][i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
             if (has_early && o < a.n_mix && at < n && blockIdx.x * COLS + at % COLS < a.dim)
                 early[k][i] =
-                    __ldg((const float4 *)(a.fn + (size_t)o * width + at / COLS * a.dim +
+                    __ldg((const float4 *)(a.fn + row_start(o, width) + at / COLS * a.dim +
                                            blockIdx.x * COLS + at % COLS));
         }
     pdl_wait();
     double ss = 0.0;
 
     if (mine) {
-        uint16_t *stream = a.x + (size_t)row * width + c;
+        uint16_t *stream = a.x + row_start(row, width) + c;
         float old[MAX_HC], f = 0.0f;
 
         if (a.post != NULL)
             f = sublayer_output(a, row, c);
 #pragma unroll
         for (int i = 0; i < MAX_HC; i++)
-            old[i] = i < a.hc ? bf16_to_f32(stream[(size_t)i * a.dim]) : 0.0f;
+            old[i] = i < a.hc ? bf16_to_f32(stream[row_start(i, a.dim)]) : 0.0f;
         for (int j = 0; j < a.hc; j++) {
             float v = stream_of(old, j);
 
             if (a.post != NULL) {
-                const float *comb = a.comb + (size_t)row * a.hc * a.hc;
+                const float *comb = a.comb + row_start(row_start(row, a.hc), a.hc);
                 float sum = 0.0f;
 
 #pragma unroll
                 for (int i = 0; i < MAX_HC; i++)
                     if (i < a.hc)
-                        sum += comb[i * a.hc + j] * old[i];
-                v = bf16_round(a.post[(size_t)row * a.hc + j] * f + sum);
-                stream[(size_t)j * a.dim] = f32_to_bf16(v);
+                        sum += comb[stream_cell(i, a.hc, j)] * old[i];
+                v = bf16_round(a.post[row_start(row, a.hc) + j] * f + sum);
+                stream[row_start(j, a.dim)] = f32_to_bf16(v);
             }
-            x[t / COLS][j * COLS + t % COLS] = v;
+            x[piece_row(t, COLS)][stream_cell(j, COLS, piece_at(t, COLS, 1))] = v;
             ss += (double)v * (double)v;
         }
     } else
         for (int j = 0; j < a.hc; j++)
-            x[t / COLS][j * COLS + t % COLS] = 0.0f;
+            x[piece_row(t, COLS)][stream_cell(j, COLS, piece_at(t, COLS, 1))] = 0.0f;
     if (a.fn == NULL)
         return;
     ss = warp_sum(ss);
@@ -115,7 +115,7 @@ streams_mix_kernel(const __grid_constant__ struct streams_mix_args a, int rows)
     __syncthreads();
     for (int r = 0; r < rows && row0 + r < a.rows; r++) {
         float *part = a.part +
-                      ((size_t)(row0 + r) * gridDim.x + blockIdx.x) * (a.n_mix + 1);
+                      row_start(row_start(row0 + r, gridDim.x) + blockIdx.x, a.n_mix + 1);
 
         if (t == 0)
             part[a.n_mix] = (float)(squares[2 * r] + squares[2 * r + 1]);
@@ -142,7 +142,7 @@ streams_mix_kernel(const __grid_constant__ struct streams_mix_args a, int rows)
             }
         else
             for (int o = warp; o < a.n_mix; o += MIX_WARPS) {
-                const float *w = a.fn + (size_t)o * width + blockIdx.x * COLS;
+                const float *w = a.fn + row_start(o, width) + blockIdx.x * COLS;
                 float sum = 0.0f;
 
                 for (int at = lane * 4; at < n; at += WARP * 4) {
@@ -194,7 +194,7 @@ streams_in_kernel(const __grid_constant__ struct streams_in_args a)
     float v[IN_VECTORS][8];
     double ss = 0.0;
 
-    const uint16_t *x = a.x + (size_t)blockIdx.x * a.hc * a.dim;
+    const uint16_t *x = a.x + row_start(row_start(blockIdx.x, a.hc), a.dim);
     const bool mine = t < vectors;
     uint4 early[MAX_HC];
     float4 weight[2] = {};
@@ -207,7 +207,7 @@ streams_in_kernel(const __grid_constant__ struct streams_in_args a)
     pdl_wait();
 #pragma unroll
     for (int j = 0; j < MAX_HC; j++)
-        early[j] = mine && j < a.hc ? *(const uint4 *)(x + (size_t)j * a.dim + t * 8)
+        early[j] = mine && j < a.hc ? *(const uint4 *)(x + row_start(j, a.dim) + t * 8)
                                     : make_uint4(0, 0, 0, 0);
     const float scale = add_parts(a, blockIdx.x, m);
 
@@ -230,7 +230,7 @@ streams_in_kernel(const __grid_constant__ struct streams_in_args a)
 
             if (j >= a.hc)
                 break;
-            u = k == 0 ? early[j] : *(const uint4 *)(x + (size_t)j * a.dim + at * 8);
+            u = k == 0 ? early[j] : *(const uint4 *)(x + row_start(j, a.dim) + at * 8);
 
             bf16_pair(u.x, w);
             bf16_pair(u.y, w + 2);
@@ -275,9 +275,9 @@ streams_in_kernel(const __grid_constant__ struct streams_in_args a)
         }
         if (at >= vectors)
             continue;
-        *(uint4 *)(a.y + (size_t)blockIdx.x * a.dim + at * 8) =
+        *(uint4 *)(a.y + row_start(blockIdx.x, a.dim) + at * 8) =
             make_uint4(y[0], y[1], y[2], y[3]);
-        *(uint4 *)(a.yq + (size_t)blockIdx.x * a.dim + at * 8) =
+        *(uint4 *)(a.yq + row_start(blockIdx.x, a.dim) + at * 8) =
             make_uint4(q[0], q[1], q[2], q[3]);
     }
 }

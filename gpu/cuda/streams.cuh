@@ -8,6 +8,7 @@
  */
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/kernels.h"
+#include "gpu/index/rows.h"
 
 enum { MAX_HC = 8 };
 
@@ -38,7 +39,7 @@ static __device__ __forceinline__ float
 sinkhorn_lane(float v, int iters, float eps)
 {
     const int lane = threadIdx.x % WARP < HC * HC ? threadIdx.x % WARP : 0;
-    const int row = lane / HC * HC, col = lane % HC;
+    const int row = comb_row(lane, HC), col = comb_col(lane, HC);
     float top = __shfl_sync(~0u, v, row);
 
 #pragma unroll
@@ -63,7 +64,7 @@ divide_lines(float *c, int hc, bool rows, float inside, float outside)
 
     __syncwarp();
     for (int i = lane, k = 0; i < hc * hc; i += WARP, k++) {
-        const int first = rows ? i / hc * hc : i % hc, step = rows ? 1 : hc;
+        const int first = rows ? comb_row(i, hc) : comb_col(i, hc), step = rows ? 1 : hc;
         float sum = 0.0f;
 
         for (int j = 0; j < hc; j++)
@@ -83,10 +84,10 @@ sinkhorn_shared(float *c, int hc, int iters, float eps)
 
     __syncwarp();
     for (int i = lane, k = 0; i < hc * hc; i += WARP, k++) {
-        float top = c[i / hc * hc];
+        float top = c[comb_row(i, hc)];
 
         for (int j = 1; j < hc; j++)
-            top = fmaxf(top, c[i / hc * hc + j]);
+            top = fmaxf(top, c[comb_row(i, hc) + j]);
         v[k] = exp_f32(c[i] - top);
     }
     __syncwarp();
@@ -106,13 +107,13 @@ static __device__ __forceinline__ float
 add_parts(const struct streams_in_args &a, int row, float *m)
 {
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, n = a.n_mix + 1;
-    const float *part = a.part + (size_t)row * a.chunks * n;
+    const float *part = a.part + row_start(row_start(row, a.chunks), n);
 
     for (int o = warp; o < n; o += (int)blockDim.x / WARP) {
         float sum = 0.0f;
 
         for (int i = lane; i < a.chunks; i += WARP)
-            sum += part[(size_t)i * n + o];
+            sum += part[row_start(i, n) + o];
         sum = warp_sum(sum);
         if (lane == 0)
             m[o] = sum;
@@ -132,22 +133,24 @@ way_back(const struct streams_in_args &a, size_t row)
     if (lane >= WARP)
         return;
     if (lane < hc)
-        a.post[row * hc + lane] =
-            2.0f * sigmoid(m[hc + lane] * scale * a.scale[1] + a.base[hc + lane]);
+        a.post[row_start(row, hc) + lane] =
+            2.0f * sigmoid(m[mix_post(hc, lane)] * scale * a.scale[1] +
+                           a.base[mix_post(hc, lane)]);
     if (hc == 4) {
         const int i = lane < hc * hc ? lane : 0;
-        const float v = sinkhorn_lane<4>(
-            m[2 * hc + i] * scale * a.scale[2] + a.base[2 * hc + i], a.iters, a.hc_eps);
+        const float v = sinkhorn_lane<4>(m[mix_comb(hc, i)] * scale * a.scale[2] +
+                                             a.base[mix_comb(hc, i)],
+                                         a.iters, a.hc_eps);
 
         if (lane < hc * hc)
-            a.comb[row * hc * hc + lane] = v;
+            a.comb[row_start(row_start(row, hc), hc) + lane] = v;
         return;
     }
     for (int i = lane; i < hc * hc; i += WARP)
-        comb[i] = m[2 * hc + i] * scale * a.scale[2] + a.base[2 * hc + i];
+        comb[i] = m[mix_comb(hc, i)] * scale * a.scale[2] + a.base[mix_comb(hc, i)];
     sinkhorn_shared(comb, hc, a.iters, a.hc_eps);
     for (int i = lane; i < hc * hc; i += WARP)
-        a.comb[row * hc * hc + i] = comb[i];
+        a.comb[row_start(row_start(row, hc), hc) + i] = comb[i];
 }
 
 #endif /* GPU_CUDA_STREAMS_CUH */

@@ -40,13 +40,8 @@ row_threads(INDEX_INT dim, INDEX_INT vec, INDEX_INT most)
     return INDEX_IF(want < most, want, most);
 }
 
-/* Groups of a row, the last of which may be short, numbered over all rows. */
-INDEX_FN INDEX_INT
-group_count(INDEX_INT dim, INDEX_INT group)
-{
-    return (dim + group - 1) / group;
-}
-
+/* Groups of a row, ceil_div(dim, group) of them, the last of which may be short, numbered
+ * over all rows. */
 INDEX_FN INDEX_INT
 group_row(INDEX_INT id, INDEX_INT groups)
 {
@@ -93,12 +88,25 @@ mix_comb(INDEX_INT hc, INDEX_INT i)
     return 2 * hc + i;
 }
 
-/* Element i of comb lies on a line of hc elements, `step` apart: its first. A line of a
- * row has step 1, one of a column step hc. */
+/* Element i of comb, [hc][hc]: where its row begins, and where its column does. */
+INDEX_FN INDEX_INT
+comb_row(INDEX_INT i, INDEX_INT hc)
+{
+    return i / hc * hc;
+}
+
+INDEX_FN INDEX_INT
+comb_col(INDEX_INT i, INDEX_INT hc)
+{
+    return i % hc;
+}
+
+/* The same by the step from one element of the line to the next: 1 in a row, hc in a column.
+ */
 INDEX_FN INDEX_INT
 comb_line(INDEX_INT i, INDEX_INT hc, INDEX_INT step)
 {
-    return INDEX_IF(step == 1, i / hc * hc, i % hc);
+    return INDEX_IF(step == 1, comb_row(i, hc), comb_col(i, hc));
 }
 
 /* Element c of stream i. */

@@ -23,6 +23,7 @@
 #include "gpu/index/compress.h"
 #include "gpu/index/indexer.h"
 #include "gpu/index/linear.h"
+#include "gpu/index/moe.h"
 #include "gpu/index/packed.h"
 #include "gpu/index/rows.h"
 
@@ -272,7 +273,7 @@ test_rows(void **state)
 
     for (int dim = 1; dim <= 40; dim++)
         for (int group = 1; group <= 9; group++) {
-            const int groups = group_count(dim, group);
+            const int groups = ceil_div(dim, group);
 
             clear();
             for (int id = 0; id < 3 * groups; id++) {
