@@ -65,11 +65,14 @@ cmd_verify(struct client *c)
     struct verifying x = {.c = c};
     const struct fathom_watch w = {
         .struct_size = sizeof w, .arg = &x, .verified = print_found};
+    uint32_t (*ask)(struct fathom * f, const char *name, const struct fathom_watch *w,
+                    struct fathom_error *e) = arg_given(c, "give-up") ? fathom_give_up
+                                                                      : fathom_verify;
     const struct fathom_result *r;
 
     client_open(c);
     do {
-        r = client_run(c, fathom_verify(c->f, c->values.args[0], &w, &c->e));
+        r = client_run(c, ask(c->f, c->values.args[0], &w, &c->e));
     } while (r == NULL && client_again(c));
     if (r == NULL)
         client_fail(c);

@@ -145,6 +145,11 @@ static const struct cmd_option tokens_options[] = {
     {0, NULL, NULL, NULL},
 };
 
+static const struct cmd_option verify_options[] = {
+    {0, "give-up", NULL, "give up what is behind damage in the session's log, for good"},
+    {0, NULL, NULL, NULL},
+};
+
 static const struct cmd_option chmod_options[] = {
     {0, "group", "GROUP", "the group that the middle digit is for"},
     {0, NULL, NULL, NULL},
@@ -166,7 +171,7 @@ const struct cmd_entry commands[] = {
     {"unpark", "NAME", "s", 1, 1, "bring a session's caches back", NULL, false, cmd_unpark},
     {"export", "NAME", "s", 1, 1, "write a session to stdout, as a tar", export_options, false, cmd_export},
     {"import", "[NAME]", "-", 0, 1, "make a session from such a tar on stdin", NULL, false, cmd_import},
-    {"verify", "NAME", "s", 1, 1, "check every byte that the disk has of a session", NULL, false, cmd_verify},
+    {"verify", "NAME", "s", 1, 1, "check every byte that the disk has of a session", verify_options, false, cmd_verify},
     {"mv", "NAME NEW", "s-", 2, 2, "rename a session", NULL, false, cmd_mv},
     {"rm", "NAME ...", "s", 1, 1000, "delete sessions", rm_options, false, cmd_rm},
     {"chmod", "MODE NAME", "-s", 2, 2, "say who may use a session", chmod_options, false, cmd_chmod},

@@ -6,7 +6,8 @@
  *
  * A ledger that cannot be read makes its session DAMAGED, and nothing else: it says why, and can
  * be deleted. Another try may show that the disk only had a bad moment; when that fails too the
- * folder is taken aside, out of the way of every later start.
+ * folder is taken aside, out of the way of every later start. But not if it is the log that is
+ * damaged (EUCLEAN): what is in front of that is sound, and somebody may want it (ledger_give_up).
  */
 #include "config.h"
 
@@ -125,7 +126,7 @@ damaged(struct store *st, struct session *s, const struct err *why)
     session_move(s, SESSION_DAMAGED, "it cannot be read");
     log_line(LOG_ERROR, "session-damaged session=%s uid=%" PRIu32 " why=\"%s\"", s->name,
              s->user->uid, why->text);
-    if (s->store.failures >= FAILURES)
+    if (s->store.failures >= FAILURES && why->sys != EUCLEAN)
         set_aside(st, s, why);
 }
 

@@ -152,6 +152,7 @@ collect_store(const struct server *sv, struct metrics_values *v)
     v->commit_tokens = c.commit_tokens;
     v->unloads = c.unloads;
     v->store_errors = c.errors;
+    v->store_mended = c.mended;
     v->store_jobs = alive.waiting;
     v->store_job_ns = alive.job_ns;
     v->loaded = c.loaded;

@@ -97,7 +97,7 @@ struct looking {
     struct session *s;               /* held */
     char name[SESSION_NAME_MAX + 1]; /* as it was: it may be deleted meanwhile */
     struct store_wait wait;
-    bool verify;
+    bool verify, give_up;
 
     /* The copy, made in the session's thread. */
     struct catalog *catalog;
@@ -175,6 +175,9 @@ make_copy(void *arg, struct store_tools *t, struct err *e)
     x->io = t->io;
     if (x->verify) {
         t->close(t, &x->s->id); /* then its file stands alone */
+        catalog_dir(&x->s->id, x->dir);
+        if (x->give_up && ledger_give_up(t->io, x->dir, e) == -1)
+            return -1;
     } else {
         l = t->ledger(t, &x->s->id, e);
         if (l == NULL || ledger_load(l, &x->content, e) == -1)
@@ -372,6 +375,11 @@ on_verified(void *arg, const struct err *why)
     log_line(v->wrong == 0 ? LOG_INFO : LOG_WARNING,
              "session-verify session=%s uid=%u wrong=%llu files=%llu", x->name,
              x->s->user->uid, (unsigned long long)v->wrong, (unsigned long long)v->files);
+    if (x->give_up && x->s->state == SESSION_DAMAGED && v->ledger) {
+        log_line(LOG_WARNING, "session-gave-up session=%s uid=%u tokens=%llu", x->name,
+                 x->s->user->uid, (unsigned long long)v->len);
+        store_need(x->sv->store, x->s, NULL, &(struct err){0});
+    }
     if (v->wrong == 0) {
         kv_trust(x->s);
         store_commit_soon(x->sv->store, x->s);
@@ -398,11 +406,22 @@ begin_verify(struct looking *x)
 void
 req_verify(struct request *r, const void *body)
 {
-    struct looking *x = looking_new(r, true);
+    const struct wire_verify *q = body;
+    const bool give_up = wire_has(q, verify, give_up) && q->give_up;
+    struct looking *x;
+    struct err e;
 
-    (void)body;
-    if (x != NULL)
-        looking_begin(x);
+    if (give_up && !session_may(r->session, &r->conn->cred, SESSION_WRITE)) {
+        err_set(&e, ERR_PERMISSION, 0,
+                "giving something up needs the right to write to it");
+        request_fail(r, &e);
+        return;
+    }
+    x = looking_new(r, true);
+    if (x == NULL)
+        return;
+    x->give_up = give_up;
+    looking_begin(x);
 }
 
 /* --- import ------------------------------------------------------------------------------- */

@@ -33,7 +33,7 @@ static const struct request_entry table[WIRE_METHODS] = {
     [WIRE_METHOD_unpark] = {req_unpark, SESSION_WRITE, OF(name), false},
     [WIRE_METHOD_export] = {req_export, SESSION_READ, OF(export), false},
     [WIRE_METHOD_import] = {.handle = req_import},
-    [WIRE_METHOD_verify] = {req_verify, SESSION_READ, OF(name), false},
+    [WIRE_METHOD_verify] = {req_verify, SESSION_READ, OF(verify), false},
     [WIRE_METHOD_rename] = {req_rename, SESSION_ADMIN, OF(rename), false},
     [WIRE_METHOD_delete] = {req_delete, SESSION_ADMIN, OF(name), false},
     [WIRE_METHOD_chmod] = {req_chmod, SESSION_ADMIN, OF(chmod), false},

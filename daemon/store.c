@@ -245,6 +245,11 @@ on_entry(void *arg, const struct catalog_entry *en)
         return -1;
     fill(f->st, s, en);
     f->st->counts.damaged += en->damaged;
+    if (catalog_mended(f->st->catalog, &en->id)) {
+        f->st->counts.mended++;
+        log_line(LOG_WARNING, "ledger-mended session=%s uid=%" PRIu32, en->meta.name,
+                 en->meta.uid);
+    }
     if (en->damaged) {
         s->store.damage = strdup(en->why);
         log_line(LOG_ERROR, "session-damaged uid=%" PRIu32 " session=%s why=\"%s\"",

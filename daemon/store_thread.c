@@ -189,6 +189,8 @@ get(struct thread *th, const struct kvfile_id *id, struct err *e)
 {
     struct handle *h = find(th, id);
     char dir[CATALOG_DIR_MAX];
+    struct err mended;
+    uint64_t at;
 
     if (h == NULL) {
         h = place(th);
@@ -199,6 +201,11 @@ get(struct thread *th, const struct kvfile_id *id, struct err *e)
         if (ledger_open(th->tools.io, dir, false, &h->ledger, e) == -1) {
             h->ledger = NULL;
             return NULL;
+        }
+        if (ledger_mended(h->ledger, &at) > 0) { /* it was not when the store was opened */
+            err_set(&mended, ERR_DAMAGED, 0, "%s: at %llu of its log", dir,
+                    (unsigned long long)at);
+            log_line(LOG_WARNING, "ledger-mended why=\"%s\"", mended.text);
         }
     }
     h->used = ++th->stamp;

@@ -223,8 +223,15 @@ catalog_close(struct catalog *c)
     ids_done(&c->hot);
     ids_done(&c->due);
     ids_done(&c->building);
+    ids_done(&c->mended);
     pthread_mutex_destroy(&c->lock);
     free(c);
+}
+
+bool
+catalog_mended(const struct catalog *c, const struct kvfile_id *id)
+{
+    return ids_has(&c->mended, id);
 }
 
 #define COLUMNS "id, " LEDGER_META_NAMES ", len, n_points, disk_bytes, damaged, why"

@@ -31,13 +31,16 @@ struct catalog_entry {
     struct ledger_meta meta;
     uint64_t len, n_points, disk_bytes;
     bool damaged; /* its folder is there but its ledger cannot be read: see `why` */
-    char why[120];
+    char why[200];
 };
 
 /* Opens or makes the store in io's root; takes its lock (ERR_BUSY: another fathomd has it). */
 int catalog_open(struct io *io, struct catalog **out, struct err *e);
 /* Sessions that are still hot will be looked at again. NULL is fine. */
 void catalog_close(struct catalog *c);
+
+/* Whether a bit of its log had turned over when the store was opened, and was put right. */
+bool catalog_mended(const struct catalog *c, const struct kvfile_id *id);
 
 /* All sessions, in no order. Not 0 from each() ends it with that; each() must not call any
  * function of the catalogue. */

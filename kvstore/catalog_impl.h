@@ -34,6 +34,7 @@ struct catalog {
     struct err why;
     struct ids hot;
     struct ids due;          /* to be swept: have been hot, as their rows' `swept` says */
+    struct ids mended;       /* when the store was opened */
     struct ids building;     /* their folders in tmp/ are not to be swept */
     bool shelf_durable[256]; /* sessions/ab is there after a crash */
 };

@@ -214,6 +214,7 @@ settle(struct catalog *c, const struct kvfile_id *id)
     struct ledger *l = NULL;
     struct io_stat st;
     struct err e;
+    uint64_t at;
 
     catalog_dir(id, dir);
     snprintf(wal, sizeof wal, "%s/session.db-wal", dir);
@@ -221,6 +222,8 @@ settle(struct catalog *c, const struct kvfile_id *id)
         return e.code == ERR_NOT_FOUND;
     if (ledger_open(c->io, dir, false, &l, &e) == -1)
         return false;
+    if (ledger_mended(l, &at) > 0 && !ids_has(&c->mended, id))
+        ids_add(&c->mended, id, &e); /* to be told; without memory it is not */
     ledger_close(l);
     return true;
 }

@@ -87,6 +87,23 @@ ledger_look(struct io *io, const char *dir, struct ledger **out, struct err *e)
     return open_as(io, dir, SQL_LOOK, out, e);
 }
 
+int
+ledger_give_up(struct io *io, const char *dir, struct err *e)
+{
+    struct ledger *l;
+
+    if (open_as(io, dir, SQL_GIVE_UP, &l, e) == -1)
+        return -1;
+    ledger_close(l);
+    return 0;
+}
+
+uint32_t
+ledger_mended(const struct ledger *l, uint64_t *at)
+{
+    return sql_mended(l->db, at);
+}
+
 void
 ledger_close(struct ledger *l)
 {

@@ -93,8 +93,13 @@ struct ledger_change {
  * that is for a folder that is not in its place yet: catalog_create(). */
 int ledger_open(struct io *io, const char *dir, bool create, struct ledger **out,
                 struct err *e);
+/* Of one whose log is damaged (ERR_DAMAGED with sys EUCLEAN): what is behind the damage is given up,
+ * for good, and what is left is put where it belongs. */
+int ledger_give_up(struct io *io, const char *dir, struct err *e);
 /* To read only: nothing of it changes, not even a WAL that waits to be gone through. */
 int ledger_look(struct io *io, const char *dir, struct ledger **out, struct err *e);
+/* Bytes of the log with a bit that had turned over, put right when it was opened; the first is at *at. */
+uint32_t ledger_mended(const struct ledger *l, uint64_t *at);
 /* Truncates the WAL; after it the file stands alone. NULL is fine. */
 void ledger_close(struct ledger *l);
 /* Believes nothing: what breaks a rule of docs/KVFORMAT.md is ERR_DAMAGED, and named. */

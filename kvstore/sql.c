@@ -18,6 +18,7 @@
 #include "kvstore/io.h"
 #include "kvstore/sql.h"
 #include "kvstore/vfs.h"
+#include "kvstore/wal.h"
 
 enum { PATH_ROOM = 160, VFS_NAME_ROOM = 32, MOST_BYTES = 1 << 16, MOST_SQL = 1 << 14 };
 
@@ -297,8 +298,8 @@ look_it_over(sqlite3 *db, enum sql_how how, struct err *e)
 /* Each connection has a VFS of its own, so that none outlives its io. A look at a database without
  * a WAL makes none: immutable. */
 static int
-open_by(struct io *io, const char *path, enum sql_how how, bool wal, sqlite3 **db,
-        struct err *e)
+open_by(struct io *io, const char *path, enum sql_how how, const struct wal_found *wal,
+        sqlite3 **db, struct err *e)
 {
     static atomic_uint_least64_t n_opened;
     const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_URI |
@@ -309,8 +310,10 @@ open_by(struct io *io, const char *path, enum sql_how how, bool wal, sqlite3 **d
     if (vfs_register(io, vfs, true, e) == -1)
         return -1;
     vfs_clear_error();
+    if (wal != NULL)
+        vfs_mend_log(vfs, wal);
     snprintf(uri, sizeof uri, "file:%s%s", path,
-             how == SQL_LOOK && !wal ? "?immutable=1" : "");
+             how == SQL_LOOK && wal == NULL ? "?immutable=1" : "");
     if (sqlite3_open_v2(uri, db, flags, vfs) == SQLITE_OK)
         return 0;
     sql_error(*db, e);
@@ -326,12 +329,28 @@ keep_wal(sqlite3 *db)
     sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
 }
 
+static int
+look_at_log(struct io *io, const char *path, enum sql_how how, struct wal_found *out,
+            struct err *e)
+{
+    if (wal_look(io, path, out, e) == -1)
+        return -1;
+    if (!out->damaged || how == SQL_GIVE_UP)
+        return 0;
+    return err_set(e, ERR_DAMAGED, EUCLEAN,
+                   "%s: damaged at %" PRIu64
+                   ", in front of work that was acknowledged: restore it, or give that up: "
+                   "fathom verify --give-up",
+                   path, out->at);
+}
+
 int
 sql_open(struct io *io, const char *path, enum sql_how how, sqlite3 **out, struct err *e)
 {
     char wal[PATH_ROOM];
     uint64_t bytes, wal_bytes;
     bool there, wal_there;
+    struct wal_found found = {0};
     sqlite3 *db = NULL;
 
     snprintf(wal, sizeof wal, "%s-wal", path);
@@ -343,7 +362,11 @@ sql_open(struct io *io, const char *path, enum sql_how how, sqlite3 **out, struc
                        there ? "is there already" : "is not there");
     if (how != SQL_CREATE && bytes == 0) /* which SQLite would take for a new one */
         return err_set(e, ERR_DAMAGED, 0, "%s: is empty", path);
-    if (open_by(io, path, how, wal_there, &db, e) == -1)
+    if (wal_bytes > 0 && look_at_log(io, wal, how, &found, e) == -1)
+        return -1;
+    if (how == SQL_GIVE_UP)
+        how = SQL_WRITE;
+    if (open_by(io, path, how, wal_there ? &found : NULL, &db, e) == -1)
         return -1;
     if (settings(db, how, e) == -1 || (wal_bytes > 0 && look_it_over(db, how, e) == -1)) {
         sql_close(db, wal_there);
@@ -353,6 +376,28 @@ sql_open(struct io *io, const char *path, enum sql_how how, sqlite3 **out, struc
         keep_wal(db);
     *out = db;
     return 0;
+}
+
+static void
+vfs_name(sqlite3 *db, char name[VFS_NAME_ROOM])
+{
+    sqlite3_vfs *vfs;
+
+    name[0] = '\0';
+    if (sqlite3_file_control(db, "main", SQLITE_FCNTL_VFS_POINTER, &vfs) == SQLITE_OK)
+        snprintf(name, VFS_NAME_ROOM, "%s", vfs->zName);
+}
+
+uint32_t
+sql_mended(sqlite3 *db, uint64_t *at)
+{
+    char name[VFS_NAME_ROOM];
+    const struct wal_found *w;
+
+    vfs_name(db, name);
+    w = vfs_mended(name);
+    *at = w != NULL ? w->fixes[0].at : 0;
+    return w != NULL ? w->n_fixes : 0;
 }
 
 int
@@ -366,15 +411,13 @@ sql_finish(sqlite3 *db, struct err *e)
 void
 sql_close(sqlite3 *db, bool as_it_is)
 {
-    char name[VFS_NAME_ROOM] = "";
-    sqlite3_vfs *vfs;
+    char name[VFS_NAME_ROOM];
 
     if (db == NULL)
         return;
     if (as_it_is)
         keep_wal(db);
-    if (sqlite3_file_control(db, "main", SQLITE_FCNTL_VFS_POINTER, &vfs) == SQLITE_OK)
-        snprintf(name, sizeof name, "%s", vfs->zName);
+    vfs_name(db, name);
     sqlite3_close(db);
     vfs_unregister(name);
 }

@@ -18,7 +18,8 @@ struct io;
  */
 enum sql_how {
     SQL_WRITE, /* one that is there */
-    SQL_LOOK,  /* likewise, and nothing of it is changed */
+    SQL_GIVE_UP, /* likewise, even if its log is damaged (wal.h): what is behind that is gone */
+    SQL_LOOK, /* likewise, and nothing of it is changed */
     SQL_CREATE, /* a new one without journal and sync, in a place where a crash makes it nothing:
                    sql_finish() syncs it when its first content is there */
 };
@@ -27,11 +28,15 @@ enum sql_how {
  * WAL, synchronous=FULL, exclusive (so there is no -shm file), no triggers, views or extensions, a
  * cache of 128 KiB. A -wal file with something in it says that nobody closed the database: then it
  * goes through quick_check, and all that the WAL holds is written again to where it belongs. That
+ * Before all that the log itself is looked at (wal.h): single bits that turned over are put right, and what is
+ * damaged further is ERR_DAMAGED with sys EUCLEAN. That
  * last step is not for order only: if the fsync of a WAL fails, the kernel may keep pages of it as
  * clean that never reached the disk, and what was appended behind them later would be lost too.
  */
 int sql_open(struct io *io, const char *path, enum sql_how how, sqlite3 **out,
              struct err *e);
+/* Bytes of the log that were put right when it was opened; the first is at *at. */
+uint32_t sql_mended(sqlite3 *db, uint64_t *at);
 int sql_finish(sqlite3 *db, struct err *e);
 void sql_close(sqlite3 *db,
                bool as_it_is); /* as_it_is: the WAL is left alone. NULL is fine */

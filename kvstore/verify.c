@@ -307,8 +307,16 @@ check_ledger(struct verify *v)
     const size_t n_dir = strlen(v->dir);
     struct ledger *l = NULL;
     struct err e = {0};
+    uint64_t at;
     int rc = ledger_look(v->io, v->dir, &l, &e);
 
+    if (rc == 0 && ledger_mended(l, &at) > 0 &&
+        tell(v, true,
+             "session.db-wal: a bit at %" PRIu64 " has turned over; it is put right",
+             at) == -1) {
+        ledger_close(l);
+        return -1;
+    }
     if (rc == 0)
         rc = sql_quick_check(l->db, &e);
     if (rc == 0)

@@ -26,6 +26,7 @@
 #include "base/err.h"
 #include "kvstore/io.h"
 #include "kvstore/vfs.h"
+#include "kvstore/wal.h"
 
 enum { PATH_ROOM = 512, SECTOR = 4096, SMALLEST_PAGE = 512 /* of SQLite's */ };
 
@@ -34,6 +35,7 @@ struct vfs {
     struct io *io;
     sqlite3_vfs *os; /* the default one */
     bool sums;
+    struct wal_found log;
     char name[];
 };
 
@@ -41,10 +43,11 @@ struct vfs_file {
     sqlite3_file base;
     struct io *io;
     int h;
-    bool new_name;        /* perhaps nobody has synced its folder */
-    bool failed;          /* a sync did */
-    bool delete_on_close; /* as SQLite asked */
-    bool sums;            /* a database whose pages have them */
+    bool new_name;                 /* perhaps nobody has synced its folder */
+    bool failed;                   /* a sync did */
+    bool delete_on_close;          /* as SQLite asked */
+    bool sums;                     /* a database whose pages have them */
+    const struct wal_found *fixes; /* of a log; NULL: none */
     char path[PATH_ROOM];
 };
 
@@ -126,6 +129,8 @@ file_read(sqlite3_file *base, void *p, int n, sqlite3_int64 at)
 
     if (got == -1)
         return SQLITE_IOERR_READ;
+    if (f->fixes != NULL)
+        wal_mend(f->fixes, p, (uint64_t)got, (uint64_t)at);
     if (got == n)
         return f->sums ? check_page(f, p, n, (uint64_t)at) : SQLITE_OK;
     memset((uint8_t *)p + got, 0, (size_t)(n - got)); /* as SQLite wants it */
@@ -148,6 +153,7 @@ file_write(sqlite3_file *base, const void *p, int n, sqlite3_int64 at)
 
     if (f->failed)
         return refuse(f, SQLITE_IOERR_WRITE);
+    f->fixes = NULL; /* all of it is in the database */
     if (f->sums && n == VFS_PAGE) {
         memcpy(page, p, VFS_PAGE);
         vfs_seal_page(page, (uint64_t)at);
@@ -165,6 +171,7 @@ file_truncate(sqlite3_file *base, sqlite3_int64 n)
 
     if (f->failed)
         return refuse(f, SQLITE_IOERR_TRUNCATE);
+    f->fixes = NULL;
     return f->io->ops->truncate(f->io, f->h, (uint64_t)n, &last) == 0
                ? SQLITE_OK
                : SQLITE_IOERR_TRUNCATE;
@@ -288,6 +295,8 @@ vfs_open(sqlite3_vfs *base, const char *path, sqlite3_file *out, int flags, int 
     /* Also if it was there: whoever made it may have been killed before its first sync. */
     f->new_name = flags & SQLITE_OPEN_CREATE;
     f->sums = vfs_of(base)->sums && flags & SQLITE_OPEN_MAIN_DB;
+    f->fixes = flags & SQLITE_OPEN_WAL && vfs_of(base)->log.n_fixes > 0 ? &vfs_of(base)->log
+                                                                        : NULL;
     f->delete_on_close = flags & SQLITE_OPEN_DELETEONCLOSE;
     strcpy(f->path, path);
     f->base.pMethods = &methods;
@@ -444,6 +453,23 @@ vfs_register(struct io *io, const char *name, bool sums, struct err *e)
         return 0;
     free(v);
     return err_set(e, ERR_INTERNAL, 0, "store: SQLite takes no VFS named %s", name);
+}
+
+void
+vfs_mend_log(const char *name, const struct wal_found *w)
+{
+    sqlite3_vfs *base = sqlite3_vfs_find(name);
+
+    if (base != NULL)
+        vfs_of(base)->log = *w;
+}
+
+const struct wal_found *
+vfs_mended(const char *name)
+{
+    sqlite3_vfs *base = sqlite3_vfs_find(name);
+
+    return base != NULL && vfs_of(base)->log.n_fixes > 0 ? &vfs_of(base)->log : NULL;
 }
 
 void

@@ -7,6 +7,7 @@
 
 struct err;
 struct io;
+struct wal_found;
 
 /*
  * A SQLite VFS on a struct io: databases that are opened through it (sqlite3_open_v2(path, &db,
@@ -26,6 +27,11 @@ enum { VFS_PAGE = 4096, VFS_SUM = 8 };
 
 int vfs_register(struct io *io, const char *name, bool sums, struct err *e);
 void vfs_seal_page(uint8_t page[VFS_PAGE], uint64_t at); /* as a write at `at` does */
+/* Of databases that are opened through it from now on: their log is read with these fixes, until it
+ * is begun anew. */
+void vfs_mend_log(const char *name, const struct wal_found *w);
+/* What that said; NULL: nothing. */
+const struct wal_found *vfs_mended(const char *name);
 void vfs_unregister(const char *name); /* no database may be open; not registered is fine */
 
 /* What a call of this thread met last in a VFS of ours, for the text that SQLite cannot give:

@@ -392,9 +392,12 @@ uint32_t fathom_park(struct fathom *f, const char *name, int to_memory,
                      struct fathom_error *e);
 uint32_t fathom_unpark(struct fathom *f, const char *name, struct fathom_error *e);
 
-/* Reads every byte that the disk has of a session; verified() gets what was found. */
+/* Reads every byte that the disk has of a session; verified() gets what was found. fathom_give_up() first
+ * gives up, for good, what is behind damage in the session's log: it goes back to what was there before. */
 uint32_t fathom_verify(struct fathom *f, const char *name, const struct fathom_watch *w,
                        struct fathom_error *e);
+uint32_t fathom_give_up(struct fathom *f, const char *name, const struct fathom_watch *w,
+                        struct fathom_error *e);
 
 /* ---- Shared memory ------------------------------------------------------------------- */
 

@@ -104,8 +104,18 @@ uint32_t
 fathom_verify(struct fathom *f, const char *name, const struct fathom_watch *w,
               struct fathom_error *fe)
 {
-    const struct wire_name r = {.name = wire_str(name)};
+    const struct wire_verify r = {.name = wire_str(name)};
 
+    return send_plain(f, WIRE_METHOD_verify, w, &r, fe);
+}
+
+uint32_t
+fathom_give_up(struct fathom *f, const char *name, const struct fathom_watch *w,
+               struct fathom_error *fe)
+{
+    struct wire_verify r = {.name = wire_str(name)};
+
+    wire_put(&r, verify, give_up, true);
     return send_plain(f, WIRE_METHOD_verify, w, &r, fe);
 }
 

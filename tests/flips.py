@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """flips.py STATE: turns one bit over in each session f000, f001, ... under STATE, each in another class
 of bytes, and prints a line for each: NAME CLASS OFFSET. flips.py STATE index N: the N-th flip of index.db.
-flips.py STATE wal: one in each write-ahead log."""
+flips.py STATE wal: one in each write-ahead log, but f300's, each in another class of
+bytes; on stderr, in how many SQLite alone then finds fewer tokens. flips.py STATE wound NAME: 600 bytes of the
+beginning of that session's log, and a bit of the index's."""
 import glob
 import os
 import random
+import shutil
 import sqlite3
 import struct
 import sys
+import tempfile
 
 KINDS = {1: "layout", 2: "tokens", 3: "pages", 4: "state", 5: "logits"}
 HEAD = [("magic", 0, 8), ("version", 8, 4), ("head-bytes", 12, 4), ("compatible", 16, 8), ("incompatible", 24, 8),
@@ -78,9 +82,57 @@ def plan(folder):
                 yield pattern, name, at, size
 
 
+def wal_classes(data):
+    """(class, first byte, bytes) of a write-ahead log: its head, and each frame."""
+    out = [("head." + n, 4 * i, 4) for i, n in enumerate(
+        ("magic", "version", "page-size", "counter", "salt1", "salt2", "sum1", "sum2"))]
+    for frame in range((len(data) - 32) // 4120):
+        at = 32 + 4120 * frame
+        out += [("frame%d.%s" % (frame, n), at + o, s) for n, o, s in (
+            ("page-number", 0, 4), ("commit", 4, 4), ("salts", 8, 8), ("sum", 16, 8), ("page", 24, 4096))]
+    return out
+
+
+def tokens_by_sqlite(folder):
+    with tempfile.TemporaryDirectory() as copy:
+        for name in ("session.db", "session.db-wal"):
+            shutil.copy(folder + "/" + name, copy)
+        db = sqlite3.connect(copy + "/session.db")
+        n = db.execute("SELECT len FROM meta").fetchone()[0]
+        db.close()
+    return n
+
+
+def flip_logs(all_sessions):
+    fewer, i = 0, 0
+    for name, folder in sorted(all_sessions):
+        path = folder + "/session.db-wal"
+        if name == "f300" or not os.path.exists(path) or os.path.getsize(path) == 0:
+            continue
+        before = tokens_by_sqlite(folder)
+        places = wal_classes(read(path))
+        # Classes in turn, a frame later with each round.
+        what, at, size = places[i] if i < 8 else places[8 + (i - 8) * 6 % (len(places) - 8)]
+        at += random.randrange(size)
+        flip(path, at, random.randrange(8))
+        fewer += tokens_by_sqlite(folder) < before
+        print(name, "wal." + what, at)
+        i += 1
+    print("#", fewer, file=sys.stderr)
+
+
 def main():
     random.seed(20)
     state = sys.argv[1]
+    if sys.argv[2:3] == ["wound"]:
+        folder = [d for n, d in sessions(state) if n == sys.argv[3]][0]
+        with open(folder + "/session.db-wal", "r+b") as f:
+            f.seek(2000)
+            old = f.read(600)
+            f.seek(2000)
+            f.write(bytes(b ^ 0xff for b in old))
+        flip(state + "/index.db-wal", os.path.getsize(state + "/index.db-wal") // 2, 0)
+        return
     if len(sys.argv) == 4:
         size = os.path.getsize(state + "/index.db")
         at = [0, 18, 20, 30, 100, 5000, 4090, size - 3, size // 2, size - 400][int(sys.argv[3])]
@@ -88,12 +140,7 @@ def main():
         return
     all_sessions = [(n, d) for n, d in sessions(state) if n[0] == "f" and n[1:].isdigit()]
     if len(sys.argv) == 3:
-        for name, folder in all_sessions:
-            path = folder + "/session.db-wal"
-            if os.path.exists(path) and os.path.getsize(path) > 0:
-                at = random.randrange(os.path.getsize(path))
-                flip(path, at, random.randrange(8))
-                print(name, "wal", at)
+        flip_logs(all_sessions)
         return
     places = None
     for i, (name, folder) in enumerate(sorted(all_sessions)):

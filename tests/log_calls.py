@@ -18,7 +18,7 @@ FOLDERS = ("base", "proto", "lib", "model", "gpu", "engine", "kvstore", "daemon"
 
 # Expressions that may fill a %s: error texts, names of things, settings, our own words.
 STRINGS = [
-    r"(\w+(->|\.))*(e|err|why|error)(->|\.)text|engine_error\(.*\)->text",
+    r"(\w+(->|\.))*(e|err|why|error|mended)(->|\.)text|engine_error\(.*\)->text",
     r"(\w+->)*why",  # of a fault; of session_move(): a literal
     r"\(int\)body->text\.len, body->text\.p",  # of an error, as it goes out
     r"strerror\(errno\)|err_name\(.*\)",
