@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Chooses the next token: bias and bans -> penalties -> min_tokens -> temperature -> top-k ->
- * top-p -> min-p -> draw (docs/SAMPLING.md). Every filter keeps a prefix of the candidates
- * ordered by (logit descending, id ascending), so one walk along that order serves them all;
- * a heap gives the order lazily, because a draw seldom looks further than a few dozen of
- * 129,280 candidates. Sums are in double and in a fixed order. One thread for each sampler.
+ * top-p -> min-p -> draw (docs/SAMPLING.md). Every filter keeps some of the best candidates
+ * (candidates.h); what has to look at the whole row is in logits.h. Sums are in double, and in an
+ * order that depends on the logits and parameters alone. One thread for each sampler.
  */
 #include <config.h>
 
@@ -15,19 +14,20 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "model/candidates.h"
+#include "model/logits.h"
 #include "model/sampler.h"
 
-struct candidate {
-    float x;
-    uint32_t id;
-};
+/* Weights of candidates that are gathered first: what is below 12 nats is seldom drawn. */
+static const double first_look = 6e-6;
 
 struct sampler {
     uint32_t vocab;
-    float *x;               /* f32 [vocab]: logits after bias, penalties and bans */
-    uint32_t *count;        /* u32 [vocab]: all zero between calls */
-    struct candidate *heap; /* [vocab]: heap in front, what was popped behind, best last */
-    double *w;              /* f64 [vocab]: weights by rank */
+    float *x;            /* f32 [vocab]: logits after bias, penalties and bans */
+    float *block_max;    /* of these, as logits_clean makes it */
+    double sum;          /* of exp(x - largest x); 0: not known */
+    uint32_t *count;     /* u32 [vocab]: all zero between calls */
+    struct candidate *c; /* [vocab] */
 };
 
 struct sampler *
@@ -43,11 +43,12 @@ sampler_new(uint32_t vocab, struct err *e)
     if (s != NULL) {
         s->vocab = vocab;
         s->x = calloc(vocab, sizeof *s->x);
+        s->block_max = calloc(vocab / LOGITS_BLOCK + 1, sizeof *s->block_max);
         s->count = calloc(vocab, sizeof *s->count);
-        s->heap = calloc(vocab, sizeof *s->heap);
-        s->w = calloc(vocab, sizeof *s->w);
+        s->c = calloc(vocab, sizeof *s->c);
     }
-    if (s == NULL || s->x == NULL || s->count == NULL || s->heap == NULL || s->w == NULL) {
+    if (s == NULL || s->x == NULL || s->block_max == NULL || s->count == NULL ||
+        s->c == NULL) {
         sampler_free(s);
         err_set(e, ERR_QUOTA, errno, "no memory for a sampler of %u tokens", vocab);
         return NULL;
@@ -61,9 +62,9 @@ sampler_free(struct sampler *s)
     if (s == NULL)
         return;
     free(s->x);
+    free(s->block_max);
     free(s->count);
-    free(s->heap);
-    free(s->w);
+    free(s->c);
     free(s);
 }
 
@@ -76,56 +77,26 @@ clean(float x)
     return x > FLT_MAX ? FLT_MAX : x;
 }
 
-/* max over f32 [n]; -inf if there is nothing better */
-static float
-largest(const float *x, uint32_t n)
-{
-    float max = -INFINITY;
-
-    for (uint32_t i = 0; i < n; i++) {
-        const float v = clean(x[i]);
-
-        if (v > max)
-            max = v;
-    }
-    return max;
-}
-
-/* log of the sum of exp over f32 [n], whose largest is `max` */
-static double
-log_sum_exp(const float *x, uint32_t n, float max)
-{
-    double sum = 0;
-
-    if (max == -INFINITY)
-        return -(double)INFINITY;
-    for (uint32_t i = 0; i < n; i++)
-        sum += exp((double)clean(x[i]) - (double)max);
-    return (double)max + log(sum);
-}
-
 float
 sampler_logprob(const float *logits, uint32_t vocab, uint32_t id)
 {
-    const float max = largest(logits, vocab);
+    const float max = logits_max(logits, vocab);
 
     if (id >= vocab || clean(logits[id]) == -INFINITY)
         return -INFINITY;
-    return (float)((double)clean(logits[id]) - log_sum_exp(logits, vocab, max));
+    return (float)((double)clean(logits[id]) -
+                   ((double)max + log(logits_sum(logits, vocab, max, 1))));
 }
 
-/* The n_top best of the model's own distribution: one pass, insertion into a short list. */
+/* The n_top best of the model's own distribution: insertion into a short list. */
 static void
-report(const float *logits, uint32_t vocab, uint32_t n_top, struct sample_choice *out)
+list_top(const struct sampler *s, uint32_t n_top, struct sample_choice *out)
 {
-    const double lse = log_sum_exp(logits, vocab, largest(logits, vocab));
     float best[SAMPLER_MAX_TOP];
     uint32_t n = 0;
 
-    out->log_sum = lse;
-    out->logprob = (float)((double)clean(logits[out->id]) - lse);
-    for (uint32_t id = 0; id < vocab && n_top > 0; id++) {
-        const float v = clean(logits[id]);
+    for (uint32_t id = 0; id < s->vocab && n_top > 0; id++) {
+        const float v = s->x[id];
         uint32_t at = n;
 
         if (v == -INFINITY || (n == n_top && v <= best[n - 1]))
@@ -139,7 +110,8 @@ report(const float *logits, uint32_t vocab, uint32_t n_top, struct sample_choice
             out->top[at] = out->top[at - 1];
         }
         best[at] = v;
-        out->top[at] = (struct sample_top){.id = id, .logprob = (float)((double)v - lse)};
+        out->top[at] =
+            (struct sample_top){.id = id, .logprob = (float)((double)v - out->log_sum)};
     }
     out->n_top = n;
 }
@@ -170,144 +142,28 @@ penalise(struct sampler *s, const struct sample_params *p, const uint32_t *histo
     return 0;
 }
 
-/* Logits to s->x, with everything in it that does not depend on the other tokens. */
+/* What does not depend on the other tokens, in s->x; *max: the largest then. */
 static int
-adjust(struct sampler *s, const struct sample_params *p, const float *logits,
-       const uint32_t *history, size_t n_history, uint32_t n_drawn, struct err *e)
+adjust(struct sampler *s, const struct sample_params *p, const uint32_t *history,
+       size_t n_history, uint32_t n_drawn, float *max, struct err *e)
 {
     const size_t window = n_history < p->penalty_window ? n_history
                                                         : (size_t)p->penalty_window;
+    const bool penalties = (p->repetition != 1 || p->presence != 0 || p->frequency != 0) &&
+                           window > 0;
+    const uint32_t held = n_drawn < p->min_tokens ? p->n_stop_tokens : 0;
 
-    for (uint32_t i = 0; i < s->vocab; i++)
-        s->x[i] = clean(logits[i]);
     for (uint32_t i = 0; i < p->n_bias; i++)
         s->x[p->bias[i].id] = clean(s->x[p->bias[i].id] + p->bias[i].bias);
-    if ((p->repetition != 1 || p->presence != 0 || p->frequency != 0) && window > 0 &&
-        penalise(s, p, history + (n_history - window), window, e) == -1)
+    if (penalties && penalise(s, p, history + (n_history - window), window, e) == -1)
         return -1;
-    for (uint32_t i = 0; i < p->n_stop_tokens && n_drawn < p->min_tokens; i++)
+    for (uint32_t i = 0; i < held; i++)
         s->x[p->stop_tokens[i]] = -INFINITY;
+    if (p->n_bias == 0 && !penalties && held == 0)
+        return 0;
+    *max = logits_clean(s->x, s->vocab, s->x, s->block_max);
+    s->sum = 0;
     return 0;
-}
-
-static bool
-better(struct candidate a, struct candidate b)
-{
-    return a.x > b.x || (a.x == b.x && a.id < b.id);
-}
-
-static void
-sift_down(struct candidate *h, uint32_t n, uint32_t i)
-{
-    const struct candidate c = h[i];
-
-    for (;;) {
-        uint32_t child = 2 * i + 1;
-
-        if (child >= n)
-            break;
-        if (child + 1 < n && better(h[child + 1], h[child]))
-            child++;
-        if (!better(h[child], c))
-            break;
-        h[i] = h[child];
-        i = child;
-    }
-    h[i] = c;
-}
-
-/* All tokens that are not banned, as a heap; their number. */
-static uint32_t
-gather(struct sampler *s)
-{
-    uint32_t n = 0;
-
-    for (uint32_t id = 0; id < s->vocab; id++) {
-        if (s->x[id] > -INFINITY)
-            s->heap[n++] = (struct candidate){.x = s->x[id], .id = id};
-    }
-    for (uint32_t i = n / 2; i-- > 0;)
-        sift_down(s->heap, n, i);
-    return n;
-}
-
-/* The candidates in order, as far as anyone has looked. */
-struct ranking {
-    struct sampler *s;
-    uint32_t n, popped;
-    double max, temperature;
-};
-
-/* The weight of the candidate of the next rank, which becomes known by this call. */
-static double
-rank_next(struct ranking *r)
-{
-    struct candidate *h = r->s->heap;
-    const uint32_t left = r->n - r->popped;
-    const struct candidate best = h[0];
-    const double w = exp(((double)best.x - r->max) / r->temperature);
-
-    h[0] = h[left - 1];
-    if (left > 1)
-        sift_down(h, left - 1, 0);
-    h[left - 1] = best;
-    r->s->w[r->popped++] = w;
-    return w;
-}
-
-static uint32_t
-rank_id(const struct ranking *r, uint32_t rank)
-{
-    return r->s->heap[r->n - 1 - rank].id;
-}
-
-/* Sum of all weights of at least `least`, in the order of ids. */
-static double
-total_weight(const struct ranking *r, double least)
-{
-    double sum = 0;
-
-    for (uint32_t id = 0; id < r->s->vocab; id++) {
-        const double w = exp(((double)r->s->x[id] - r->max) / r->temperature);
-
-        if (w >= least)
-            sum += w;
-    }
-    return sum;
-}
-
-/*
- * Top-k, top-p and min-p: how many of the best candidates survive, with their weights in
- * s->w and the sum of those in *total. At least one does.
- */
-static uint32_t
-survivors(struct ranking *r, const struct sample_params *p, double *total)
-{
-    const bool by_k = p->top_k > 0 && p->top_k < r->n;
-    const uint32_t k = by_k ? p->top_k : r->n;
-    const double min_p = (double)p->min_p, top_p = (double)p->top_p;
-    const double *w = r->s->w;
-    double all = 0, sum = 0;
-    uint32_t n = 0;
-
-    if (by_k) {
-        while (r->popped < k)
-            all += rank_next(r);
-    } else {
-        all = total_weight(r, 0);
-    }
-    while (n < k && (n == 0 || sum < top_p * all)) {
-        if (n == r->popped)
-            rank_next(r);
-        sum += w[n++];
-    }
-    /* The best has weight 1, so min-p needs no division; the order is by weight. */
-    while (n > 1 && w[n - 1] < min_p)
-        n--;
-    *total = 0;
-    for (uint32_t i = 0; i < n; i++)
-        *total += w[i];
-    return n;
 }
 
 /* 53 random bits for position pos, in [0, 1). */
@@ -322,33 +178,73 @@ uniform(uint64_t seed, uint64_t pos)
     return (double)(((uint64_t)out[1] << 32 | out[0]) >> 11) * 0x1p-53;
 }
 
+/* Those that top-k, top-p and min-p leave, and their total weight; without filters those that are
+ * likely, and everybody's. */
+static double
+filter(const struct sampler *s, struct candidates *k, const struct sample_params *p)
+{
+    const bool by_k = p->top_k > 0 && p->top_k < k->vocab;
+
+    if (!by_k && p->top_p >= 1 && p->min_p > 0) {
+        candidates_gather(k, (double)p->min_p);
+        return k->sum;
+    }
+    candidates_gather(k, first_look);
+    if (by_k) {
+        if (k->n < p->top_k && !k->all)
+            candidates_gather(k, 0);
+        if (k->n > p->top_k)
+            candidates_keep(k, p->top_k);
+        if (p->top_p < 1)
+            candidates_cut_at(k, (double)p->top_p * k->sum);
+    } else {
+        const double all = s->sum > 0 && k->scale == 1
+                               ? s->sum
+                               : logits_sum(k->x, k->vocab, k->max, k->scale);
+        const double goal = (double)p->top_p * all;
+
+        if (p->top_p >= 1)
+            return all;
+        if (k->sum < goal && !k->all)
+            candidates_gather(k, 0);
+        candidates_cut_at(k, goal);
+    }
+    if (p->min_p > 0)
+        candidates_drop(k, (double)p->min_p);
+    return k->sum;
+}
+
 /* The first candidate at which the running sum of weights passes u times their total. */
 static uint32_t
 draw(struct sampler *s, const struct sample_params *p, uint64_t pos, float max)
 {
-    struct ranking r = {
-        .s = s, .n = gather(s), .max = (double)max, .temperature = (double)p->temperature};
-    const bool walk = (p->top_k > 0 && p->top_k < r.n) || p->top_p < 1;
-    const double u = uniform(p->seed, pos);
-    double total, sum = 0;
-    uint32_t n = r.n, last = 0;
+    struct candidates k = {.x = s->x,
+                           .block_max = s->block_max,
+                           .vocab = s->vocab,
+                           .max = max,
+                           .scale = 1 / (double)p->temperature,
+                           .c = s->c};
+    const bool filtered = (p->top_k > 0 && p->top_k < s->vocab) || p->top_p < 1 ||
+                          p->min_p > 0;
+    const double goal = filter(s, &k, p) * uniform(p->seed, pos);
 
-    if (walk)
-        n = survivors(&r, p, &total);
-    else
-        total = total_weight(&r, (double)p->min_p); /* and the walk stays short */
-    for (uint32_t i = 0; i < n; i++) {
-        const double w = i < r.popped ? s->w[i] : rank_next(&r);
+    if (!filtered && k.sum <= goal && !k.all)
+        candidates_gather(&k, 0);
+    candidates_cut_above(&k,
+                         goal); /* rounding can leave all short of it: then the last one */
+    return k.c[k.n - 1].id;
+}
 
-        /* Rounding can leave the sum short of the total: then the last that had a chance. */
-        if (w == 0 || (i > 0 && w < (double)p->min_p))
-            break;
-        sum += w;
-        last = i;
-        if (sum > u * total)
-            break;
-    }
-    return rank_id(&r, last);
+static uint32_t
+first_largest(const struct sampler *s, float max)
+{
+    uint32_t id = 0;
+
+    while (s->block_max[id / LOGITS_BLOCK] < max)
+        id += LOGITS_BLOCK;
+    while (s->x[id] < max)
+        id++;
+    return id;
 }
 
 int
@@ -356,27 +252,22 @@ sampler_choose(struct sampler *s, const struct sample_params *p, const float *lo
                const uint32_t *history, size_t n_history, uint64_t pos, uint32_t n_drawn,
                struct sample_choice *out, struct err *e)
 {
-    float max;
-    uint32_t id = 0;
+    float max = logits_clean(logits, s->vocab, s->x, s->block_max);
 
-    if (adjust(s, p, logits, history, n_history, n_drawn, e) == -1)
-        return -1;
-    max = largest(s->x, s->vocab);
-    if (max == -INFINITY && largest(logits, s->vocab) == -INFINITY)
+    if (max == -INFINITY)
         return err_set(e, ERR_INVALID, 0,
                        "no logit is a finite number: no token to choose at position %llu",
                        (unsigned long long)pos);
+    s->sum = logits_sum(s->x, s->vocab, max, 1);
+    out->log_sum = (double)max + log(s->sum);
+    list_top(s, p->n_top, out);
+    if (adjust(s, p, history, n_history, n_drawn, &max, e) == -1)
+        return -1;
     if (max == -INFINITY)
         return err_set(e, ERR_INVALID, 0,
                        "bans and min_tokens leave no token to choose at position %llu",
                        (unsigned long long)pos);
-    if (p->temperature > 0) {
-        id = draw(s, p, pos, max);
-    } else {
-        while (s->x[id] < max)
-            id++;
-    }
-    out->id = id;
-    report(logits, s->vocab, p->n_top, out);
+    out->id = p->temperature > 0 ? draw(s, p, pos, max) : first_largest(s, max);
+    out->logprob = (float)((double)clean(logits[out->id]) - out->log_sum);
     return 0;
 }
