@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef GPU_CUDA_PTX_CUH
+#define GPU_CUDA_PTX_CUH
+
+/* gpu/cuda/ptx.cuh for threads that are fibers; meanings are said there. */
+#include "base/fp.h"
+#include "tests/simt/device/simt_device.h"
+
+#define LAUNCH_SHARED(align, type, name) type *const name = (type *)simt_dynamic()
+
+static inline uint4
+load_once(const uint4 *p)
+{
+    return *p;
+}
+
+static inline void
+mma_bf16(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
+{
+    struct simt_mma m = {c, a, {b0, b1}};
+
+    simt_together(simt_mma_op, ~0u, &m);
+}
+
+/* A product of two bf16 is exact in f32. */
+static inline uint32_t
+times_bf16x2(uint32_t x, uint32_t factor)
+{
+    const float lo = bf16_to_f32((uint16_t)x) * bf16_to_f32((uint16_t)factor);
+    const float hi = bf16_to_f32((uint16_t)(x >> 16)) *
+                     bf16_to_f32((uint16_t)(factor >> 16));
+
+    return f32_to_bf16(lo) | (uint32_t)f32_to_bf16(hi) << 16;
+}
+
+static inline void
+ldmatrix(uint32_t *r, const void *p)
+{
+    struct simt_matrices m = {r, p};
+
+    simt_together(simt_ldmatrix_op, ~0u, &m);
+}
+
+static inline void
+ldmatrix_trans(uint32_t *r, const void *p)
+{
+    struct simt_matrices m = {r, p};
+
+    simt_together(simt_ldmatrix_trans_op, ~0u, &m);
+}
+
+static inline void
+pdl_wait(void)
+{
+    simt_waited();
+}
+
+static inline void
+pdl_go(void)
+{
+}
+
+#endif /* GPU_CUDA_PTX_CUH */

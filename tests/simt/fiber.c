@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "config.h"
+
+#include "tests/simt/fiber.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#ifdef __SANITIZE_ADDRESS__
+#    include <sanitizer/asan_interface.h>
+#    include <sanitizer/common_interface_defs.h>
+
+enum { STACK = 192 * 1024 };
+#else
+enum { STACK = 48 * 1024 };
+#endif
+
+/* Tops are not a power of two apart: they would share the same few lines of the cache. */
+enum { STAGGER = 832, COLOURS = 16, CANARY = 0x5a };
+
+struct fiber fiber_home;
+static struct fiber *fibers;
+static size_t n_fibers;
+
+/* What a callee must keep goes on the stack, and the stack is exchanged. */
+void fiber_swap(void **save, void *to);
+__asm__(".text\n"
+        ".p2align 4\n"
+        ".globl fiber_swap\n"
+        ".hidden fiber_swap\n"
+        ".type fiber_swap, @function\n"
+        "fiber_swap:\n"
+        "    push %rbp\n"
+        "    push %rbx\n"
+        "    push %r12\n"
+        "    push %r13\n"
+        "    push %r14\n"
+        "    push %r15\n"
+        "    mov %rsp, (%rdi)\n"
+        "    mov %rsi, %rsp\n"
+        "    pop %r15\n"
+        "    pop %r14\n"
+        "    pop %r13\n"
+        "    pop %r12\n"
+        "    pop %rbx\n"
+        "    pop %rbp\n"
+        "    ret\n"
+        ".size fiber_swap, . - fiber_swap\n");
+
+struct fiber *
+fiber_some(size_t n)
+{
+    struct fiber *all;
+
+    if (n <= n_fibers)
+        return fibers;
+    all = realloc(fibers, n * sizeof *all);
+    if (all == NULL)
+        return NULL;
+    fibers = all;
+    for (; n_fibers < n; n_fibers++) {
+        struct fiber *f = &fibers[n_fibers];
+        void *stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+        if (stack == MAP_FAILED)
+            return NULL;
+        *f = (struct fiber){.stack = stack, .bytes = STACK};
+        memset(stack, CANARY, 64);
+    }
+    return fibers;
+}
+
+void
+fiber_begin(struct fiber *f, void (*entry)(void))
+{
+    const size_t at = f->bytes - 64 - (size_t)(f - fibers) % COLOURS * STAGGER;
+    void **sp = (void **)((uint8_t *)f->stack + at / 16 * 16);
+
+    *--sp = NULL; /* as if somebody had called: 8 bytes off a multiple of 16 */
+    *--sp = (void *)(uintptr_t)entry;
+    for (int i = 0; i < 6; i++)
+        *--sp = NULL;
+    f->sp = sp;
+    f->sanitizer = NULL;
+}
+
+#ifdef __SANITIZE_ADDRESS__
+__attribute__((no_sanitize("address"))) void
+fiber_switch(struct fiber *from, struct fiber *to, int ended)
+{
+    __sanitizer_start_switch_fiber(ended ? NULL : &from->sanitizer, to->stack, to->bytes);
+    fiber_swap(&from->sp, to->sp);
+    __sanitizer_finish_switch_fiber(from->sanitizer, NULL, NULL);
+}
+
+__attribute__((no_sanitize("address"))) void
+fiber_entered(void)
+{
+    const void *stack;
+    size_t bytes;
+
+    __sanitizer_finish_switch_fiber(NULL, &stack, &bytes);
+    if (fiber_home.stack == NULL) { /* the first fiber of all comes from there */
+        fiber_home.stack = (void *)(uintptr_t)stack;
+        fiber_home.bytes = bytes;
+    }
+}
+#else
+void
+fiber_switch(struct fiber *from, struct fiber *to, int ended)
+{
+    (void)ended;
+    fiber_swap(&from->sp, to->sp);
+}
+
+void
+fiber_entered(void)
+{
+}
+#endif
+
+void
+fiber_forget(struct fiber *f, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+#ifdef __SANITIZE_ADDRESS__
+        __asan_unpoison_memory_region(f[i].stack, f[i].bytes);
+#endif
+        if (*(const uint8_t *)f[i].stack != CANARY)
+            abort(); /* a stack was too small: what ran since is worth nothing */
+    }
+}
