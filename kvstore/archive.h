@@ -24,7 +24,7 @@ struct archive_import {
     uint64_t now_ms;
     uint64_t most_tokens, most_bytes;       /* what its owner may still have: ERR_QUOTA */
     const char *tokens_limit, *bytes_limit; /* of what, for the text of that error */
-    /* NULL: of any model. Else another model's session is ERR_MODEL_MISMATCH; if `adopt`, it becomes
+    /* NULL: of any one model. Else another model's session is ERR_MODEL_MISMATCH; if `adopt`, it becomes
      * this model's, as far as its vocabulary has the tokens: its files are left out. */
     const struct kvfile_model *model;
     bool adopt;

@@ -31,6 +31,8 @@ struct import {
     bool failed;
     char dir[CATALOG_DIR_MAX]; /* tmp/... */
     struct manifest m;         /* its c.tokens and c.ops come later */
+    struct kvfile_model first; /* how->model NULL: of the first file, once there is one */
+    struct kvfile_part *parts; /* of that one */
     bool adopts;               /* another model's: its files are left out */
     uint8_t piece[PIECE];
 };
@@ -56,7 +58,7 @@ tar_failed(struct import *x, const char *what)
 
     if (x->failed)
         return -1;
-    return err_set(x->e, ERR_DAMAGED, 0, "import: %s: %s", what,
+    return err_set(x->e, ERR_DAMAGED, 0, "%s: %s", what,
                    why != NULL ? why : "the tar ends too early");
 }
 
@@ -70,22 +72,22 @@ expect(struct import *x, const char *name, uint64_t *bytes)
     la_int64_t n;
 
     if (rc == ARCHIVE_EOF)
-        return x->failed ? -1
-                         : err_set(x->e, ERR_DAMAGED, 0,
-                                   "import: %s is missing: the tar ends", name);
+        return x->failed
+                   ? -1
+                   : err_set(x->e, ERR_DAMAGED, 0, "%s is missing: the tar ends", name);
     if (rc != ARCHIVE_OK)
         return tar_failed(x, name);
     got = archive_entry_pathname(en);
     n = archive_entry_size(en);
     if (got == NULL || strcmp(got, name) != 0)
-        return err_set(x->e, ERR_DAMAGED, 0, "import: %s must come here, not '%.100s'",
-                       name, got != NULL ? got : "");
+        return err_set(x->e, ERR_DAMAGED, 0, "%s must come here, not '%.100s'", name,
+                       got != NULL ? got : "");
     if (archive_entry_filetype(en) != AE_IFREG || archive_entry_hardlink(en) != NULL ||
         archive_entry_symlink(en) != NULL)
-        return err_set(x->e, ERR_DAMAGED, 0, "import: %s is not a plain file", name);
+        return err_set(x->e, ERR_DAMAGED, 0, "%s is not a plain file", name);
     if (n < 0 || (*bytes != UINT64_MAX && (uint64_t)n != *bytes))
         return err_set(x->e, ERR_DAMAGED, 0,
-                       "import: %s has %" PRId64 " bytes, %" PRIu64 " are announced", name,
+                       "%s has %" PRId64 " bytes, %" PRIu64 " are announced", name,
                        (int64_t)n, *bytes);
     *bytes = (uint64_t)n;
     return 0;
@@ -101,7 +103,7 @@ read_exactly(struct import *x, const char *name, void *p, size_t n)
 
         if (got <= 0)
             return got == 0 && !x->failed
-                       ? err_set(x->e, ERR_DAMAGED, 0, "import: %s ends too early", name)
+                       ? err_set(x->e, ERR_DAMAGED, 0, "%s ends too early", name)
                        : tar_failed(x, name);
         have += (size_t)got;
     }
@@ -132,8 +134,7 @@ check_hash(struct import *x, const char *name, const void *p, size_t n,
     archive_hash(p, n, &h);
     return memcmp(&h, want, sizeof h) == 0
                ? 0
-               : err_set(x->e, ERR_DAMAGED, 0, "import: %s: its hash is not the manifest's",
-                         name);
+               : err_set(x->e, ERR_DAMAGED, 0, "%s: its hash is not the manifest's", name);
 }
 
 static int
@@ -146,7 +147,7 @@ import_manifest(struct import *x)
     if (expect(x, "manifest.json", &n) == -1)
         return -1;
     if (n > ARCHIVE_MANIFEST_MAX)
-        return err_set(x->e, ERR_DAMAGED, 0, "import: manifest.json is too large");
+        return err_set(x->e, ERR_DAMAGED, 0, "manifest.json is too large");
     buf_init(&text, ARCHIVE_MANIFEST_MAX + 1);
     rc = read_growing(x, "manifest.json", n, &text);
     if (rc == 0)
@@ -166,8 +167,7 @@ check_model(struct import *x)
         memcmp(fingerprint, model->fingerprint, sizeof none) == 0)
         return 0;
     if (!x->how->adopt)
-        return err_set(x->e, ERR_MODEL_MISMATCH, 0,
-                       "import: the session is of another model");
+        return err_set(x->e, ERR_MODEL_MISMATCH, 0, "the session is of another model");
     memcpy(fingerprint, model->fingerprint, sizeof none);
     x->adopts = true;
     return 0;
@@ -182,13 +182,11 @@ check_room(struct import *x)
         bytes += x->m.c.files[i].bytes; /* 1 << 20 of 1 << 28 at most */
     if (x->m.c.len > x->how->most_tokens)
         return err_set(x->e, ERR_QUOTA, 0,
-                       "import: the session has %" PRIu64 " tokens, %" PRIu64
-                       " are left of %s",
+                       "the session has %" PRIu64 " tokens, %" PRIu64 " are left of %s",
                        x->m.c.len, x->how->most_tokens, x->how->tokens_limit);
     if (bytes > x->how->most_bytes)
         return err_set(x->e, ERR_QUOTA, 0,
-                       "import: the session takes %" PRIu64 " bytes, %" PRIu64
-                       " are left of %s",
+                       "the session takes %" PRIu64 " bytes, %" PRIu64 " are left of %s",
                        bytes, x->how->most_bytes, x->how->bytes_limit);
     return 0;
 }
@@ -211,7 +209,7 @@ import_tokens(struct import *x)
     for (uint64_t i = 0; x->how->model != NULL && i < x->m.c.len; i++) {
         if (x->m.c.tokens[i] >= x->how->model->vocab)
             return err_set(x->e, ERR_MODEL_MISMATCH, 0,
-                           "import: token %" PRIu64 " is %" PRIu32
+                           "token %" PRIu64 " is %" PRIu32
                            ", the model's vocabulary has %" PRIu32,
                            i, x->m.c.tokens[i], x->how->model->vocab);
     }
@@ -243,22 +241,46 @@ check_tokens(struct import *x, const struct ledger_file *f, const char *name,
     if (f->about.type == KVFILE_STATE ||
         memcmp(tokens, x->m.c.tokens + f->about.pos, n * sizeof *tokens) == 0)
         return 0;
-    return err_set(x->e, ERR_DAMAGED, 0, "import: %s is of other tokens than the session's",
-                   name);
+    return err_set(x->e, ERR_DAMAGED, 0, "%s is of other tokens than the session's", name);
+}
+
+/* Nobody knows which model it should be: then all files are of the first one's, and that is the
+ * session's. */
+static int
+remember_model(struct import *x, const char *name, const uint8_t *image)
+{
+    static const uint8_t none[sizeof x->m.c.meta.fingerprint];
+    const uint8_t *session = x->m.c.meta.fingerprint;
+
+    kvfile_model_of(image, &x->first);
+    if (memcmp(session, none, sizeof none) != 0 &&
+        memcmp(session, x->first.fingerprint, sizeof none) != 0)
+        return err_set(x->e, ERR_MODEL_MISMATCH, 0,
+                       "%s: it is not of the model that the manifest names", name);
+    x->parts = malloc((x->first.n_parts + 1) * sizeof *x->parts);
+    if (x->parts == NULL)
+        return err_set(x->e, ERR_QUOTA, errno, "no memory to import");
+    memcpy(x->parts, x->first.parts, x->first.n_parts * sizeof *x->parts);
+    x->first.parts = x->parts;
+    return 0;
 }
 
 static int
 import_image(struct import *x, size_t i, const char *name, uint8_t *image)
 {
     const struct ledger_file *f = &x->m.c.files[i];
+    const struct kvfile_model *model = x->how->model;
     const uint32_t *tokens = NULL;
 
+    if (model == NULL && x->parts != NULL)
+        model = &x->first;
     if (read_exactly(x, name, image, f->bytes) == -1 ||
         check_hash(x, name, image, KVFILE_ALIGN, &x->m.heads[i]) == -1)
         return -1;
-    if (kvfile_check(image, f->bytes, x->how->model, &f->about, NULL, NULL, &tokens,
-                     x->e) == -1)
-        return err_prefix(x->e, "import: %s", name);
+    if (kvfile_check(image, f->bytes, model, &f->about, NULL, NULL, &tokens, x->e) == -1)
+        return err_prefix(x->e, "%s", name);
+    if (model == NULL && remember_model(x, name, image) == -1)
+        return -1;
     if (check_tokens(x, f, name, tokens) == -1)
         return -1;
     return kvfile_publish(x->catalog->io, x->dir, &f->about, image, f->bytes, x->e);
@@ -295,7 +317,7 @@ expect_end(struct import *x)
         return 0;
     if (rc != ARCHIVE_OK)
         return tar_failed(x, "the end");
-    return err_set(x->e, ERR_DAMAGED, 0, "import: '%.100s' does not belong there",
+    return err_set(x->e, ERR_DAMAGED, 0, "'%.100s' does not belong there",
                    archive_entry_pathname(en) != NULL ? archive_entry_pathname(en) : "");
 }
 
@@ -376,6 +398,7 @@ archive_import(struct catalog *c, const struct kvfile_id *id,
     archive_read_free(x->tar);
     free(x->m.c.tokens);
     free(x->m.c.ops);
+    free(x->parts);
     manifest_done(&x->m);
     free(x);
     return rc;

@@ -257,14 +257,9 @@ check_format(const struct head *h, uint64_t bytes, struct err *e)
     return 0;
 }
 
-/* The head has a right sum: is there any file that has it? */
-static int
-check_head(const struct head *h, uint64_t bytes, struct kvfile_model *m,
-           struct kvfile_about *a, struct kvfile_plan *plan, struct err *e)
+static void
+head_model(const struct head *h, struct kvfile_model *m)
 {
-    struct head should;
-    const char *wrong;
-
     *m = (struct kvfile_model){
         .layout = h->layout,
         .page_bytes = h->page_bytes,
@@ -273,6 +268,17 @@ check_head(const struct head *h, uint64_t bytes, struct kvfile_model *m,
         .n_parts = h->n_parts,
     };
     memcpy(m->fingerprint, h->fingerprint, sizeof m->fingerprint);
+}
+
+/* The head has a right sum: is there any file that has it? */
+static int
+check_head(const struct head *h, uint64_t bytes, struct kvfile_model *m,
+           struct kvfile_about *a, struct kvfile_plan *plan, struct err *e)
+{
+    struct head should;
+    const char *wrong;
+
+    head_model(h, m);
     *a = (struct kvfile_about){
         .type = h->type == KVFILE_CHUNK ? KVFILE_CHUNK : KVFILE_STATE,
         .id = h->id,
@@ -398,4 +404,13 @@ kvfile_check(const uint8_t *image, uint64_t bytes, const struct kvfile_model *m,
     if (tokens != NULL)
         *tokens = t;
     return 0;
+}
+
+void
+kvfile_model_of(const uint8_t *image, struct kvfile_model *out)
+{
+    const struct head *h = (const struct head *)image;
+
+    head_model(h, out);
+    out->parts = (const struct kvfile_part *)(image + h->sections[0].at);
 }

@@ -92,6 +92,9 @@ int kvfile_check(const uint8_t *image, uint64_t bytes, const struct kvfile_model
                  const struct kvfile_about *want, struct kvfile_about *about,
                  struct kvfile_plan *plan, const uint32_t **tokens, struct err *e);
 
+/* The model that an image is of which kvfile_check() took; its parts are in the image. */
+void kvfile_model_of(const uint8_t *image, struct kvfile_model *out);
+
 /* "c/00000000-0123...cdef.kvc", "k/0000000000012345-0123...cdef.kvt": in a session's folder. */
 enum { KVFILE_NAME_MAX = 80 };
 

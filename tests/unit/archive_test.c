@@ -504,6 +504,75 @@ test_export_checks(void **state)
     buf_done(&out);
 }
 
+/* A session with two chunks, each of the sample's model or of another one. */
+static void
+make_mixed(unsigned n, bool first_other, bool second_other, struct buf *out)
+{
+    static uint32_t tokens[LEN];
+    struct kvfile_model other = kvfile_sample_model;
+    struct ledger_meta meta;
+    struct ledger_file files[2];
+    const struct ledger_change first = {
+        .meta = &meta, .has_tokens = true, .tokens = tokens, .n_tokens = LEN};
+    const struct ledger_change more = {.add = files, .n_add = 2};
+    char dir[CATALOG_DIR_MAX];
+    struct kvfile_id id;
+    struct ledger *l;
+
+    other.fingerprint[3] ^= 1;
+    rig_id(&id, n);
+    rig_meta(&meta, "mixed");
+    memcpy(meta.fingerprint, kvfile_sample_model.fingerprint, sizeof meta.fingerprint);
+    rig_tokens(tokens, 1, 0, LEN);
+    OK(catalog_create(catalog, &id, &first, &e));
+    catalog_dir(&id, dir);
+    rig_chunk(&files[0], 1, 0, 512);
+    rig_chunk(&files[1], 2, 512, 384);
+    for (int i = 0; i < 2; i++) {
+        const struct kvfile_sample sample = {.about = files[i].about,
+                                             .tokens = tokens + files[i].about.pos};
+        struct kvfile_plan plan;
+        uint8_t *image = kvfile_sample_make(&sample, &plan);
+
+        if (i == 0 ? first_other : second_other)
+            kvfile_seal(&other, &sample.about, sample.tokens, image);
+        files[i].bytes = plan.bytes;
+        OK(kvfile_publish(io, dir, &files[i].about, image, plan.bytes, &e));
+        free(image);
+    }
+    OK(ledger_open(io, dir, false, &l, &e));
+    OK(ledger_commit(l, &more, &e));
+    ledger_close(l);
+    export(&id, false, out);
+    OK(catalog_delete(catalog, &id, &e));
+}
+
+/* Without a model to compare with: all files are of one, and it is the one that the manifest names. */
+static void
+test_one_model(void **state)
+{
+    struct archive_import how = usual();
+    struct kvfile_id id;
+
+    (void)state;
+    how.model = NULL;
+    for (unsigned k = 0; k < 4; k++) {
+        struct buf tar;
+
+        make_mixed(50 + k, k & 1, k & 2, &tar);
+        if (k == 0) {
+            OK(import(tar.p, tar.len, &how, &id));
+            OK(catalog_delete(catalog, &id, &e));
+        } else {
+            assert_int_equal(import(tar.p, tar.len, &how, &id), -1);
+            assert_int_equal(e.code, ERR_MODEL_MISMATCH);
+            assert_non_null(strstr(e.text, k == 2 ? "c/00000004" : "c/00000000"));
+            assert_null(strstr(e.text, "import"));
+        }
+        buf_done(&tar);
+    }
+}
+
 static int
 setup(void **state)
 {
@@ -534,10 +603,11 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_tokens_only),
-        cmocka_unit_test(test_limits),     cmocka_unit_test(test_export_stops),
-        cmocka_unit_test(test_flips),      cmocka_unit_test(test_cut),
-        cmocka_unit_test(test_tricks),     cmocka_unit_test(test_export_checks),
+        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_tokens_only),
+        cmocka_unit_test(test_limits),        cmocka_unit_test(test_export_stops),
+        cmocka_unit_test(test_flips),         cmocka_unit_test(test_cut),
+        cmocka_unit_test(test_one_model),     cmocka_unit_test(test_tricks),
+        cmocka_unit_test(test_export_checks),
     };
 
     return cmocka_run_group_tests_name("archive", tests, setup, teardown);
