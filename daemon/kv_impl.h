@@ -107,6 +107,7 @@ struct kv_session {
     uint64_t due_ns;  /* when it is to be saved */
     uint64_t used_ns; /* last */
     struct gdsf_item worth;
+    bool save_told;      /* that saves come to nothing: once, until one goes well */
     struct err save_err; /* why the last save came to nothing; code ERR_NONE: it did not */
 };
 

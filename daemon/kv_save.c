@@ -57,14 +57,20 @@ kv_save_end(struct kv *k, struct kv_save *v)
     ks->save_err = v->err;
     if (v->err.code == ERR_NONE) {
         k->counts.saves++;
+        if (ks->save_told && s->state != SESSION_GONE)
+            log_line(LOG_NOTICE, "cache-saved-again session=%s uid=%" PRIu32, s->name,
+                     s->user->uid);
+        ks->save_told = false;
         histogram_add(&k->counts.save, clock_ns() - v->began_ns);
         if (v->more && s->slot != NULL && s->state != SESSION_GONE &&
             !kv_is_saved(s, KV_COMING))
             kv_make_due(k, s, clock_ns());
     } else if (s->state != SESSION_GONE) {
         k->counts.saves_failed++;
-        log_line(LOG_WARNING, "cache-not-saved session=%s uid=%" PRIu32 " why=\"%s\"",
-                 s->name, s->user->uid, v->err.text);
+        log_line(ks->save_told ? LOG_DEBUG : LOG_WARNING,
+                 "cache-not-saved session=%s uid=%" PRIu32 " why=\"%s\"", s->name,
+                 s->user->uid, v->err.text);
+        ks->save_told = true;
         kv_save_again(k, s);
     }
     kv_save_free(v);

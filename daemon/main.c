@@ -32,6 +32,7 @@
 #include "daemon/metrics.h"
 #include "daemon/notify.h"
 #include "daemon/options.h"
+#include "daemon/request.h"
 #include "daemon/server.h"
 #include "daemon/shm.h"
 #include "daemon/status.h"
@@ -202,6 +203,7 @@ on_term(evutil_socket_t sig, short what, void *arg)
     say_status(d);
     log_line(LOG_NOTICE, "stopping signal=%d", (int)sig);
     server_unlisten(&d->server);
+    req_store_stop(&d->server);
     event_add(d->deadline, &tv);
     err_set(&why, ERR_UNAVAILABLE, 0, "fathomd is stopping");
     work_stop(d->server.work, &d->server.quota, &why);
@@ -480,7 +482,9 @@ stop(struct daemon *d)
         log_line(LOG_NOTICE, "stopped status=%d", d->status);
         _exit(d->status);
     }
+    req_store_stop(sv);
     store_free(sv->store);
+    req_store_end(sv);
     work_end(sv->work, &sv->quota);
     work_free(sv->work);
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {

@@ -7,6 +7,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,7 +93,8 @@ req_unpark(struct request *r, const void *body)
 
 /* What export and verify have in common. It outlives its request if the client leaves. */
 struct looking {
-    struct request *r; /* NULL: nobody waits */
+    struct looking *next, **at; /* of the server's */
+    struct request *r;          /* NULL: nobody waits */
     struct server *sv;
     struct session *s;               /* held */
     char name[SESSION_NAME_MAX + 1]; /* as it was: it may be deleted meanwhile */
@@ -113,11 +115,26 @@ struct looking {
     struct transfer *transfer;
 
     /* verify */
+    atomic_bool stop;
     struct verify_result found;
     uint32_t n_problems;
     struct wire_problem problems[PROBLEMS_SHOWN];
     char texts[PROBLEMS_SHOWN][PROBLEM_BYTES];
 };
+
+/* Its memory. The descriptor is the transfer's, if there is one. */
+static void
+looking_drop(struct looking *x)
+{
+    store_unwait(&x->wait);
+    *x->at = x->next;
+    if (x->next != NULL)
+        x->next->at = x->at;
+    if (x->fd != -1 && x->transfer == NULL)
+        close(x->fd);
+    ledger_content_done(&x->content);
+    free(x);
+}
 
 static void
 looking_free(struct looking *x)
@@ -129,12 +146,23 @@ looking_free(struct looking *x)
         catalog_copy_end(x->catalog, &x->copy);
         store_sweep(x->sv->store);
     }
-    if (x->fd != -1)
-        close(x->fd);
-    ledger_content_done(&x->content);
     x->s->streams--;
     work_released(x->sv->work, x->s);
-    free(x);
+    looking_drop(x);
+}
+
+void
+req_store_stop(struct server *sv)
+{
+    for (struct looking *x = sv->looking; x != NULL; x = x->next)
+        atomic_store(&x->stop, true);
+}
+
+void
+req_store_end(struct server *sv)
+{
+    while (sv->looking != NULL)
+        looking_drop(sv->looking);
 }
 
 static void
@@ -160,6 +188,7 @@ on_gone(struct request *r)
         return;
     x->r = NULL;
     r->data = NULL;
+    atomic_store(&x->stop, true);
     if (x->transfer != NULL)
         transfer_cancel(x->transfer);
 }
@@ -239,6 +268,11 @@ looking_new(struct request *r, bool verify)
     x->verify = verify;
     x->fd = -1;
     x->wait = (struct store_wait){.fn = on_durable, .arg = x};
+    x->next = x->sv->looking;
+    x->at = &x->sv->looking;
+    if (x->next != NULL)
+        x->next->at = &x->next;
+    x->sv->looking = x;
     r->data = x;
     r->drop = on_gone;
     return x;
@@ -348,7 +382,7 @@ run_verify(void *arg, struct store_tools *t, struct err *e)
 {
     struct looking *x = arg;
 
-    return store_verify(t->io, x->dir, NULL, on_finding, x, &x->found, e);
+    return store_verify(t->io, x->dir, NULL, &x->stop, on_finding, x, &x->found, e);
 }
 
 static void

@@ -112,4 +112,9 @@ HANDLER(stats);
 HANDLER(ring);
 HANDLER(ring_wake);
 
+/* Of exports and verifies: the daemon stops, they end as soon as they can; it has, they are freed (after
+ * store_free()). */
+void req_store_stop(struct server *sv);
+void req_store_end(struct server *sv);
+
 #endif /* DAEMON_REQUEST_H */

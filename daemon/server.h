@@ -17,6 +17,7 @@ struct options;
 struct store;
 struct text;
 struct tokenizer;
+struct looking;
 struct transfers;
 struct work;
 
@@ -42,7 +43,8 @@ struct server {
     int spare; /* given up for a moment when descriptors run out */
     struct event *on_accept, *again;
     struct transfers *transfers;
-    struct event *on_page; /* pages.c's */
+    struct looking *looking; /* req_store.c's */
+    struct event *on_page;   /* pages.c's */
     uint32_t n_pages;
 
     /* Counted since the start. */

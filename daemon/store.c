@@ -370,7 +370,6 @@ on_run(struct store_job *job)
 
     task->done(task->arg, job->err.code != ERR_NONE ? &job->err : NULL);
     store_job_free(job);
-    free(task);
     store_back(st, s);
 }
 
@@ -390,6 +389,7 @@ store_run(struct store *st, struct session *s, bool longer,
         return err_set(e, ERR_QUOTA, errno, "no memory for a job of the store");
     }
     *task = (struct task){.s = s, .fn = fn, .done = done, .arg = arg};
+    job->own = task;
     job->run = run_task;
     store_post(st, s, job);
     return 0;

@@ -81,6 +81,7 @@ store_job_free(struct store_job *job)
     free((void *)(uintptr_t)job->change.add);
     free((void *)(uintptr_t)job->change.drop);
     ledger_content_done(&job->content);
+    free(job->own);
     free(job);
 }
 

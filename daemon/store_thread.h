@@ -53,6 +53,7 @@ struct store_job {
     struct kvfile_id id, from;
     void (*done)(struct store_job *job); /* main thread; frees the job */
     void *arg;                           /* the poster's */
+    void *own;                           /* freed with it */
 
     /* CREATE, FORK, COMMIT: what change points to belongs to the job. */
     struct ledger_change change;

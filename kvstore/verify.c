@@ -21,6 +21,7 @@ struct verify {
     struct io *io;
     const char *dir;
     const struct kvfile_model *model;
+    const atomic_bool *stop;
     int (*report)(void *arg, bool wrong, const char *text);
     void *arg;
     struct verify_result *out;
@@ -38,6 +39,18 @@ static int tell(struct verify *v, bool wrong, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
 static int
+stopped(struct verify *v)
+{
+    return err_set(v->e, ERR_CANCELLED, 0, "verify: stopped");
+}
+
+static int
+go_on(struct verify *v)
+{
+    return v->stop == NULL || !atomic_load(v->stop) ? 0 : stopped(v);
+}
+
+static int
 tell(struct verify *v, bool wrong, const char *fmt, ...)
 {
     char text[400];
@@ -47,9 +60,7 @@ tell(struct verify *v, bool wrong, const char *fmt, ...)
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     v->out->wrong += wrong;
-    return v->report(v->arg, wrong, text) == 0
-               ? 0
-               : err_set(v->e, ERR_CANCELLED, 0, "verify: stopped");
+    return v->report(v->arg, wrong, text) == 0 ? 0 : stopped(v);
 }
 
 /* A whole file, aligned; the caller's to free. Errors that say nothing of the file (no memory, no
@@ -140,6 +151,7 @@ reach(const struct span *s, size_t n, uint64_t to)
 static int
 check_chain(struct verify *v)
 {
+    uint64_t seen = 0; /* as far as something was said of, or is there */
     uint64_t to = 0, pages = v->c.len / KVFILE_PAGE_TOKENS * KVFILE_PAGE_TOKENS;
     int rc = 0;
 
@@ -152,11 +164,12 @@ check_chain(struct verify *v)
         if (f->about.type == KVFILE_CHUNK) {
             const struct span s = {f->about.pos, end};
 
-            if (s.from > to)
+            if (s.from > seen)
                 rc = tell(v, true,
                           "tokens %" PRIu64 " to %" PRIu64
                           " are in no chunk that can be used",
-                          to, s.from);
+                          seen, s.from);
+            seen = s.to > seen ? s.to : seen;
             to = reach(&s, 1, to);
         } else if (f->about.pos / KVFILE_PAGE_TOKENS * KVFILE_PAGE_TOKENS <= to) {
             v->out->states++;
@@ -215,6 +228,8 @@ salvage(void *arg, const char *name)
     uint8_t *image;
     uint64_t bytes;
 
+    if (go_on(l->v) == -1)
+        return l->rc = -1;
     snprintf(full, sizeof full, "c/%.255s", name);
     if (read_image(l->v, full, &image, &bytes, &e) == 0 &&
         kvfile_check(image, bytes, l->v->model, NULL, &about, NULL, NULL, &e) == 0 &&
@@ -291,7 +306,7 @@ check_files(struct verify *v)
         return err_set(v->e, ERR_QUOTA, errno, "verify: no memory");
     v->out->files = v->c.n_files;
     for (size_t i = 0; rc == 0 && i < v->c.n_files; i++)
-        rc = check_file(v, i);
+        rc = go_on(v) == -1 ? -1 : check_file(v, i);
     if (rc == 0)
         rc = check_chain(v);
     if (rc == 0)
@@ -337,11 +352,18 @@ check_ledger(struct verify *v)
 
 int
 store_verify(struct io *io, const char *dir, const struct kvfile_model *m,
+             const atomic_bool *stop,
              int (*report)(void *arg, bool wrong, const char *text), void *arg,
              struct verify_result *out, struct err *e)
 {
-    struct verify v = {
-        .io = io, .dir = dir, .model = m, .report = report, .arg = arg, .out = out, .e = e};
+    struct verify v = {.io = io,
+                       .dir = dir,
+                       .model = m,
+                       .stop = stop,
+                       .report = report,
+                       .arg = arg,
+                       .out = out,
+                       .e = e};
     int rc;
 
     *out = (struct verify_result){0};

@@ -2,6 +2,7 @@
 #ifndef KVSTORE_VERIFY_H
 #define KVSTORE_VERIFY_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -28,9 +29,11 @@ struct verify_result {
  * file it names with all its hashes, the chunks' tokens against the ledger's, and that chunks
  * and states chain. m: files of another model are wrong too; NULL: any. Changes nothing. 0 if all
  * could be looked at, whatever was found; -1 if not (ERR_BUSY: somebody has it open). Takes as
- * long as reading every byte; report() ends it by returning not 0: ERR_CANCELLED.
+ * long as reading every byte; report() ends it by returning not 0, and *stop (NULL is fine), looked at
+ * before each file, by being true: ERR_CANCELLED.
  */
 int store_verify(struct io *io, const char *dir, const struct kvfile_model *m,
+                 const atomic_bool *stop,
                  int (*report)(void *arg, bool wrong, const char *text), void *arg,
                  struct verify_result *out, struct err *e);
 

@@ -546,7 +546,8 @@ check_sessions(struct io *io, struct catalog *c)
         char dir[CATALOG_DIR_MAX], first[300] = "";
 
         catalog_dir(&f.v[i].id, dir);
-        if (store_verify(io, dir, &kvfile_sample_model, note_wrong, first, &r, &e) == -1)
+        if (store_verify(io, dir, &kvfile_sample_model, NULL, note_wrong, first, &r, &e) ==
+            -1)
             return is_wrong("verify", e.text);
         if (r.wrong > 0)
             return is_wrong("verify", first);

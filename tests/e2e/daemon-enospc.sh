@@ -59,6 +59,9 @@ has "$refused" '^error quota .*disk%20is%20full' "then the error says that the d
 has "$refused" " pos=[0-9]*\$" "and the position"
 grep -q 'cache-not-saved\|caches-not-saved' "$dir/log"
 ok "caches gave way before"
+count() { grep -c "$1" "$dir/log"; }
+[ "$(count 'cache-not-saved session=a')" -le $(($(count 'cache-saved-again session=a') + 1)) ]
+ok "which is said once until it is over ($(count cache-not-saved), $(count cache-saved-again) times over)"
 # Files of caches that were given up have made room again, and what was refused may be in by now:
 # so the last of the room goes, until it is refused for good.
 patient
@@ -78,6 +81,7 @@ rm "$mnt"/ballast*
 eventually 'append name=a tokens=5' '^ok pos='
 has "$got" '^ok pos=' "with room again work goes on"
 has "$(echo 'park name=a to=disk' | talk)" 'tier=disk .*replay=[01]$' "and caches are saved"
+is "$(count 'cache-not-saved session=a')" "$(count 'cache-saved-again session=a')" "which is said if it had been said that they were not"
 pos=$(echo 'stat name=a' | talk | sed -n 's/.* pos=\([0-9]*\) .*/\1/p')
 has "$(echo 'verify name=a' | talk)" 'good=1 wrong=0' "nothing was damaged"
 # Full while nobody does anything but stop.

@@ -138,7 +138,7 @@ LLVMFuzzerTestOneInput(const uint8_t *p, size_t len)
     put(io, "s/session.db", p, n, true);
     if (len > n)
         put(io, "s/session.db-wal", p + n, len - n, false);
-    store_verify(io, "s", NULL, hear, NULL, &result, &e);
+    store_verify(io, "s", NULL, NULL, hear, NULL, &result, &e);
     rc = load(io, true, &looked);
     if (load(io, false, &opened) == 0) {
         check(&opened);

@@ -47,7 +47,7 @@ verify(void)
     struct verify_result r;
 
     said[0] = '\0';
-    OK(store_verify(io, dir, &kvfile_sample_model, hear, NULL, &r, &e));
+    OK(store_verify(io, dir, &kvfile_sample_model, NULL, hear, NULL, &r, &e));
     return r;
 }
 
@@ -140,7 +140,7 @@ test_sound(void **state)
     assert_int_equal(verify().wrong, 0);
     assert_int_equal(verify().orphans, 1);
     assert_non_null(strstr(said, "k/left: nothing names it"));
-    assert_int_equal(store_verify(io, dir, NULL, hear, &e, &stopped, &e), -1);
+    assert_int_equal(store_verify(io, dir, NULL, NULL, hear, &e, &stopped, &e), -1);
     assert_int_equal(e.code, ERR_CANCELLED);
 }
 
@@ -211,10 +211,62 @@ test_other_model(void **state)
     (void)state;
     other.fingerprint[5] ^= 1;
     said[0] = '\0';
-    OK(store_verify(io, dir, &other, hear, NULL, &r, &e));
+    OK(store_verify(io, dir, &other, NULL, hear, NULL, &r, &e));
     assert_int_equal(r.files_good, 0);
-    OK(store_verify(io, dir, NULL, hear, NULL, &r, &e));
+    OK(store_verify(io, dir, NULL, NULL, hear, NULL, &r, &e));
     assert_int_equal(r.files_good, 5);
+}
+
+/* Each gap is told once: from where chunks end to where they go on. */
+static void
+test_gaps(void **state)
+{
+    static uint32_t tokens[LEN];
+    struct ledger_file chunks[5];
+    const struct ledger_change more = {.add = chunks, .n_add = 5};
+    const struct kvfile_id drop[2] = {files[0].about.id, files[1].about.id};
+    const struct ledger_change less = {.drop = drop, .n_drop = 2};
+    struct verify_result r;
+    struct ledger *l;
+
+    (void)state;
+    rig_tokens(tokens, 1, 0, LEN);
+    OK(ledger_open(io, dir, false, &l, &e));
+    OK(ledger_commit(l, &less, &e));
+    for (unsigned i = 0; i < 5; i++) {
+        char name[KVFILE_NAME_MAX], path[256];
+
+        rig_chunk(&chunks[i], 20 + i, 128 * i, 128);
+        OK(rig_publish(io, dir, &chunks[i], tokens, &e));
+        kvfile_name(&chunks[i].about, name);
+        snprintf(path, sizeof path, "%s/%s/%s", root, dir, name);
+        if (i % 2 == 1)
+            assert_int_equal(unlink(path), 0);
+    }
+    OK(ledger_commit(l, &more, &e));
+    ledger_close(l);
+    r = verify();
+    assert_non_null(strstr(said, "! tokens 128 to 256 are in no chunk"));
+    assert_non_null(strstr(said, "! tokens 384 to 512 are in no chunk"));
+    assert_null(strstr(said, "128 to 512"));
+    assert_int_equal(r.wrong, 2 + 2 + 3); /* chunks, gaps, states */
+    assert_int_equal(r.recompute, LEN);
+}
+
+/* Before the next file somebody says that it is enough. */
+static void
+test_stop(void **state)
+{
+    const atomic_bool stop = true;
+    struct verify_result r;
+    struct err why;
+
+    (void)state;
+    said[0] = '\0';
+    assert_int_equal(
+        store_verify(io, dir, &kvfile_sample_model, &stop, hear, NULL, &r, &why), -1);
+    assert_int_equal(why.code, ERR_CANCELLED);
+    assert_int_equal(r.files_good, 0);
 }
 
 static void
@@ -260,7 +312,7 @@ test_busy_and_unchanged(void **state)
     pclose(f);
     assert_string_equal(before, after);
     OK(ledger_open(io, dir, false, &l, &e));
-    assert_int_equal(store_verify(io, dir, NULL, hear, NULL, &r, &e), -1);
+    assert_int_equal(store_verify(io, dir, NULL, NULL, hear, NULL, &r, &e), -1);
     assert_int_equal(e.code, ERR_BUSY);
     ledger_close(l);
 }
@@ -274,6 +326,8 @@ main(void)
         cmocka_unit_test_setup_teardown(test_state_damaged, setup, teardown),
         cmocka_unit_test_setup_teardown(test_other_tokens, setup, teardown),
         cmocka_unit_test_setup_teardown(test_other_model, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_gaps, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_stop, setup, teardown),
         cmocka_unit_test_setup_teardown(test_ledger_damaged, setup, teardown),
         cmocka_unit_test_setup_teardown(test_busy_and_unchanged, setup, teardown),
     };

@@ -373,9 +373,10 @@ main(int argc, char **argv)
         rc = run(&b, sizes, n, &e);
     if (rc == -1)
         fprintf(stderr, "bench-store: %s\n", e.text);
+    else
+        printf("%d targets missed\n", b.missed);
     fathom_close(b.f);
     if (getenv("KEEP") == NULL)
         rig_remove(&b.rig);
-    printf("%d targets missed\n", b.missed);
     return rc == -1 ? 1 : 0;
 }
