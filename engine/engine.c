@@ -165,8 +165,7 @@ engine_new(const struct engine_model *m, int link, struct link_status *status,
                 en->info.name, en->info.max_step_tokens, en->info.max_seqs);
         goto fail;
     }
-    en->sampler = sampler_new(en->info.vocab, e);
-    if (en->sampler == NULL || allocate(en, status, e) == -1 ||
+    if (choose_init(en, e) == -1 || allocate(en, status, e) == -1 ||
         seqs_init(&en->seqs, m->ops, m->backend, e) == -1 ||
         sched_init(&en->sched, en->info.max_seqs, e) == -1)
         goto fail;
@@ -190,7 +189,7 @@ engine_free(struct engine *en)
     }
     seqs_done(&en->seqs);
     sched_done(&en->sched);
-    sampler_free(en->sampler);
+    choose_done(en);
     out_done(&en->out);
     free(en->own_status);
     free(en->packet);

@@ -15,6 +15,11 @@ struct sampling {
     struct sample_params params;
     struct stop_matcher stops;
     uint64_t n_drawn; /* those of before a restart included */
+
+    /* choose.c's: the next token, or why there is none, if it is known already. */
+    bool chosen, failed;
+    struct sample_choice choice;
+    struct err err;
 };
 
 /* How far a KV_OUT, KV_IN or KV_SET is. */

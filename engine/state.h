@@ -13,10 +13,12 @@
 #include "engine/seq.h"
 #include "gpu/backend.h"
 
+enum { MAX_SAMPLERS = 16 }; /* 3 MB each with 129,280 logits */
+
 /*
- * The engine's own state, for its four files: engine.c (loop, packets in), work.c (what a job
- * does when it is its turn), copy.c (the same of those that move caches), step.c (the backend's
- * step). Engine loop thread only, except for
+ * The engine's own state, for its five files: engine.c (loop, packets in), work.c (what a job
+ * does when it is its turn), choose.c (the tokens that samples draw), copy.c (jobs that move
+ * caches), step.c (the backend's step). Engine loop thread only, except for
  * *status, which the daemon reads.
  */
 struct engine {
@@ -27,7 +29,8 @@ struct engine {
     struct out out;
     struct seqs seqs;
     struct sched sched;
-    struct sampler *sampler;
+    struct sampler *samplers[MAX_SAMPLERS];
+    int n_samplers;
     union link_packet *packet; /* for receiving */
 
     struct job *jobs, **jobs_end; /* all under way, in order of arrival */
@@ -64,6 +67,12 @@ int engine_tell(struct engine *en, uint16_t type, const struct job *j, const voi
 /* Lets all jobs go as far as they come without a step; fills waiting and items. */
 void work(struct engine *en);
 void work_refuse(struct engine *en, const struct job *j); /* LINK_END with j->err */
+
+/* choose.c: tokens for all jobs that can draw one now, then for one of them; NULL: j->err. */
+int choose_init(struct engine *en, struct err *e);
+void choose_done(struct engine *en);
+void choose_all(struct engine *en);
+const struct sample_choice *choose_one(struct engine *en, struct job *j);
 
 /* copy.c. After a job has done what it can: */
 enum progress { OVER, NEEDS_STEP, COPIES };

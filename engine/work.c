@@ -8,7 +8,6 @@
 #include "config.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -187,16 +186,6 @@ start_sample(struct engine *en, struct job *j)
     return 1;
 }
 
-static bool
-is_finite_row(const float *row, uint32_t n)
-{
-    int bad = 0;
-
-    for (uint32_t i = 0; i < n; i++)
-        bad |= !isfinite(row[i]);
-    return !bad;
-}
-
 /* The row that the token at pos was drawn from, into its slot; see struct link_row. */
 static void
 put_row(const struct job *j, const float *row, uint32_t vocab, uint64_t pos, double log_sum)
@@ -216,30 +205,22 @@ static enum progress
 draw(struct engine *en, struct job *j, struct seq *s)
 {
     struct sampling *sa = j->sampling;
-    const size_t window = sa->params.penalty_window;
-    const size_t n_history = window < s->len ? window : s->len;
     const struct link_tokens lt = {
         .pos = s->len, .n = 1, .choice_bytes = sizeof(struct sample_choice)};
-    struct sample_choice c;
+    const struct sample_choice *c = choose_one(en, j);
     uint64_t at = 0;
     bool stopped;
 
-    memset(&c, 0, sizeof c); /* padding too: it goes over the link */
-    if (!is_finite_row(s->row, en->info.vocab)) {
-        err_set(&j->err, ERR_INTERNAL, 0, "logits at position %zu are not finite", s->len);
-        return job_failed(en, j);
-    }
-    if (sampler_choose(en->sampler, &sa->params, s->row, s->tokens + s->len - n_history,
-                       n_history, s->len, (uint32_t)sa->n_drawn, &c, &j->err) == -1)
+    if (c == NULL)
         return job_failed(en, j);
     if (j->rows != NULL)
-        put_row(j, s->row, en->info.vocab, s->len, c.log_sum);
-    if (seq_append(&en->seqs, s, c.id, &j->err) == -1)
+        put_row(j, s->row, en->info.vocab, s->len, c->log_sum);
+    if (seq_append(&en->seqs, s, c->id, &j->err) == -1)
         return job_failed(en, j);
     sa->n_drawn++;
-    stopped = match_stops(en, sa, c.id, &at);
-    engine_tell(en, LINK_TOKENS, j, &lt, sizeof lt, &c, sizeof c);
-    return is_over(en, j, c.id, stopped, at) ? OVER : NEEDS_STEP;
+    stopped = match_stops(en, sa, c->id, &at);
+    engine_tell(en, LINK_TOKENS, j, &lt, sizeof lt, c, sizeof *c);
+    return is_over(en, j, c->id, stopped, at) ? OVER : NEEDS_STEP;
 }
 
 static enum progress
@@ -374,6 +355,7 @@ work(struct engine *en)
 {
     struct job **at = &en->jobs;
 
+    choose_all(en);
     en->turn++;
     en->n_waiting = 0;
     en->n_copying = 0;

@@ -137,6 +137,24 @@ logits_max(const float *x, uint32_t n)
     return max[0];
 }
 
+EACH_PROCESSOR bool
+logits_finite(const float *x, uint32_t n)
+{
+    v16f bad = {0}, v; /* x * 0 is 0, or NaN for good */
+    float sum = 0;
+    uint32_t i = 0;
+
+    for (; n - i >= LANES; i += LANES) {
+        memcpy(&v, x + i, sizeof v);
+        bad += v * 0.0f;
+    }
+    for (; i < n; i++)
+        sum += x[i] * 0.0f;
+    for (int k = 0; k < LANES; k++)
+        sum += bad[k];
+    return sum == 0;
+}
+
 EACH_PROCESSOR float
 logits_clean(const float *x, uint32_t n, float *out, float *block_max)
 {

@@ -2,6 +2,7 @@
 #ifndef MODEL_LOGITS_H
 #define MODEL_LOGITS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /*
@@ -16,6 +17,7 @@ enum { LOGITS_BLOCK = 64 };
  * largest of each block. Both return the largest, -inf if there is no number. */
 float logits_clean(const float *x, uint32_t n, float *out, float *block_max);
 float logits_max(const float *x, uint32_t n);
+bool logits_finite(const float *x, uint32_t n); /* all of them are numbers */
 
 /* exp((x - max) * scale), and its sum. Below exp(-708), 3e-308, it is 0. (x - max) * scale must
  * not be above 0. w: f64 [n], n at most LOGITS_BLOCK. */

@@ -11,11 +11,13 @@
 /* The same once more, for the processor that the build is for. */
 #define EACH_PROCESSOR static
 #define logits_clean   plain_clean
+#define logits_finite  plain_finite
 #define logits_max     plain_max
 #define logits_sum     plain_sum
 #define logits_weights plain_weights
 #include "model/logits.c"
 #undef logits_clean
+#undef logits_finite
 #undef logits_max
 #undef logits_sum
 #undef logits_weights
@@ -122,6 +124,27 @@ test_no_number(void **state)
 }
 
 static void
+test_finite(void **state)
+{
+    static const float odd[] = {NAN, INFINITY, -INFINITY};
+    float x[100];
+
+    (void)state;
+    for (uint32_t n = 1; n <= 100; n++) {
+        for (uint32_t i = 0; i < n; i++)
+            x[i] = i % 2 ? FLT_MAX : -FLT_MAX;
+        assert_true(logits_finite(x, n) && plain_finite(x, n));
+        for (uint32_t i = 0; i < n; i++) {
+            const float was = x[i];
+
+            x[i] = odd[(i + n) % 3];
+            assert_false(logits_finite(x, n) || plain_finite(x, n));
+            x[i] = was;
+        }
+    }
+}
+
+static void
 test_same_bits_on_every_processor(void **state)
 {
     float x[MOST];
@@ -164,6 +187,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_libm),
         cmocka_unit_test(test_no_number),
+        cmocka_unit_test(test_finite),
         cmocka_unit_test(test_same_bits_on_every_processor),
     };
 
