@@ -199,7 +199,8 @@ run_between(void)
 {
     const char *script = getenv("HEAR_BETWEEN");
 
-    if (script != NULL && access(script, R_OK) == 0 && system("exec sh \"$HEAR_BETWEEN\"") != 0)
+    if (script != NULL && access(script, R_OK) == 0 &&
+        system("exec sh \"$HEAR_BETWEEN\"") != 0)
         exit(70);
 }
 
