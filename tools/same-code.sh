@@ -20,6 +20,7 @@ touch "$work/old/config.h" "$work/new/config.h"
 
 # Sections of a kernel's own, with sums over their bytes.
 code() { # SIDE FILE
+    # shellcheck disable=SC2086 # flags, several
     (cd "$work/$1" && "$NVCC" -std=c++17 -gencode "$CUDA_ARCH" -I. -fmad=false $NVCCFLAGS -cubin -o out.cubin "$2")
     readelf -SW "$work/$1/out.cubin" 2>"$work/said" |
         sed -n 's/.* \(\.text\.[^ ]*\|\.nv\.constant[^ ]*\|\.nv\.shared\.[^ ]*\) *\([A-Z]*\) *[0-9a-f]* [0-9a-f]* \([0-9a-f]*\) .*/\1 \2 \3/p' |
