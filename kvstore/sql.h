@@ -26,12 +26,12 @@ enum sql_how {
 
 /*
  * WAL, synchronous=FULL, exclusive (so there is no -shm file), no triggers, views or extensions, a
- * cache of 128 KiB. A -wal file with something in it says that nobody closed the database: then it
- * goes through quick_check, and all that the WAL holds is written again to where it belongs. That
- * Before all that the log itself is looked at (wal.h): single bits that turned over are put right, and what is
- * damaged further is ERR_DAMAGED with sys EUCLEAN. That
- * last step is not for order only: if the fsync of a WAL fails, the kernel may keep pages of it as
- * clean that never reached the disk, and what was appended behind them later would be lost too.
+ * cache of 128 KiB. A -wal file with something in it says that nobody closed the database: then the
+ * log itself is looked at (wal.h), single bits that turned over are put right, and damage beyond that
+ * is ERR_DAMAGED with sys EUCLEAN; the database goes through quick_check; and all that the WAL holds
+ * is written again to where it belongs. That last step is not for order only: if the fsync of a WAL
+ * fails, the kernel may keep pages of it as clean that never reached the disk, and what was appended
+ * behind them later would be lost too.
  */
 int sql_open(struct io *io, const char *path, enum sql_how how, sqlite3 **out,
              struct err *e);
