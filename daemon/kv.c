@@ -24,6 +24,7 @@
 #include "daemon/session_files.h"
 #include "daemon/store.h"
 #include "daemon/work_impl.h"
+#include "kvstore/io.h"
 
 enum { TICK_MS = 100 };
 
@@ -88,6 +89,8 @@ kv_new(struct work *w, struct event_base *base, struct io *io, int arena_fd, str
         arena_open(arena_size(w->o), arena_fd, &k->arena, e) == -1 ||
         (k->bulk = kv_bulk_new(base, io, store_catalog(w->store), e)) == NULL)
         goto fail;
+    if (io != NULL)
+        io_set_bounce(io, !arena_huge(k->arena));
     k->tick = event_new(base, -1, EV_PERSIST, on_tick, k);
     if (k->tick == NULL || event_add(k->tick, &often) == -1) {
         err_set(e, ERR_QUOTA, errno, "no memory for the sessions' caches");

@@ -21,7 +21,7 @@
 enum {
     KV_BUCKETS = 4096,
     KV_SAVE_FILES = 9, /* of one save: chunks and a state */
-    KV_WINDOW = 3,     /* chunks of one restore that are read ahead */
+    KV_WINDOW = 5,     /* chunks of one restore that are read ahead */
     KV_FAILURES = 2,   /* restores that a file or a session may fail */
 };
 

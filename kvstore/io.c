@@ -352,6 +352,7 @@ move_bulk(struct io_root *r, struct io_file *f, bool write, void *p, size_t n, u
         .fd = f->fd,
         .write = write,
         .direct = f->direct,
+        .bounce = f->direct && !write && __atomic_load_n(&r->bounce, __ATOMIC_RELAXED),
         .p = p,
         .n = n,
         .at = at,
@@ -363,7 +364,7 @@ move_bulk(struct io_root *r, struct io_file *f, bool write, void *p, size_t n, u
     done = bulk_move(r->bulk, &j);
     /* Some file systems take O_DIRECT when they open and refuse it when they work. */
     if (done == -EINVAL && f->direct && fcntl(f->fd, F_SETFL, 0) == 0) {
-        f->direct = j.direct = false;
+        f->direct = j.direct = j.bounce = false;
         done = bulk_move(r->bulk, &j);
     }
     return done;
@@ -497,6 +498,7 @@ io_open_root(const char *root, bool uring, struct err *e)
     }
     r->io.ops = &ops;
     r->deadline_ms = IO_DEADLINE_MS;
+    r->bounce = true;
     r->fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (r->fd == -1) {
         io_error(e, errno, true, "open", root);
@@ -538,6 +540,12 @@ void
 io_set_deadline(struct io *io, unsigned ms)
 {
     __atomic_store_n(&io_root_of(io)->deadline_ms, ms, __ATOMIC_RELAXED);
+}
+
+void
+io_set_bounce(struct io *io, bool on)
+{
+    __atomic_store_n(&io_root_of(io)->bounce, on, __ATOMIC_RELAXED);
 }
 
 unsigned

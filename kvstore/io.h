@@ -98,7 +98,10 @@ const char *io_bulk_name(const struct io *io); /* "io_uring" or "threads" */
 enum { IO_DEADLINE_MS = 30000, IO_STUCK_MOST = 4 };
 
 void io_set_deadline(struct io *io,
-                     unsigned ms);     /* of the real one; IO_DEADLINE_MS at first */
+                     unsigned ms); /* of the real one; IO_DEADLINE_MS at first */
+/* Bulk reads that go past the page cache use memory of their own in between, in huge pages where
+ * they can be had (at first: on). Off is right if all such reads are into huge pages. */
+void io_set_bounce(struct io *io, bool on);
 unsigned io_bulk_stuck(struct io *io); /* calls whose requests have not come back */
 
 #endif /* KVSTORE_IO_H */

@@ -10,6 +10,11 @@
  * they have come back (each later call looks), and until then the memory of that call is not its
  * caller's to use (io.h). A ring that was aside is not used again: it may hold requests that never
  * went out.
+ *
+ * Reads go by way of the ring's own memory, in huge pages, unless the caller's is known to be so,
+ * too: a megabyte in scattered pages of 4 KiB is 256 places for the disk to write to, and a disk
+ * behind virtio then reads at a third of its speed. What was read is copied while the rest is on
+ * its way.
  */
 #include "config.h"
 
@@ -21,11 +26,13 @@
 
 #ifdef HAVE_LIBURING
 #    include <liburing.h>
+#    include <string.h>
+#    include <sys/mman.h>
 #    include <time.h>
 
 #    include "base/clock.h"
 
-enum { DEPTH = 16 };
+enum { DEPTH = 16, BOUNCE_DEPTH = 8, HUGE = 2 << 20 };
 
 struct piece {
     size_t from, n; /* of the call's memory: what is still to be moved */
@@ -36,7 +43,9 @@ struct ring {
     struct ring *next;
     unsigned n_out; /* prepared, and their completions not seen */
     unsigned n_free;
-    uint8_t free[DEPTH]; /* [n_free]: pieces that are not out */
+    uint8_t
+        free[DEPTH]; /* [n_free]: pieces that are not out, the last ones are used first */
+    uint8_t *bounce; /* [DEPTH][IO_PIECE], of which few are ever touched; NULL: not yet */
     struct piece pieces[DEPTH];
 };
 
@@ -74,7 +83,36 @@ static void
 ring_free(struct ring *r)
 {
     io_uring_queue_exit(&r->u);
+    if (r->bounce != NULL)
+        munmap(r->bounce, DEPTH * IO_PIECE);
     free(r);
+}
+
+/* Without it the disk writes to the caller's memory itself. */
+static void
+make_bounce(struct ring *r)
+{
+    const size_t n = DEPTH * IO_PIECE;
+    uint8_t *p, *at;
+
+    if (r->bounce != NULL)
+        return;
+    p = mmap(NULL, n + HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return;
+    at = p + (HUGE - (uintptr_t)p % HUGE) % HUGE;
+    if (at > p)
+        munmap(p, (size_t)(at - p));
+    if (at < p + HUGE)
+        munmap(at + n, (size_t)(p + HUGE - at));
+    madvise(at, n, MADV_HUGEPAGE);
+    r->bounce = at;
+}
+
+static bool
+bounces(const struct ring *r, const struct bulk_job *j)
+{
+    return j->bounce && r->bounce != NULL;
 }
 
 static struct rings *
@@ -183,11 +221,12 @@ send_piece(struct ring *r, const struct bulk_job *j, uint8_t k)
     /* There is always one: no more are out than the ring has room for. */
     struct io_uring_sqe *sqe = io_uring_get_sqe(&r->u);
     const struct piece *p = &r->pieces[k];
+    uint8_t *to = bounces(r, j) ? r->bounce + (size_t)k * IO_PIECE : j->p + p->from;
 
     if (j->write)
         io_uring_prep_write(sqe, j->fd, j->p + p->from, (unsigned)p->n, j->at + p->from);
     else
-        io_uring_prep_read(sqe, j->fd, j->p + p->from, (unsigned)p->n, j->at + p->from);
+        io_uring_prep_read(sqe, j->fd, to, (unsigned)p->n, j->at + p->from);
     sqe->user_data = k;
     r->n_out++;
 }
@@ -195,7 +234,9 @@ send_piece(struct ring *r, const struct bulk_job *j, uint8_t k)
 static void
 begin_pieces(struct ring *r, const struct bulk_job *j, struct progress *g)
 {
-    while (g->sys == 0 && r->n_free > 0 && g->next < g->end) {
+    const unsigned most = bounces(r, j) ? BOUNCE_DEPTH : DEPTH;
+
+    while (g->sys == 0 && DEPTH - r->n_free < most && g->next < g->end) {
         const uint8_t k = r->free[--r->n_free];
         const size_t left = j->n - g->next;
 
@@ -211,6 +252,8 @@ end_piece(struct ring *r, const struct bulk_job *j, struct progress *g, uint8_t 
 {
     struct piece *p = &r->pieces[k];
 
+    if (res > 0 && bounces(r, j))
+        memcpy(j->p + p->from, r->bounce + (size_t)k * IO_PIECE, (size_t)res);
     if (res == -EINTR || res == -EAGAIN)
         res = 0;
     else if (res == 0 && j->write)
@@ -262,6 +305,8 @@ rings_move(struct rings *rs, const struct bulk_job *j)
 
     if (r == NULL)
         return -g.sys;
+    if (j->bounce)
+        make_bounce(r);
     for (;;) {
         struct io_uring_cqe *cqe;
         int sys;

@@ -23,6 +23,7 @@ struct bulk_job {
     int fd;
     bool write;
     bool direct; /* by O_DIRECT: a read that is not whole blocks has met the end */
+    bool bounce; /* a read: see io_set_bounce() */
     uint8_t *p;
     size_t n;
     uint64_t at;
@@ -61,6 +62,7 @@ struct io_root {
     bool openat2; /* the kernel has it and lets us */
     struct bulk *bulk;
     unsigned deadline_ms; /* atomic */
+    bool bounce;          /* atomic */
     pthread_mutex_t mu;
     struct io_file **files; /* mu; [n_files], by handle; NULL: free */
     size_t n_files;         /* mu */

@@ -438,6 +438,10 @@ test_bulk(void **state)
     bulk_of(5 * MIB + 4096, 100, IO_DIRECT);
     bulk_of(100 * 4096, 0, 0);
     annoy = false;
+    if (variant == SIMULATED)
+        return;
+    io_set_bounce(io, false);
+    bulk_of(37 * MIB + 8192, 4095, IO_DIRECT);
 }
 
 static void
@@ -456,6 +460,8 @@ test_bulk_errors(void **state)
     want(&e, ERR_READ_ONLY, EBADF);
     assert_int_equal(ops->read_bulk(io, h, p, 0, 0, &e), 0);
     mprotect(p + 3 * MIB, MIB, PROT_NONE);
+    if (variant != SIMULATED)
+        io_set_bounce(io, false); /* it is the kernel that shall find that */
     ops->close(io, h);
     h = ops->open(io, "b", IO_WRITE | IO_DIRECT, &e);
     assert_int_equal(ops->reserve(io, h, 8 * MIB, &e), 0);
@@ -540,7 +546,7 @@ test_deadline(void **state)
     (void)state;
     put("b", MIB, 5);
     io_set_deadline(io, 50);
-    h = ops->open(io, "b", IO_READ, &e);
+    h = ops->open(io, "b", IO_READ | (threads ? 0 : IO_DIRECT), &e);
     assert_true(h >= 0);
     set_hang(true);
     tell_timeout = true;
@@ -562,7 +568,7 @@ test_deadline(void **state)
     tell_timeout = false;
     wait_stuck(0);
     io_set_deadline(io, IO_DEADLINE_MS);
-    h = ops->open(io, "b", IO_READ, &e);
+    h = ops->open(io, "b", IO_READ | (threads ? 0 : IO_DIRECT), &e);
     assert_int_equal(ops->read_bulk(io, h, p, MIB, 0, &e), MIB);
     ops->close(io, h);
     assert_int_equal(ops->unlink(io, "b", &e), 0);

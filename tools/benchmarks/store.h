@@ -45,5 +45,7 @@ double rig_cpu(const struct rig *r);
 uint64_t rig_bytes(const struct rig *r, const char *ending);
 /* Lines of its log that have this in them. */
 unsigned rig_logged(const struct rig *r, const char *text);
+/* Of the numbers behind key ("read=") in its lines with this text. */
+uint64_t rig_sum(const struct rig *r, const char *text, const char *key);
 
 #endif /* TOOLS_BENCHMARKS_STORE_H */

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/err.h"
 #include "kvstore/io.h"
@@ -163,6 +164,9 @@ disk_measure(const char *dir, struct disk_rates *out, struct err *e)
 
     if (p == NULL)
         rc = err_set(e, ERR_QUOTA, errno, "no memory for a benchmark");
+    /* Into scattered pages of 4 KiB a disk behind virtio reads at a third of its rate. */
+    if (rc == 0)
+        madvise(p, bytes, MADV_HUGEPAGE);
     for (size_t i = 0; rc == 0 && i < bytes; i += sizeof x) { /* no disk can squeeze it */
         x ^= x << 13;
         x ^= x >> 7;

@@ -287,6 +287,24 @@ rig_bytes(const struct rig *r, const char *ending)
     return counted;
 }
 
+uint64_t
+rig_sum(const struct rig *r, const char *text, const char *key)
+{
+    FILE *f = fopen(r->log, "re");
+    char line[4096];
+    const char *at;
+    uint64_t n = 0;
+
+    if (f == NULL)
+        return 0;
+    while (fgets(line, sizeof line, f) != NULL) {
+        if (strstr(line, text) != NULL && (at = strstr(line, key)) != NULL)
+            n += strtoull(at + strlen(key), NULL, 10);
+    }
+    fclose(f);
+    return n;
+}
+
 unsigned
 rig_logged(const struct rig *r, const char *text)
 {
