@@ -9,9 +9,6 @@
 
 enum { FEW = 32 }; /* are sorted */
 
-/* What is counted up while walking down the order, and when it is enough. */
-enum until { COUNT, AT, ABOVE };
-
 static bool
 better(const struct candidate *a, const struct candidate *b)
 {
@@ -24,16 +21,10 @@ by_rank(const void *a, const void *b)
     return better(a, b) ? -1 : 1; /* no two are equal: ids differ */
 }
 
-static double
-worth(const struct candidate *c, enum until until)
+static uint64_t
+worth(const struct candidate *c, bool count)
 {
-    return until == COUNT ? 1 : c->w;
-}
-
-static bool
-enough(double sum, double goal, enum until until)
-{
-    return until == ABOVE ? sum > goal : sum >= goal;
+    return count ? 1 : c->w;
 }
 
 static struct candidate
@@ -48,8 +39,8 @@ middle(const struct candidate *c, uint32_t lo, uint32_t hi)
 
 /* Those no worse than the pivot to the front; where they end, and what they are worth. */
 static uint32_t
-part(struct candidate *c, uint32_t lo, uint32_t hi, struct candidate pivot,
-     enum until until, double *sum)
+part(struct candidate *c, uint32_t lo, uint32_t hi, struct candidate pivot, bool count,
+     uint64_t *sum)
 {
     uint32_t end = lo;
 
@@ -59,7 +50,7 @@ part(struct candidate *c, uint32_t lo, uint32_t hi, struct candidate pivot,
 
         if (better(&pivot, &one))
             continue;
-        *sum += worth(&one, until);
+        *sum += worth(&one, count);
         c[i] = c[end];
         c[end++] = one;
     }
@@ -74,21 +65,19 @@ add_up(struct candidates *k)
         k->sum += k->c[i].w;
 }
 
-/*
- * Narrows down where the walk would end: halves that come before it are added up as a whole, in
- * the order in which they happen to lie, which depends on the row alone.
- */
+/* The fewest best that are worth `goal`: halves that come in front of the last of them are added up
+ * as a whole. */
 static void
-cut(struct candidates *k, double goal, enum until until)
+cut(struct candidates *k, uint64_t goal, bool count)
 {
     struct candidate *c = k->c;
     uint32_t lo = 0, hi = k->n;
-    double sum = 0, front;
+    uint64_t sum = 0, front;
 
     while (hi - lo > FEW) {
-        const uint32_t end = part(c, lo, hi, middle(c, lo, hi), until, &front);
+        const uint32_t end = part(c, lo, hi, middle(c, lo, hi), count, &front);
 
-        if (enough(sum + front, goal, until)) {
+        if (sum + front >= goal) {
             hi = end;
         } else {
             sum += front;
@@ -96,32 +85,26 @@ cut(struct candidates *k, double goal, enum until until)
         }
     }
     qsort(c + lo, hi - lo, sizeof *c, by_rank);
-    while (lo < hi && (lo == 0 || !enough(sum, goal, until)))
-        sum += worth(&c[lo++], until);
+    while (lo < hi && (lo == 0 || sum < goal))
+        sum += worth(&c[lo++], count);
     k->n = lo;
     add_up(k);
 }
 
 void
-candidates_cut_at(struct candidates *k, double sum)
+candidates_cut(struct candidates *k, uint64_t sum)
 {
-    cut(k, sum, AT);
-}
-
-void
-candidates_cut_above(struct candidates *k, double sum)
-{
-    cut(k, sum, ABOVE);
+    cut(k, sum, false);
 }
 
 void
 candidates_keep(struct candidates *k, uint32_t n)
 {
-    cut(k, (double)n, COUNT);
+    cut(k, n, true);
 }
 
 void
-candidates_drop(struct candidates *k, double least)
+candidates_drop(struct candidates *k, uint64_t least)
 {
     uint32_t n = 0;
 
@@ -133,12 +116,13 @@ candidates_drop(struct candidates *k, double least)
 }
 
 void
-candidates_gather(struct candidates *k, double least)
+candidates_gather(struct candidates *k, uint64_t least)
 {
-    /* A block whose largest is below has none; rounded down, so that none is missed. */
-    const double below = least > 0 ? (double)k->max + (log(least) - 1e-9) / k->scale
-                                   : -(double)INFINITY;
-    double w[LOGITS_BLOCK];
+    /* A block whose largest is below has none; half a unit and a little lower, since weights are
+     * rounded. */
+    const double below = (double)k->max +
+                         (log(((double)least - 0.6) / LOGITS_UNIT) - 1e-9) / k->scale;
+    uint64_t w[LOGITS_BLOCK];
 
     k->n = 0;
     k->sum = 0;
@@ -147,12 +131,12 @@ candidates_gather(struct candidates *k, double least)
         const uint32_t left = k->vocab - at, n = left < LOGITS_BLOCK ? left : LOGITS_BLOCK;
 
         if ((double)k->block_max[at / LOGITS_BLOCK] < below) {
-            k->all = false;
+            k->all = k->all && least == 1;
             continue;
         }
         logits_weights(k->x + at, n, k->max, k->scale, w);
         for (uint32_t i = 0; i < n; i++) {
-            if (w[i] < least || w[i] == 0) {
+            if (w[i] < least) {
                 k->all = k->all && w[i] == 0;
                 continue;
             }

@@ -9,10 +9,11 @@
  * The best tokens of a row, as many as somebody asks for. Better is: the larger logit, or the same
  * and the lower id. Sorting 129,280 of them for one that is drawn would cost more than the model's
  * own step: those far below the best are not even looked at until they count, and of the others
- * only the few around the one that is asked for are put in order.
+ * only the few around the one that is asked for are put in order. Weights are integers, so their
+ * sums do not depend on the order in which they are added.
  */
 struct candidate {
-    double w; /* exp((x - max) * scale), above 0 */
+    uint64_t w; /* logits_weights, not 0 */
     float x;
     uint32_t id;
 };
@@ -26,20 +27,18 @@ struct candidates {
     double scale;
     struct candidate *c; /* [vocab] */
 
-    uint32_t n; /* in c; none of the others is better */
-    double sum; /* of their w */
-    bool all;   /* gathered: there are no others */
+    uint32_t n;   /* in c; none of the others is better */
+    uint64_t sum; /* of their w */
+    bool all;     /* gathered: there are no others */
 };
 
-/* Puts those with w >= least into c, in place of what is there; 0: all. A w of 0 has no chance and is
- * never there. */
-void candidates_gather(struct candidates *k, double least);
+/* Puts those with w >= least into c, in place of what is there; 1: all that have any. */
+void candidates_gather(struct candidates *k, uint64_t least);
 
-/* Leaves the fewest best ones in c whose w come to `sum` or more; at least one; all if they do not.
- * The worst of them is the last; the others are in no order. */
-void candidates_cut_at(struct candidates *k, double sum);
-void candidates_cut_above(struct candidates *k, double sum); /* to more than that */
-void candidates_keep(struct candidates *k, uint32_t n);      /* the n best */
-void candidates_drop(struct candidates *k, double least);    /* those with w < least */
+/* Leaves the fewest best ones in c whose w come to `sum`; at least one; all if they do not. The
+ * worst of them is the last; the others are in no order. */
+void candidates_cut(struct candidates *k, uint64_t sum);
+void candidates_keep(struct candidates *k, uint32_t n);     /* the n best, likewise */
+void candidates_drop(struct candidates *k, uint64_t least); /* those with w < least */
 
 #endif /* MODEL_CANDIDATES_H */

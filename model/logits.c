@@ -176,28 +176,47 @@ logits_clean(const float *x, uint32_t n, float *out, float *block_max)
     return all[0];
 }
 
+/* Numbers from 0 to 1 in units, rounded. */
+INLINE
+integers_of(v8u *to, const v8d *w)
+{
+    const double integers = 0x1p52; /* from here on a unit is the lowest bit */
+
+    *to = (v8u)(*w * LOGITS_UNIT + integers) - (v8u)((v8d){0} + integers);
+}
+
 EACH_PROCESSOR double
-logits_sum(const float *x, uint32_t n, float max, double scale)
+logits_sum(const float *x, uint32_t n, float max, double scale, uint64_t *weights)
 {
     v8d sum = {0}, w[2];
+    v8u all = {0}, k[2];
 
     for (uint32_t i = 0; i < n; i += LANES) {
         weights_of(w, x + i, n - i, (double)max, scale);
+        integers_of(&k[0], &w[0]);
+        integers_of(&k[1], &w[1]);
         sum += w[0] + w[1];
+        all += k[0] + k[1];
     }
+    *weights = 0;
+    for (int i = 0; i < HALF; i++)
+        *weights += all[i];
     return ((sum[0] + sum[4]) + (sum[2] + sum[6])) +
            ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }
 
 EACH_PROCESSOR void
-logits_weights(const float *x, uint32_t n, float max, double scale, double *w)
+logits_weights(const float *x, uint32_t n, float max, double scale, uint64_t *w)
 {
     v8d v[2];
+    v8u k[2];
 
     for (uint32_t i = 0; i < n; i += LANES) {
         const uint32_t left = n - i;
 
         weights_of(v, x + i, left, (double)max, scale);
-        store(w + i, v, sizeof v, left >= LANES, left * sizeof *w);
+        integers_of(&k[0], &v[0]);
+        integers_of(&k[1], &v[1]);
+        store(w + i, k, sizeof k, left >= LANES, left * sizeof *w);
     }
 }

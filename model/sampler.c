@@ -18,14 +18,14 @@
 #include "model/logits.h"
 #include "model/sampler.h"
 
-/* Weights of candidates that are gathered first: what is below 12 nats is seldom drawn. */
-static const double first_look = 6e-6;
+/* Weights of candidates that are gathered first: what is 12 below the best, or more, is seldom drawn. */
+static const uint64_t first_look = (uint64_t)(6e-6 * LOGITS_UNIT);
 
 struct sampler {
     uint32_t vocab;
     float *x;            /* f32 [vocab]: logits after bias, penalties and bans */
     float *block_max;    /* of these, as logits_clean makes it */
-    double sum;          /* of exp(x - largest x); 0: not known */
+    uint64_t weights;    /* of all at temperature 1; 0: not known */
     uint32_t *count;     /* u32 [vocab]: all zero between calls */
     struct candidate *c; /* [vocab] */
 };
@@ -35,9 +35,10 @@ sampler_new(uint32_t vocab, struct err *e)
 {
     struct sampler *s = calloc(1, sizeof *s);
 
-    if (vocab == 0) {
+    if (vocab == 0 || vocab > LOGITS_MOST) {
         free(s);
-        err_set(e, ERR_INVALID, 0, "a sampler for no tokens");
+        err_set(e, ERR_INVALID, 0, "a sampler for %u tokens: 1 to %d are possible", vocab,
+                LOGITS_MOST);
         return NULL;
     }
     if (s != NULL) {
@@ -81,11 +82,12 @@ float
 sampler_logprob(const float *logits, uint32_t vocab, uint32_t id)
 {
     const float max = logits_max(logits, vocab);
+    uint64_t weights;
 
     if (id >= vocab || clean(logits[id]) == -INFINITY)
         return -INFINITY;
     return (float)((double)clean(logits[id]) -
-                   ((double)max + log(logits_sum(logits, vocab, max, 1))));
+                   ((double)max + log(logits_sum(logits, vocab, max, 1, &weights))));
 }
 
 /* The n_top best of the model's own distribution: insertion into a short list. */
@@ -162,59 +164,63 @@ adjust(struct sampler *s, const struct sample_params *p, const uint32_t *history
     if (p->n_bias == 0 && !penalties && held == 0)
         return 0;
     *max = logits_clean(s->x, s->vocab, s->x, s->block_max);
-    s->sum = 0;
+    s->weights = 0;
     return 0;
 }
 
-/* 53 random bits for position pos, in [0, 1). */
-static double
-uniform(uint64_t seed, uint64_t pos)
+/* 53 random bits for position pos. */
+static uint64_t
+random_bits(uint64_t seed, uint64_t pos)
 {
     const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     const uint32_t counter[4] = {(uint32_t)pos, (uint32_t)(pos >> 32), 0, 0};
     uint32_t out[4];
 
     philox4x32(key, counter, out);
-    return (double)(((uint64_t)out[1] << 32 | out[0]) >> 11) * 0x1p-53;
+    return ((uint64_t)out[1] << 32 | out[0]) >> 11;
 }
 
-/* Those that top-k, top-p and min-p leave, and their total weight; without filters those that are
- * likely, and everybody's. */
-static double
+/* A part of the sum of weights, rounded up. */
+static uint64_t
+share(float part, uint64_t sum)
+{
+    return (uint64_t)ceil((double)part * (double)sum);
+}
+
+/* Those that top-k, top-p and min-p leave, and their weight; without filters those that are likely,
+ * and everybody's. */
+static uint64_t
 filter(const struct sampler *s, struct candidates *k, const struct sample_params *p)
 {
     const bool by_k = p->top_k > 0 && p->top_k < k->vocab;
+    const uint64_t least = p->min_p > 0 ? share(p->min_p, (uint64_t)LOGITS_UNIT) : 0;
+    uint64_t all = s->weights;
 
-    if (!by_k && p->top_p >= 1 && p->min_p > 0) {
-        candidates_gather(k, (double)p->min_p);
+    if (!by_k && p->top_p >= 1 && least > 0) {
+        candidates_gather(k, least);
         return k->sum;
     }
     candidates_gather(k, first_look);
     if (by_k) {
         if (k->n < p->top_k && !k->all)
-            candidates_gather(k, 0);
+            candidates_gather(k, 1);
         if (k->n > p->top_k)
             candidates_keep(k, p->top_k);
-        if (p->top_p < 1)
-            candidates_cut_at(k, (double)p->top_p * k->sum);
-    } else {
-        const double all = s->sum > 0 && k->scale == 1
-                               ? s->sum
-                               : logits_sum(k->x, k->vocab, k->max, k->scale);
-        const double goal = (double)p->top_p * all;
-
-        if (p->top_p >= 1)
-            return all;
-        if (k->sum < goal && !k->all)
-            candidates_gather(k, 0);
-        candidates_cut_at(k, goal);
+        all = k->sum;
+    } else if (all == 0 || k->scale != 1) {
+        logits_sum(k->x, k->vocab, k->max, k->scale, &all);
     }
-    if (p->min_p > 0)
-        candidates_drop(k, (double)p->min_p);
-    return k->sum;
+    if (p->top_p < 1) {
+        if (!by_k && k->sum < share(p->top_p, all) && !k->all)
+            candidates_gather(k, 1);
+        candidates_cut(k, share(p->top_p, all));
+    }
+    if (least > 0)
+        candidates_drop(k, least);
+    return by_k || p->top_p < 1 || least > 0 ? k->sum : all;
 }
 
-/* The first candidate at which the running sum of weights passes u times their total. */
+/* The first candidate at which the running sum of weights passes the random part of their total. */
 static uint32_t
 draw(struct sampler *s, const struct sample_params *p, uint64_t pos, float max)
 {
@@ -224,14 +230,12 @@ draw(struct sampler *s, const struct sample_params *p, uint64_t pos, float max)
                            .max = max,
                            .scale = 1 / (double)p->temperature,
                            .c = s->c};
-    const bool filtered = (p->top_k > 0 && p->top_k < s->vocab) || p->top_p < 1 ||
-                          p->min_p > 0;
-    const double goal = filter(s, &k, p) * uniform(p->seed, pos);
+    const unsigned __int128 all = filter(s, &k, p);
+    const uint64_t passed = (uint64_t)(all * random_bits(p->seed, pos) >> 53);
 
-    if (!filtered && k.sum <= goal && !k.all)
-        candidates_gather(&k, 0);
-    candidates_cut_above(&k,
-                         goal); /* rounding can leave all short of it: then the last one */
+    if (k.sum <= passed) /* only where nothing was filtered */
+        candidates_gather(&k, 1);
+    candidates_cut(&k, passed + 1);
     return k.c[k.n - 1].id;
 }
 
@@ -258,8 +262,7 @@ sampler_choose(struct sampler *s, const struct sample_params *p, const float *lo
         return err_set(e, ERR_INVALID, 0,
                        "no logit is a finite number: no token to choose at position %llu",
                        (unsigned long long)pos);
-    s->sum = logits_sum(s->x, s->vocab, max, 1);
-    out->log_sum = (double)max + log(s->sum);
+    out->log_sum = (double)max + log(logits_sum(s->x, s->vocab, max, 1, &s->weights));
     list_top(s, p->n_top, out);
     if (adjust(s, p, history, n_history, n_drawn, &max, e) == -1)
         return -1;
