@@ -8,17 +8,17 @@
 #include <string.h>
 #include <sys/mman.h>
 
+/* No power of two: tops of stacks would share a few lines of the cache. A multiple of 64. */
 #ifdef __SANITIZE_ADDRESS__
 #    include <sanitizer/asan_interface.h>
 #    include <sanitizer/common_interface_defs.h>
 
-enum { STACK = 192 * 1024 };
+enum { STACK = 192 * 1024 + 832 };
 #else
-enum { STACK = 48 * 1024 };
+enum { STACK = 24 * 1024 + 832 };
 #endif
 
-/* Tops are not a power of two apart: they would share the same few lines of the cache. */
-enum { STAGGER = 832, COLOURS = 16, CANARY = 0x5a };
+enum { CANARY = 0x5a };
 
 struct fiber fiber_home;
 static struct fiber *fibers;
@@ -49,26 +49,31 @@ __asm__(".text\n"
         "    ret\n"
         ".size fiber_swap, . - fiber_swap\n");
 
+/* All in one piece and on large pages: a switch should not miss in the table of pages. */
 struct fiber *
 fiber_some(size_t n)
 {
-    struct fiber *all;
+    const size_t bytes = n * STACK;
+    uint8_t *stacks;
 
     if (n <= n_fibers)
         return fibers;
-    all = realloc(fibers, n * sizeof *all);
-    if (all == NULL)
+    if (n_fibers > 0)
+        munmap(fibers[0].stack, n_fibers * STACK);
+    free(fibers);
+    n_fibers = 0;
+    fibers = calloc(n, sizeof *fibers);
+    stacks = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (fibers == NULL || stacks == MAP_FAILED)
         return NULL;
-    fibers = all;
-    for (; n_fibers < n; n_fibers++) {
-        struct fiber *f = &fibers[n_fibers];
-        void *stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-        if (stack == MAP_FAILED)
-            return NULL;
-        *f = (struct fiber){.stack = stack, .bytes = STACK};
-        memset(stack, CANARY, 64);
+#ifndef __SANITIZE_ADDRESS__
+    madvise(stacks, bytes, MADV_HUGEPAGE);
+#endif
+    for (n_fibers = 0; n_fibers < n; n_fibers++) {
+        fibers[n_fibers] =
+            (struct fiber){.stack = stacks + n_fibers * STACK, .bytes = STACK};
+        memset(fibers[n_fibers].stack, CANARY, 64);
     }
     return fibers;
 }
@@ -76,8 +81,7 @@ fiber_some(size_t n)
 void
 fiber_begin(struct fiber *f, void (*entry)(void))
 {
-    const size_t at = f->bytes - 64 - (size_t)(f - fibers) % COLOURS * STAGGER;
-    void **sp = (void **)((uint8_t *)f->stack + at / 16 * 16);
+    void **sp = (void **)((uint8_t *)f->stack + f->bytes);
 
     *--sp = NULL; /* as if somebody had called: 8 bytes off a multiple of 16 */
     *--sp = (void *)(uintptr_t)entry;
