@@ -153,6 +153,7 @@ collect_store(const struct server *sv, struct metrics_values *v)
     v->unloads = c.unloads;
     v->store_errors = c.errors;
     v->store_mended = c.mended;
+    v->index_failures = c.index_failures;
     v->store_jobs = alive.waiting;
     v->store_job_ns = alive.job_ns;
     v->loaded = c.loaded;

@@ -545,7 +545,11 @@ store_end(struct store *st, void (*done)(void *arg), void *arg)
 void
 store_count(const struct store *st, struct store_counts *out)
 {
+    struct catalog_health h;
+
+    catalog_health(st->catalog, &h);
     *out = st->counts;
+    out->index_failures = h.failures;
     out->jobs = st->jobs;
     out->parked = st->q->used[QUOTA_SESSIONS] - out->loaded;
 }

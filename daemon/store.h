@@ -51,7 +51,8 @@ struct store_listener {
 
 struct store_counts {
     struct histogram commit, load; /* what they took, from post to end */
-    uint64_t commit_tokens, unloads, creates, forks, deletes, errors, mended;
+    uint64_t commit_tokens, unloads, creates, forks, deletes, errors, mended,
+        index_failures;
     uint64_t loaded, loaded_bytes; /* now: sessions whose log is in memory */
     uint64_t parked, damaged;
     uint64_t full, read_only; /* sessions that take nothing new */

@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,6 +45,7 @@ struct store_threads {
     struct workers *workers;
     /* A piece of a sweep, or any number of ledgers being looked at. */
     pthread_rwlock_t sweeping;
+    atomic_uint_least64_t index_failures, index_renewals; /* that were told of */
     int ending; /* threads that have yet to close their ledgers */
     void (*ended)(void *arg);
     void *ended_arg;
@@ -344,6 +346,22 @@ run_job(struct thread *th, struct store_job *job, struct err *e)
     return err_set(e, ERR_INTERNAL, 0, "no such job of the store");
 }
 
+/* The library says nothing itself. */
+static void
+tell_index(struct store_threads *all, struct catalog *c)
+{
+    struct catalog_health h;
+    struct err why;
+
+    catalog_health(c, &h);
+    if (h.failures > atomic_exchange(&all->index_failures, h.failures)) {
+        catalog_why(c, &why);
+        log_line(LOG_ERROR, "index-failed why=\"%s\"", why.text);
+    }
+    if (h.renewals > atomic_exchange(&all->index_renewals, h.renewals))
+        log_line(LOG_NOTICE, "index-made-again");
+}
+
 static void
 run(void *arg, struct worker_job *work)
 {
@@ -353,6 +371,7 @@ run(void *arg, struct worker_job *work)
 
     if (run_job(&t->threads[work->thread], job, &e) == -1)
         job->err = e;
+    tell_index(t, t->threads[work->thread].tools.catalog);
     job->done_ns = clock_ns();
 }
 

@@ -280,7 +280,8 @@ catalog_each(struct catalog *c, int (*each)(void *arg, const struct catalog_entr
     int rc;
 
     pthread_mutex_lock(&c->lock);
-    rc = catalog_rows(c->db, each, arg, e);
+    rc = c->db != NULL ? catalog_rows(c->db, each, arg, e)
+                       : err_set(e, ERR_UNAVAILABLE, 0, "index.db: there is none");
     pthread_mutex_unlock(&c->lock);
     return rc;
 }
@@ -305,12 +306,37 @@ catalog_index_failed(struct catalog *c, struct err *e)
 {
     if (!sqlite3_get_autocommit(c->db))
         sqlite3_exec(c->db, "ROLLBACK", NULL, NULL, NULL);
-    if (e->code != ERR_QUOTA || !sqlite3_get_autocommit(c->db)) {
-        e->code = ERR_READ_ONLY;
-        c->dead = true;
-        c->why = *e;
-    }
+    if (e->code == ERR_QUOTA && sqlite3_get_autocommit(c->db))
+        return -1;
+    e->code = ERR_READ_ONLY;
+    c->why = *e;
+    c->failures++;
+    if (catalog_index_renew(c, e) == 0)
+        return 0;
+    e->code = ERR_READ_ONLY;
+    c->dead = true;
+    c->why = *e;
     return -1;
+}
+
+bool
+catalog_has_index(const struct catalog *c)
+{
+    return c->db != NULL && !c->dead;
+}
+
+void
+catalog_health(const struct catalog *c, struct catalog_health *out)
+{
+    *out = (struct catalog_health){c->failures, c->renewals};
+}
+
+void
+catalog_why(struct catalog *c, struct err *why)
+{
+    pthread_mutex_lock(&c->lock);
+    *why = c->why;
+    pthread_mutex_unlock(&c->lock);
 }
 
 int
@@ -323,9 +349,9 @@ catalog_note(struct catalog *c, const struct catalog_entry *en, struct err *e)
         *e = c->why;
         rc = -1;
     } else {
-        rc = catalog_put(c, en, e);
+        rc = c->db != NULL ? catalog_put(c, en, e) : 0;
         if (rc == -1)
-            catalog_index_failed(c, e);
+            rc = catalog_index_failed(c, e); /* a new one need not know it */
     }
     pthread_mutex_unlock(&c->lock);
     return rc;
@@ -342,6 +368,12 @@ set_hot(struct catalog *c, const struct kvfile_id *id, struct err *e)
         return 0;
     if (ids_add(&c->hot, id, e) == -1)
         return -1;
+    if (c->db == NULL) { /* the next start looks at all of them */
+        if (catalog_index_retry(c, e) == 0)
+            return 0;
+        ids_drop(&c->hot, id);
+        return -1;
+    }
     if (sql_run(c->db, "PRAGMA synchronous=FULL; BEGIN IMMEDIATE", e) == 0 &&
         sql_do(c->db, NULL, e, "INSERT OR REPLACE INTO hot VALUES (?1)", "b",
                (const void *)id->b, sizeof id->b) == 0 &&
@@ -349,8 +381,10 @@ set_hot(struct catalog *c, const struct kvfile_id *id, struct err *e)
                (const void *)id->b, sizeof id->b) == 0 &&
         sql_run(c->db, "COMMIT; PRAGMA synchronous=NORMAL", e) == 0)
         return 0;
+    if (catalog_index_failed(c, e) == 0)
+        return 0; /* the new one has it */
     ids_drop(&c->hot, id);
-    return catalog_index_failed(c, e);
+    return -1;
 }
 
 /* Of the index only: if that is lost, the session is looked at once more than it need be. */
@@ -366,6 +400,8 @@ set_cold(struct catalog *c, const struct kvfile_id *id, struct err *e)
         *e = c->why;
         return -1;
     }
+    if (c->db == NULL)
+        return 0;
     return sql_do(c->db, NULL, e, "DELETE FROM hot WHERE id = ?1", "b", (const void *)id->b,
                   sizeof id->b) == -1
                ? catalog_index_failed(c, e)

@@ -42,6 +42,19 @@ void catalog_close(struct catalog *c);
 /* Whether a bit of its log had turned over when the store was opened, and was put right. */
 bool catalog_mended(const struct catalog *c, const struct kvfile_id *id);
 
+/*
+ * A write or sync of the index that fails takes no session's changes away: the index is made anew at
+ * once, with what is hot and nothing else, so that the next start looks at all folders. If that cannot
+ * be, there is none until the next start, which says the same; only if the old one cannot even be taken
+ * away no further session can be made hot (ERR_READ_ONLY). How often each has been.
+ */
+struct catalog_health {
+    uint64_t failures, renewals;
+};
+
+void catalog_health(const struct catalog *c, struct catalog_health *out);
+void catalog_why(struct catalog *c, struct err *why); /* waits for others' calls */
+
 /* All sessions, in no order. Not 0 from each() ends it with that; each() must not call any
  * function of the catalogue. */
 int catalog_each(struct catalog *c, int (*each)(void *arg, const struct catalog_entry *en),

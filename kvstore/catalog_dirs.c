@@ -102,7 +102,7 @@ static int
 forget(struct catalog *c, const struct kvfile_id *id, struct err *e)
 {
     ids_drop(&c->due, id);
-    if (c->dead)
+    if (!catalog_has_index(c))
         return 0; /* the index will be compared with the folders when it is opened again */
     return sql_do(c->db, NULL, e, "DELETE FROM sessions WHERE id = ?1", "b",
                   (const void *)id->b, sizeof id->b) == -1
@@ -123,7 +123,7 @@ catalog_build_finish(struct catalog *c, const struct kvfile_id *id, struct err *
     rc = make_shelf(c, id, e);
     if (rc == 0)
         rc = move(c, from, "tmp", to, shelf, e);
-    if (rc == 0 && !c->dead) {
+    if (rc == 0 && catalog_has_index(c)) {
         struct catalog_entry en = {0};
         struct err ignored;
 

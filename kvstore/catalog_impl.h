@@ -3,6 +3,7 @@
 #define KVSTORE_CATALOG_IMPL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "base/err.h"
 #include "kvstore/catalog.h"
@@ -29,9 +30,13 @@ struct catalog {
     struct io *io;
     int held;             /* the file `lock` */
     pthread_mutex_t lock; /* for all below */
-    sqlite3 *db;
-    bool dead; /* a change of the index failed: why */
+    sqlite3
+        *db; /* NULL: there is no index, and on the disk none; the next start makes one */
+    bool
+        dead; /* a change of the index failed, and it could not be taken off the disk: why */
     struct err why;
+    uint64_t tried_ns; /* when one was last made */
+    _Atomic uint64_t failures, renewals;
     struct ids hot;
     struct ids due;          /* to be swept: have been hot, as their rows' `swept` says */
     struct ids mended;       /* when the store was opened */
@@ -47,8 +52,14 @@ int catalog_put(struct catalog *c, const struct catalog_entry *en, struct err *e
 
 /* catalog_index.c: opens or makes index.db and brings it up to date with the folders. */
 int catalog_index_open(struct catalog *c, struct err *e);
-/* After a failed change of the index: whether it may be used any further. */
+/* After a failed change of the index. 0: there is a new one in its place, or none; what the change was
+ * about need not be known to it. -1: the disk is full and nothing has changed, or c->dead. */
 int catalog_index_failed(struct catalog *c, struct err *e);
+/* Takes the index off the disk, durably, and makes one that only knows what is hot. */
+int catalog_index_renew(struct catalog *c, struct err *e);
+/* Where there is none on the disk: tries to make it, now and then. */
+int catalog_index_retry(struct catalog *c, struct err *e);
+bool catalog_has_index(const struct catalog *c);
 
 /*
  * A folder on its way in: begin makes tmp/<uuid> with c/ and k/, which the caller fills and syncs;

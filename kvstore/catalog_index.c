@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "kvstore/catalog_impl.h"
 #include "kvstore/io.h"
 
@@ -24,6 +25,8 @@ static const char *const tables[] = {
 };
 
 enum { N_TABLES = sizeof tables / sizeof tables[0] };
+
+#define RETRY_NS UINT64_C(60000000000)
 
 /* What the index says, and what there is. */
 struct survey {
@@ -66,15 +69,22 @@ catalog_look(struct io *io, const struct kvfile_id *id, struct catalog_entry *en
     ledger_close(l);
 }
 
-static void
-remove_index(struct io *io)
+/* First the database in one step, as its log without it is nothing, but it without its log an older
+ * index that looks sound; and nothing of it may come back to stand beside a new one. */
+static int
+remove_index(struct io *io, struct err *e)
 {
-    static const char *const names[] = {"index.db-wal", "index.db-journal", "index.db"};
-    struct err e;
+    static const char *const names[] = {"index.db-wal", "index.db-journal", "index.old"};
 
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        io->ops->unlink(io, names[i],
-                        &e); /* most are not there; what stays fails the next step */
+    if (io->ops->rename(io, "index.db", "index.old", e) == -1 && e->code != ERR_NOT_FOUND)
+        return -1;
+    if (io->ops->sync_dir(io, ".", e) == -1)
+        return -1;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (io->ops->unlink(io, names[i], e) == -1 && e->code != ERR_NOT_FOUND)
+            return -1;
+    }
+    return io->ops->sync_dir(io, ".", e);
 }
 
 static int
@@ -95,6 +105,55 @@ make_index(struct catalog *c, struct err *e)
         sql_finish(c->db, e) == -1)
         return -1;
     return c->io->ops->sync_dir(c->io, ".", e);
+}
+
+static int
+hot_rows(struct catalog *c, struct err *e)
+{
+    if (sql_run(c->db, "BEGIN IMMEDIATE", e) == -1)
+        return -1;
+    for (size_t i = 0; i < c->hot.n; i++) {
+        if (sql_do(c->db, NULL, e, "INSERT INTO hot VALUES (?1)", "b",
+                   (const void *)c->hot.v[i].b, sizeof c->hot.v[i].b) == -1)
+            return -1;
+    }
+    return sql_run(c->db, "COMMIT; PRAGMA synchronous=NORMAL", e);
+}
+
+/* The new one knows no sessions: it is not asked for them before the next start, which then looks at
+ * all folders. Rows of the old one are not trusted, as what a failed sync leaves of them nobody knows. */
+static int
+renew(struct catalog *c, struct err *e)
+{
+    struct err ignored;
+
+    c->tried_ns = clock_ns();
+    if (make_index(c, &ignored) == 0 && hot_rows(c, &ignored) == 0) {
+        c->renewals++;
+        return 0;
+    }
+    sql_close(c->db, true);
+    c->db = NULL;
+    return remove_index(c->io, e); /* then there is none */
+}
+
+int
+catalog_index_renew(struct catalog *c, struct err *e)
+{
+    sql_close(c->db, true);
+    c->db = NULL;
+    return remove_index(c->io, e) == -1 ? -1 : renew(c, e);
+}
+
+int
+catalog_index_retry(struct catalog *c, struct err *e)
+{
+    if (clock_ns() - c->tried_ns < RETRY_NS || renew(c, e) == 0)
+        return 0;
+    e->code = ERR_READ_ONLY;
+    c->dead = true;
+    c->why = *e;
+    return -1;
 }
 
 static int
@@ -299,8 +358,9 @@ catalog_index_open(struct catalog *c, struct err *e)
         sql_close(c->db, true);
         c->db = NULL;
         survey_done(&s);
-        remove_index(c->io);
-        rc = make_index(c, e);
+        rc = remove_index(c->io, e);
+        if (rc == 0)
+            rc = make_index(c, e);
     }
     if (rc == 0)
         rc = list_folders(c, &s, e);

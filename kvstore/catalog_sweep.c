@@ -192,9 +192,10 @@ sweep_next(struct catalog *c, struct err *e)
         c->due.n++;
         return 1;
     }
-    if (rc == 0 && sql_do(c->db, NULL, e, "UPDATE sessions SET swept = 1 WHERE id = ?1",
-                          "b", (const void *)id.b, sizeof id.b) == -1)
-        return catalog_index_failed(c, e);
+    if (rc == 0 && c->db != NULL &&
+        sql_do(c->db, NULL, e, "UPDATE sessions SET swept = 1 WHERE id = ?1", "b",
+               (const void *)id.b, sizeof id.b) == -1)
+        rc = catalog_index_failed(c, e);
     return rc == -1 ? -1 : 1;
 }
 

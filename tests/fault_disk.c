@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A disk that fails when it is told to: LD_PRELOADed into fathomd, for ledgers only (files under
- * state/sessions/ and state/tmp/). FAULT_DIR names a directory; while a file of this name is in it,
+ * A disk that fails when it is told to: LD_PRELOADed into fathomd, for ledgers (files under
+ * state/sessions/ and state/tmp/) and for the index. FAULT_DIR names a directory; while a file of this name is in it,
  *
  *   full    writes fail with ENOSPC
  *   broken  fdatasync() fails with EIO
  *   held    fdatasync() waits until it is gone
+ *   index   fdatasync() of the index fails with EIO
  */
 #include "config.h"
 
@@ -36,7 +37,7 @@ told(const char *what)
 }
 
 static bool
-is_ledger(int fd)
+is_in(int fd, const char *where)
 {
     char link[64], path[4096];
     ssize_t n;
@@ -46,7 +47,13 @@ is_ledger(int fd)
     if (n <= 0)
         return false;
     path[n] = '\0';
-    return strstr(path, "/state/sessions/") != NULL || strstr(path, "/state/tmp/") != NULL;
+    return strstr(path, where) != NULL;
+}
+
+static bool
+is_ledger(int fd)
+{
+    return is_in(fd, "/state/sessions/") || is_in(fd, "/state/tmp/");
 }
 
 static ssize_t
@@ -83,6 +90,10 @@ fdatasync(int fd)
 
     if (real == NULL)
         *(void **)&real = dlsym(RTLD_NEXT, "fdatasync");
+    if (is_in(fd, "/state/index.db") && told("index")) {
+        errno = EIO;
+        return -1;
+    }
     if (!is_ledger(fd))
         return real(fd);
     while (told("held"))

@@ -231,6 +231,26 @@ ls "$dir"/state/sessions/*/*/session.db-wal >"$dir/wals" 2>/dev/null
 ok "ledgers that nobody uses are closed"
 stop
 
+# --- the index: it can be made anew, so that it fails takes nothing from the sessions
+start --metrics-socket "$dir/metrics"
+: >"$dir/index"
+has "$(echo 'append name=p1 tokens=3' | talk)" '^ok pos=[0-9]* appended=1' "the index cannot be synced: a session is opened to be written all the same"
+has "$(echo 'session.new name=i1' | talk)" '^ok name=i1' "and others are made"
+grep -q 'index-failed why="' "$dir/log"
+ok "it is said"
+[ ! -e "$dir/state/index.db" ]
+ok "what cannot be trusted is not left"
+has "$(timeout 20 "$top_builddir/client/fathom" metrics "$dir/metrics")" '^fathom_store_index_failures_total [1-9]' "and counted"
+echo 'append name=i1 tokens=5,6' | talk >/dev/null
+rm "$dir/index"
+stop -KILL
+start
+has "$(printf 'list\ntranscript name=i1 what=tokens\n' | talk)" 'tokens=5,6$' "after kill -9 nothing is missing"
+[ -e "$dir/state/index.db" ]
+ok "and there is an index again"
+echo 'delete name=i1' | talk >/dev/null
+stop
+
 # --- quotas
 start --max-disk-per-user 300K
 got=$(for i in 1 2 3 4 5 6 7 8 9 10; do echo "session.new name=m$i"; done | talk)
@@ -250,7 +270,7 @@ cp "$dir/torn" "$victim"
 start
 got=$(printf 'stat name=p3\nstat name=p3\ntranscript name=p1 what=tokens\nlist\n' | talk)
 has "$got" 'name=p3 .*state=damaged.* why=' "a ledger that cannot be read: its session says so"
-has "$got" 'tokens=1,2,1,9$' "the others do not mind"
+has "$got" 'tokens=1,2,1,9,3$' "the others do not mind"
 has "$got" 'p3;[^}]*state=damaged' "the list knows"
 got=$(printf 'append name=p3 tokens=1\nappend name=p3 tokens=1\nrename name=p3 to=x\ndelete name=p3\nsession.new name=p3\n' | talk)
 is "$(printf '%s\n' "$got" | grep -c '^error damaged')" 3 "work on it is refused"

@@ -6,6 +6,7 @@
  */
 #include "config.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,8 +69,9 @@ static const struct step full[] = {
 };
 
 static char texts[MOST_STEPS + 2][SCRIPT_TEXT];
-static uint64_t settled; /* the mark of states in front of the first one */
-static uint64_t faulty;  /* the mark during which the fault was met; 0: it was not */
+static unsigned n_synced, n_synced_open; /* until the store was open */
+static uint64_t settled;                 /* the mark of states in front of the first one */
+static uint64_t faulty; /* the mark during which the fault was met; 0: it was not */
 
 /* Runs a script to its end; texts[k] is the store after k steps. The steps done. */
 static unsigned
@@ -82,6 +84,7 @@ run(struct sim *sim, const struct step *steps)
     settled = faulty = 0;
     if (script_begin(&x, sim_io(sim), &e) == -1)
         fail_msg("open: %s", e.text);
+    n_synced_open = n_synced;
     script_want(&x, texts[0]);
     sim_mark(sim, 1); /* 0: no store was promised yet */
     for (; steps[k].kind != STEP_END; k++) {
@@ -219,7 +222,6 @@ enum { MOST_SYNCS = 100, NAME_ROOM = 128 };
 
 static const struct io_ops *real;
 static char handles[256][NAME_ROOM], synced[MOST_SYNCS][NAME_ROOM];
-static unsigned n_synced;
 
 static int
 note_open(struct io *io, const char *path, int flags, struct err *e)
@@ -278,6 +280,69 @@ is_spare(unsigned k)
                 : strcmp(synced[k + 1] + strlen(synced[k + 1]) - 10, "session.db") == 0);
 }
 
+/* Runs it to see what it syncs. */
+static void
+note_syncs(const struct step *steps)
+{
+    struct sim *sim = sim_new();
+    struct io_ops noting;
+
+    real = sim_io(sim)->ops;
+    noting = *real;
+    noting.open = note_open;
+    noting.open_nameless = note_nameless;
+    noting.sync = note_sync;
+    noting.sync_dir = note_sync_dir;
+    sim_io(sim)->ops = &noting;
+    n_synced = 0;
+    run(sim, steps);
+    sim_free(sim);
+}
+
+/* A sync of the index that fails takes nothing from the sessions: every step is done, and is there after
+ * any crash. */
+static void
+test_index_fails(void **state)
+{
+    static const struct step steps[] = {
+        {STEP_CREATE, 0, 300}, {STEP_CREATE, 1, 20}, {STEP_OPEN, 0, 0},
+        {STEP_APPEND, 0, 16},  {STEP_CHUNK, 0, 1},   {STEP_OPEN, 1, 0},
+        {STEP_APPEND, 1, 9},   {STEP_RENAME, 1, 2},  {STEP_CLOSE, 0, 0},
+        {STEP_DELETE, 0, 0},   {STEP_FORK, 1, 3},    {STEP_CLOSE, 1, 0},
+        {STEP_SWEEP, 0, 0},    {STEP_REOPEN, 0, 0},  {STEP_END, 0, 0},
+    };
+    uint64_t n = 0, looked = 0;
+
+    (void)state;
+    note_syncs(steps);
+    for (unsigned k = n_synced_open; k < n_synced; k++) {
+        struct looking l = {.every = nightly ? 1 : 40};
+        struct sim *sim;
+
+        if (strncmp(synced[k], "index.db", 8) != 0)
+            continue;
+        for (int how = SIM_BEFORE; how <= SIM_AFTER; how++) {
+            sim = sim_new();
+            sim_fault(sim, &(struct sim_fault){.kinds = SIM_SYNC | SIM_SYNC_DIR,
+                                               .at = k,
+                                               .sys = EIO,
+                                               .how = (enum sim_how)how});
+            run(sim, steps);
+            assert_true(sim_failed(sim));
+            sim_states(sim, &few, look, &l, NULL);
+            sim_free(sim);
+            if (l.found)
+                fail_msg("sync %u, of %s, failed", k, synced[k]);
+            looked += l.n_checked;
+            n++;
+        }
+    }
+    print_message("# %" PRIu64 " syncs of the index failed: all steps were done; %" PRIu64
+                  " states looked at\n",
+                  n, looked);
+    assert_true(n >= 6 && looked > 100);
+}
+
 /* Each sync in turn does nothing and says that it did. */
 static void
 test_lies(void **state)
@@ -286,20 +351,10 @@ test_lies(void **state)
         {STEP_CREATE, 0, 300}, {STEP_OPEN, 0, 0},  {STEP_APPEND, 0, 16}, {STEP_CHUNK, 0, 1},
         {STEP_FORK, 0, 1},     {STEP_CLOSE, 0, 0}, {STEP_DELETE, 0, 0},  {STEP_END, 0, 0},
     };
-    struct sim *sim = sim_new();
-    struct io_ops noting;
     unsigned n_found = 0;
 
     (void)state;
-    real = sim_io(sim)->ops;
-    noting = *real;
-    noting.open = note_open;
-    noting.open_nameless = note_nameless;
-    noting.sync = note_sync;
-    noting.sync_dir = note_sync_dir;
-    sim_io(sim)->ops = &noting;
-    run(sim, steps);
-    sim_free(sim);
+    note_syncs(steps);
     for (unsigned k = 0; k < n_synced; k++) {
         const struct sim_fault lie = {
             .kinds = SIM_SYNC | SIM_SYNC_DIR, .at = k, .how = SIM_LIE};
@@ -323,7 +378,7 @@ main(void)
 
         cmocka_unit_test(test_one),      cmocka_unit_test(test_many),
         cmocka_unit_test(test_full_wal), cmocka_unit_test(test_wrong_order),
-        cmocka_unit_test(test_lies),
+        cmocka_unit_test(test_lies),     cmocka_unit_test(test_index_fails),
     };
 
     nightly = getenv("FATHOM_NIGHTLY") != NULL;
