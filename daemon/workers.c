@@ -24,7 +24,7 @@ struct worker {
     struct mailbox *box;
     struct worker_job nudge; /* only wakes */
     pthread_t thread;
-    bool running;
+    bool running, nudged;
     unsigned posted;                      /* and not back: main's */
     _Atomic uint64_t turned_ns, since_ns; /* since: of the job under way; 0 */
 };
@@ -217,13 +217,16 @@ workers_free(struct workers *w, unsigned patience_s)
     atomic_store(&w->stop, true);
     if (w->on_back != NULL)
         event_free(w->on_back);
+    w->on_back = NULL;
     for (unsigned i = 0; i < w->n; i++) {
-        if (w->v[i].running)
+        if (w->v[i].running && !w->v[i].nudged)
             mailbox_post(w->v[i].box, &w->v[i].nudge.mail);
+        w->v[i].nudged = true;
     }
     for (unsigned i = 0; i < w->n; i++) {
-        if (w->v[i].running && !join(&w->v[i], patience_s))
-            hangs = true;
+        if (w->v[i].running && join(&w->v[i], patience_s))
+            w->v[i].running = false;
+        hangs = hangs || w->v[i].running;
     }
     if (hangs)
         return false;

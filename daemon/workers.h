@@ -36,7 +36,7 @@ struct workers *workers_new(struct event_base *base, unsigned n,
 
 /* Waits for the jobs under way, for each thread not longer than patience_s (0: as long as it
  * takes); jobs that wait, or are back and not taken, are dropped. False: a thread hangs; then
- * nothing that it may touch is freed: end the process. NULL is fine. */
+ * nothing that it may touch is freed: ask again, or end the process. NULL is fine. */
 bool workers_free(struct workers *w, unsigned patience_s);
 
 void workers_post(struct workers *w, unsigned thread, struct worker_job *job);
