@@ -70,6 +70,21 @@ is "$(restored l)" "$every $((at - every))" "from the last state, with $((at - e
 [ "$(computed)" -le $((at - every + 1)) ]
 ok "and not one more"
 
+# --- a disk that hangs, and memory that is full: the sample does not wait for them -----------------
+fresh
+echo hang-write >"$dir/disk"
+kvstart --host-memory 4M
+printf 'session.new name=l\nappend name=l text=go\n' | talk >/dev/null
+sample 20000
+is "$(field reason <"$dir/answer") $(files kvc | wc -l)" "limit 0" "a disk that hangs: a sample of 20000 tokens goes on to its end"
+: >"$dir/disk"
+patient
+until [ "$(state_positions)" = "20001 " ] && [ "$(files kvc | wc -l)" -ge 5 ] || tired; do :; done
+is "$(state_positions)" "20001 " "when it answers again all is saved"
+echo 'park name=l to=disk' | talk >/dev/null
+sample 100
+is "$(restored l)" "20001 1" "and comes back from there"
+
 # --- the pieces show nowhere -----------------------------------------------------------------
 # Tokens 4096 and 4097 are drawn in two pieces; a stop string lies across them.
 begin
