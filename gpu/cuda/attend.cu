@@ -138,12 +138,12 @@ load_tile(const struct attend_args &a, const struct list &l, int i0, int n, int 
 #pragma unroll
             for (int w = 0; w < 3; w++) {
                 const int at = lane + w * WARP, group = at / 8;
-                const uint32_t e =
-                    (group < 4 ? scale[u].x >> 8 * group : scale[u].y >> 8 * (group - 4)) &
-                    0xff;
-                const uint32_t f = min(e + 60, 254u) << 7;
 
                 if (at < codes) {
+                    const uint32_t e = (group < 4 ? scale[u].x >> 8 * group
+                                                  : scale[u].y >> 8 * (group - 4)) &
+                                       0xff;
+                    const uint32_t f = min(e + 60, 254u) << 7;
                     const uint2 lo = widen(v[u][w].x, f | f << 16);
                     const uint2 hi = widen(v[u][w].y, f | f << 16);
 

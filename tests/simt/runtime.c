@@ -12,8 +12,10 @@
 #include "config.h"
 
 #include <cuda_runtime_api.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/simt/simt.h"
 
@@ -71,6 +73,8 @@ static struct range *ranges;
 static cudaError_t last, broken; /* broken: for good */
 static bool late = true;
 static long trap_in;
+static const char *trap_once,
+    *trap_file; /* made when it happens; where its kernel is launched */
 
 static struct {
     const void *kernel;
@@ -94,7 +98,8 @@ simt_set_trap(long n)
 }
 
 /* For programs that are no tests of their own: SIMT_ORDER=forward|reverse|SEED, SIMT_STREAMS=
- * late|now, SIMT_TRAP=N. */
+  * late|now, SIMT_TRAP=N for the N-th piece of work (SIMT_TRAP_IN=x.cu: kernel of that file), and
+ * SIMT_TRAP_ONCE=FILE, which is made then: who finds it there has no trap. */
 __attribute__((constructor)) static void
 from_environment(void)
 {
@@ -108,7 +113,9 @@ from_environment(void)
                        strtoull(o, NULL, 10));
     if (s != NULL)
         late = strcmp(s, "now") != 0;
-    if (t != NULL)
+    trap_once = getenv("SIMT_TRAP_ONCE");
+    trap_file = getenv("SIMT_TRAP_IN");
+    if (t != NULL && (trap_once == NULL || access(trap_once, F_OK) != 0))
         trap_in = strtol(t, NULL, 10);
 }
 
@@ -179,13 +186,23 @@ new_work(int kind, const void *extra, size_t bytes)
 
 static void stream_until(cudaStream_t s, uint64_t until);
 
+static bool
+may_trap(const struct work *w)
+{
+    return trap_file == NULL ||
+           (w->kind == KERNEL && strstr(w->launch.file, trap_file) != NULL);
+}
+
 static void
 do_work(const struct work *w)
 {
     struct simt_launch l;
 
-    if (broken == cudaSuccess && trap_in > 0 && --trap_in == 0)
+    if (broken == cudaSuccess && trap_in > 0 && may_trap(w) && --trap_in == 0) {
         broken = cudaErrorIllegalAddress;
+        if (trap_once != NULL)
+            close(open(trap_once, O_CREAT | O_WRONLY, 0600));
+    }
     if (broken != cudaSuccess)
         return;
     switch (w->kind) {
