@@ -324,6 +324,54 @@ test_several(void **state)
     free(log);
 }
 
+/* Anything at all may be in a log: what is served is what was there after some commit, or it is refused;
+ * silently older only where the last two commits were hit. */
+static void
+test_anything(void **state)
+{
+    unsigned refused = 0, whole = 0, older = 0;
+    uint64_t dice = 7;
+    uint8_t *log = malloc(wal_bytes);
+
+    (void)state;
+    assert_non_null(log);
+    for (unsigned k = 0; k < (nightly ? 20000 : 600); k++) {
+        const unsigned hits = 1 + k % 7;
+        size_t first = wal_bytes, n = wal_bytes;
+        int found;
+
+        memcpy(log, wal, wal_bytes);
+        for (unsigned i = 0; i < hits; i++) {
+            size_t at, end;
+
+            dice = dice * 6364136223846793005u + 1442695040888963407u;
+            at = (dice >> 20) % (k % 3 == 0 ? 200 : wal_bytes);
+            end = at + (k % 2 == 0 ? 1 : (dice >> 50) % 5000);
+            first = at < first ? at : first;
+            for (; at < end && at < wal_bytes; at++) {
+                dice = dice * 6364136223846793005u + 1442695040888963407u;
+                log[at] = (uint8_t)(dice >> 40);
+            }
+        }
+        if (k % 11 == 0)
+            n = (dice >> 33) % wal_bytes;
+        put(log, n);
+        found = commits(by_look);
+        if (found == -2)
+            fail_msg("%u: it serves what never was", k);
+        if (found >= 0 && found < COMMITS - 2 && n == wal_bytes && hits == 1)
+            fail_msg("%u, from byte %zu: silently after %d commits", k, first, found);
+        refused += found == -1;
+        whole += found == COMMITS;
+        older += found >= 0 && found < COMMITS;
+    }
+    unlink(path_wal);
+    free(log);
+    print_message("# random bytes: %u refused, %u whole, %u as if torn\n", refused, whole,
+                  older);
+    assert_true(refused > 50);
+}
+
 /* Every length, and each sector of the last transaction as it was before it: no damage, and the
  * commits that were over are there. What was there before: nothing, or frames of an earlier log
  * or of a commit that had failed for want of room. */
@@ -403,7 +451,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_bit), cmocka_unit_test(test_nothing_is_lost),
         cmocka_unit_test(test_damage),    cmocka_unit_test(test_several),
-        cmocka_unit_test(test_torn),
+        cmocka_unit_test(test_torn),      cmocka_unit_test(test_anything),
     };
 
     nightly = getenv("FATHOM_NIGHTLY") != NULL;
