@@ -45,6 +45,7 @@ count_pages(void *arg, sqlite3 *db, const char *schema, int pages)
     (void)db;
     (void)schema;
     l->wal_pages = pages;
+    l->committed = true;
     return SQLITE_OK;
 }
 
@@ -388,9 +389,12 @@ ledger_commit(struct ledger *l, const struct ledger_change *c, struct err *e)
     }
     if (check_change(l, c, e) == -1)
         return -1;
+    l->committed = false;
     if (apply(l, c, e) == 0 && (!l->fresh || sql_finish(l->db, e) == 0)) {
         if (c->has_tokens)
             l->len = c->from + c->n_tokens;
+        if (!l->fresh && l->committed)
+            sql_witness(l->db, (uint32_t)l->wal_pages);
         l->fresh = false;
         checkpoint(l);
         return 0;

@@ -23,6 +23,7 @@ struct ledger {
     bool look;    /* to read only */
     bool dead;    /* a commit failed: why */
     int wal_pages;
+    bool committed; /* to the log, which has so many pages since */
     struct err why;
 };
 

@@ -400,6 +400,16 @@ sql_mended(sqlite3 *db, uint64_t *at)
     return w != NULL ? w->n_fixes : 0;
 }
 
+void
+sql_witness(sqlite3 *db, uint32_t n)
+{
+    sqlite3_file *log = NULL;
+
+    if (sqlite3_file_control(db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log) == SQLITE_OK &&
+        log != NULL)
+        vfs_witness(log, n);
+}
+
 int
 sql_finish(sqlite3 *db, struct err *e)
 {

@@ -37,6 +37,8 @@ int sql_open(struct io *io, const char *path, enum sql_how how, sqlite3 **out,
              struct err *e);
 /* Bytes of the log that were put right when it was opened; the first is at *at. */
 uint32_t sql_mended(sqlite3 *db, uint64_t *at);
+/* A commit has been synced, and the log has n frames since. */
+void sql_witness(sqlite3 *db, uint32_t n);
 int sql_finish(sqlite3 *db, struct err *e);
 void sql_close(sqlite3 *db,
                bool as_it_is); /* as_it_is: the WAL is left alone. NULL is fine */

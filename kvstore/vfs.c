@@ -464,6 +464,15 @@ vfs_mend_log(const char *name, const struct wal_found *w)
         vfs_of(base)->log = *w;
 }
 
+void
+vfs_witness(struct sqlite3_file *log, uint32_t n)
+{
+    const struct vfs_file *f = file_of(log);
+
+    if (log->pMethods == &methods && !f->failed)
+        wal_witness(f->io, f->h, n);
+}
+
 const struct wal_found *
 vfs_mended(const char *name)
 {

@@ -7,6 +7,7 @@
 
 struct err;
 struct io;
+struct sqlite3_file;
 struct wal_found;
 
 /*
@@ -30,6 +31,8 @@ void vfs_seal_page(uint8_t page[VFS_PAGE], uint64_t at); /* as a write at `at` d
 /* Of databases that are opened through it from now on: their log is read with these fixes, until it
  * is begun anew. */
 void vfs_mend_log(const char *name, const struct wal_found *w);
+/* A commit has synced this log (SQLITE_FCNTL_JOURNAL_POINTER), which has n frames. */
+void vfs_witness(struct sqlite3_file *log, uint32_t n);
 /* What that said; NULL: nothing. */
 const struct wal_found *vfs_mended(const char *name);
 void vfs_unregister(const char *name); /* no database may be open; not registered is fine */

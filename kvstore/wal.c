@@ -22,8 +22,10 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "base/err.h"
 #include "kvstore/io.h"
@@ -42,7 +44,19 @@ enum {
     AT_ONCE = 64,           /* frames */
     LOG_MAGIC = 0x377f0682, /* sums of little-endian words */
     LOG_VERSION = 3007000,
+    WITNESS = 32,
 };
+
+/* Behind the last frame. Less than one, so that SQLite never looks at it. */
+struct witness {
+    uint8_t magic[8];
+    uint64_t frames; /* that were synced */
+    uint8_t salts[8];
+    uint64_t hash; /* XXH3-64 of what is before */
+};
+
+static_assert(sizeof(struct witness) == WITNESS, "no padding");
+static const uint8_t witness_magic[8] = {'F', 'W', 'I', 'T', '\r', '\n', 0x1a, '\n'};
 
 struct sum {
     uint32_t a, b;
@@ -389,12 +403,50 @@ is_padding(const uint8_t *f, const uint8_t *before)
            memcmp(f + FRAME_HEAD, before + FRAME_HEAD, PAGE) == 0;
 }
 
-/* Whether there is, from that frame on, a commit that somebody built on. */
+static bool
+is_witness(const struct look *l, const uint8_t *p, uint64_t k)
+{
+    struct witness w;
+
+    memcpy(&w, p, sizeof w);
+    return memcmp(w.magic, witness_magic, sizeof w.magic) == 0 && w.frames == k &&
+           memcmp(w.salts, l->salts, sizeof w.salts) == 0 &&
+           w.hash == XXH3_64bits(&w, offsetof(struct witness, hash));
+}
+
+/* Whether there is a witness of that frame. A commit's padding does not count: SQLite syncs when the
+ * sector is full, and writes the rest of that frame behind it. */
+static int
+look_for_witness(struct look *l, uint64_t from)
+{
+    const uint8_t *before = from > 0 ? get(l, from - 1) : NULL;
+    uint8_t p[WITNESS];
+
+    if (from > 0 && before == NULL)
+        return -1;
+    for (uint64_t k = from + (before != NULL && is_commit(before) ? 2 : 1);
+         k <= l->n_frames; k++) {
+        const ssize_t got = l->io->ops->read(l->io, l->h, p, sizeof p, place(k), l->e);
+
+        if (got == -1)
+            return -1;
+        if (got == (ssize_t)sizeof p && is_witness(l, p, k)) {
+            l->out->damaged = true;
+            l->out->at = place(from);
+            return 0;
+        }
+    }
+    return 0;
+}
+
+/* Whether there is, from that frame on, a commit that somebody built on, or the witness of one. */
 static int
 look_behind(struct look *l, uint64_t from)
 {
     bool whole = false; /* the one before, with the sum that the one before that has */
 
+    if (look_for_witness(l, from) == -1)
+        return -1;
     for (uint64_t k = from + 1; k < l->n_frames; k++) {
         const uint8_t *f = get(l, k), *before = f - FRAME;
         bool is;
@@ -484,6 +536,22 @@ wal_look(struct io *io, const char *path, struct wal_found *out, struct err *e)
     free(l.buffer);
     io->ops->close(io, l.h);
     return rc;
+}
+
+void
+wal_witness(struct io *io, int h, uint32_t n)
+{
+    struct witness w = {.frames = n};
+    uint8_t frame[FRAME_HEAD];
+    struct err ignored;
+
+    if (n == 0 ||
+        io->ops->read(io, h, frame, sizeof frame, place(n - 1), &ignored) != FRAME_HEAD)
+        return;
+    memcpy(w.magic, witness_magic, sizeof w.magic);
+    memcpy(w.salts, frame + FRAME_SALTS, sizeof w.salts);
+    w.hash = XXH3_64bits(&w, offsetof(struct witness, hash));
+    io->ops->write(io, h, &w, sizeof w, place(n), &ignored);
 }
 
 void

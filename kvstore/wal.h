@@ -18,8 +18,11 @@ struct io;
  *   that it was one bit, damage;
  * - what cannot be mended so, with a transaction behind it that was begun after the one it is in
  *   was synced, is damage: SQLite must not go through this log;
- * - what cannot be mended and has no such transaction behind it is a commit that a power cut
- *   tore, which nobody was told of.
+ * - what cannot be mended in front of the witness of a commit is damage, too: a few bytes behind the last
+ *   frame, where SQLite sees half a frame and its next commit writes, put there when a commit has been
+ *   synced, and not synced themselves: a crash may lose them, but they never say too much;
+ * - what cannot be mended and has neither behind it is a commit that a power cut tore, which nobody was
+ *   told of.
  */
 enum { WAL_FIXES = 32 };
 
@@ -40,5 +43,9 @@ int wal_look(struct io *io, const char *path, struct wal_found *out, struct err 
 
 /* Puts the fixes into n bytes that were read at `at`. */
 void wal_mend(const struct wal_found *w, uint8_t *p, uint64_t n, uint64_t at);
+
+/* All frames of the log, n of them, have been synced by a commit: writes the witness. h: the log. Without
+ * it nothing is wrong, so nothing is said if that fails. */
+void wal_witness(struct io *io, int h, uint32_t n);
 
 #endif /* KVSTORE_WAL_H */

@@ -90,7 +90,7 @@ def wal_classes(data):
         at = 32 + 4120 * frame
         out += [("frame%d.%s" % (frame, n), at + o, s) for n, o, s in (
             ("page-number", 0, 4), ("commit", 4, 4), ("salts", 8, 8), ("sum", 16, 8), ("page", 24, 4096))]
-    return out
+    return out + [("witness", len(data) - (len(data) - 32) % 4120, (len(data) - 32) % 4120)]
 
 
 def tokens_by_sqlite(folder):
