@@ -23,6 +23,7 @@
 #include "gpu/cpu/reference.h"
 #include "gpu/cuda/kernels.h"
 #include "gpu/ops/moe.h"
+#include "model/synthetic.h"
 #include "tests/kernels/cuda_test.h"
 #include "tests/test.h"
 
@@ -699,6 +700,38 @@ test_combine(void **state)
     free(got);
 }
 
+/* Weights that are made up: the host's bytes, from any place on, and none behind the last. */
+static void
+test_synthetic(void **state)
+{
+    static const size_t size[] = {
+        [SYNTHETIC_FP4] = 1,  [SYNTHETIC_FP8] = 1, [SYNTHETIC_E8M0] = 1,
+        [SYNTHETIC_BF16] = 2, [SYNTHETIC_F32] = 4, [SYNTHETIC_IDS] = 8};
+    static const uint64_t n[] = {1, 7, 2048, 5003}, first[] = {0, 3, UINT64_C(1) << 40};
+    struct err e = {0};
+
+    (void)state;
+    for (int k = 0; k < 6 * 4 * 3; k++) {
+        const struct synthetic s = {.key = 0x123456789abcdef0 + (uint64_t)k,
+                                    .kind = (enum synthetic_kind)(k / 12),
+                                    .exponent = 117,
+                                    .row = 6,
+                                    .most = 256,
+                                    .offset = k % 2 ? 1.0f : 0.0f,
+                                    .size = 0.05f};
+        const size_t bytes = n[k % 4] * size[s.kind];
+        uint8_t *want = malloc(bytes), *got;
+        void *at = dev_poison(bytes);
+
+        synthetic_fill(&s, first[k / 4 % 3], n[k % 4], want);
+        done(synthetic_cuda(&rk, &s, first[k / 4 % 3], n[k % 4], at, &e), &e);
+        got = fetch(at, bytes);
+        assert_memory_equal(got, want, bytes);
+        free(got);
+        free(want);
+    }
+}
+
 /* What a kernel cannot do is refused by its wrapper, and nothing runs. */
 static void
 test_refused(void **state)
@@ -728,7 +761,8 @@ main(void)
         TEST(test_act_quant), TEST(test_index_quant), TEST(test_kv_pack),
         TEST(test_norms),     TEST(test_rope),        TEST(test_swiglu),
         TEST(test_hc),        TEST(test_attention),   TEST(test_index),
-        TEST(test_route),     TEST(test_combine),     TEST(test_refused),
+        TEST(test_route),     TEST(test_combine),     TEST(test_synthetic),
+        TEST(test_refused),
     };
     struct err e = {0};
     int failed;
