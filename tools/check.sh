@@ -93,10 +93,11 @@ for stage in "${stages[@]}"; do
         summary check "$work/check.log"
         ;;
     asan)
-        run asan-build tools/build.sh "$work/asan" --with-cuda=no --enable-werror \
-            --enable-sanitizers=address,undefined --disable-shared CFLAGS='-O1 -g'
+        # kernels too, where nvcc is: on the host (tests/simt)
+        run asan-build tools/build.sh "$work/asan" --enable-werror \
+            --enable-sanitizers=address,undefined --disable-shared CFLAGS='-O1 -g' CXXFLAGS='-O1 -g'
         # shellcheck disable=SC2016 # make's variables
-        run asan make_check "$work/asan" TESTS='$(unit_tests) $(fuzz_replays)'
+        run asan make_check "$work/asan" TESTS='$(unit_tests) $(fuzz_replays) $(simt_short)'
         summary asan "$work/asan.log"
         ;;
     quickstart)

@@ -14,7 +14,9 @@ found=0
 
 # Not missed: FILE WHICH REASON
 spared='
-mhc.cu 1 the operation of the warp in front keeps its lanes together
+mhc.cu 7 a lane takes back what it wrote itself
+moe.cu 2 a lane looks at its own scores until the next barrier
+moe.cu 5 only thread x has read count[x]
 '
 
 build() { # FILE: the test with what is in $work/gpu/cuda/FILE
@@ -68,6 +70,16 @@ barriers() { # FILE: without each of its barriers
             "$(printf '%s' "$spared" | sed -n "s/^$1 $n //p")"
     done
 }
+
+# As it is, it passes.
+mkdir -p "$work/gpu/cuda"
+cp "$here/gpu/cuda/quant.cu" "$work/gpu/cuda/"
+build quant.cu
+if [ -n "$(failing)" ]; then
+    echo "the test fails without a bug:"
+    tail "$work/log"
+    exit 1
+fi
 
 for file in ${FILES:-attention.cu index.cu mhc.cu moe.cu quant.cu}; do
     barriers "$file"
