@@ -55,9 +55,7 @@ done
 fresh
 real --save-after 0s
 first >/dev/null
-patient
-until [ -n "$(files kvt)" ] || tired; do :; done
-sleep 0.5
+saved_to a $((len - 1))
 kill -KILL "$(engine_pid)"
 check "the engine was killed"
 [ "$(computed)" -lt 60 ]
@@ -66,9 +64,7 @@ ok "the new engine computed $(computed) tokens, of $len"
 fresh
 real --save-after 0s
 first >/dev/null
-patient
-until [ -n "$(files kvt)" ] || tired; do :; done
-sleep 0.5
+saved_to a $((len - 1))
 stop -KILL
 real
 check "daemon and engine were killed"

@@ -14,8 +14,6 @@ wait_for() { # COMMAND...
     until "$@" || tired; do :; done
     "$@"
 }
-# The newest state is at this position, and time enough has gone for its row to be committed.
-has_come_to() { wait_for eval '[ "$(newest_state | sed "s|.*/0*||; s|-.*||")" = '"$1"' ]' && sleep 0.3; }
 
 # --- what a token costs, at the sizes of DeepSeek-V4-Flash ---------------------------------
 # A page of 128 tokens has 449,824 bytes of packed rows (docs/KVFORMAT.md).
@@ -27,7 +25,7 @@ for at in 0 5000 9200; do # appends of 5,000, 4,200 and 8,192 tokens
     case $at in 0) add=5000 ;; 5000) add=4200 ;; *) add=8192 ;; esac
     was=$(files kvt | wc -l)
     echo "append name=f tokens=$(numbers $at $add)" | talk >/dev/null
-    has_come_to $((at + add))
+    saved_to f $((at + add))
 done
 pages=$(((9200 + 8192) / 128))
 row=$(bytes kvc)
@@ -125,7 +123,7 @@ talk >/dev/null <<END
 session.new name=l
 append name=l tokens=$(numbers 1 40000)
 END
-has_come_to 40000
+saved_to l 40000
 ok "a session of $(bytes kvc) bytes is saved through 4 MiB of host memory"
 l_wanted=$(echo 'sample name=l n=20 temperature=1 seed=4 quiet=1' | talk | plain)
 echo 'rollback name=l pos=40000' | talk >/dev/null
@@ -143,9 +141,8 @@ FAKE_ENGINE=slow=60ms kvstart
 echo "session.new name=l
 append name=l tokens=$(numbers 1 50000)" | talk >/dev/null 2>&1 &
 talker=$!
-wait_for eval '[ -n "$(files kvt | grep 0032768)" ] && [ "$(files kvc | wc -l)" -ge 8 ]'
-ok "a long append leaves chunks and a state on its way"
-sleep 0.5
+wait_for eval '[ -n "$(files kvt | grep 0032768)" ] && [ "$(files kvc | wc -l)" -ge 10 ]'
+ok "a long append leaves chunks and a state on its way" # those of before are named by now
 stop -KILL
 wait $talker 2>/dev/null
 kvstart

@@ -69,8 +69,8 @@ fresh
 kvstart --save-after 0s
 make_a >/dev/null
 patient
-until [ "$(files kvc | wc -l)" -ge 3 ] && [ -n "$(newest_state)" ] || tired; do :; done
-sleep 0.3 # for the commit
+until [ "$(files kvc | wc -l)" -ge 3 ] || tired; do :; done
+saved_to a $((len - 41))
 stop -KILL
 kvstart
 is "$(go_on)" "$wanted" "daemon and engine are killed: the same answer"
