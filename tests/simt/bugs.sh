@@ -89,8 +89,8 @@ done
 bug quant.cu 's/i = i0 + lane; i < i1;/i = i0 + lane; i <= i1;/' "one element of the next group"
 bug quant.cu 's/if (row >= a.rows)/if (row > a.rows)/' "a row behind the last"
 bug norm.cu 's/a.w\[i + k\] \* (v/a.w[i] * (v/' "one weight for eight elements"
-bug moe.cu 's/a.slot\[r \* a.k + i\]/a.slot[r * a.k]/' "one expert's row for all"
-bug attention.cu 's/min(k0 + (int)threadIdx.x, a.n_keys - 1)/k0 + (int)threadIdx.x/' "keys behind the last"
+bug moe.cu 's/a.slot\[row_start(r, a.k) + i\]/a.slot[row_start(r, a.k)]/' "one expert's row for all"
+bug attention.cu 's/a.n_keys - 1)\]/a.n_keys - 2)]/' "the value of the key before the last, twice"
 bug index.cu 's/t >= KEYS ||/t >= KEYS - 1 ||/' "a key that no thread has"
 echo "$found found"
 exit $bad
