@@ -112,4 +112,21 @@ fpbits_e2m1_unpack(FP_WORD w, FP_WORD *p)
     p[3] = (w >> 3 & 0x01c001c0) | (w << 2 & 0x80008000);
 }
 
+/* The same of eight codes as they are, the first one lowest: codes i and i + 4 to p[i]. */
+FP_INLINE void
+fpbits_e2m1_widen(FP_WORD w, FP_WORD *p)
+{
+    p[0] = (w << 6 & 0x01c001c0) | (w << 12 & 0x80008000);
+    p[1] = (w << 2 & 0x01c001c0) | (w << 8 & 0x80008000);
+    p[2] = (w >> 2 & 0x01c001c0) | (w << 4 & 0x80008000);
+    p[3] = (w >> 6 & 0x01c001c0) | (w & 0x80008000);
+}
+
+/* Two e4m3 codes, each in the upper byte of its half. */
+FP_INLINE FP_WORD
+fpbits_e4m3_high(FP_WORD w)
+{
+    return (w >> 4 & 0x07f007f0) | (w & 0x80008000);
+}
+
 #endif /* BASE_FPBITS_H */

@@ -16,6 +16,7 @@
 #include "gpu/cuda/kernels.h"
 #include "gpu/index.h"
 #include "gpu/index/attend.h"
+#include "gpu/index/mma.h"
 #include "gpu/index/rows.h"
 #include "model/kvsize.h"
 
@@ -94,11 +95,8 @@ widen(uint32_t w, uint32_t factor)
     const uint32_t lo = __byte_perm(w, 0, 0x1404), hi = __byte_perm(w, 0, 0x3424);
     const uint32_t up = 0x5d805d80; /* 2^60 twice */
 
-    return make_uint2(
-        times_bf16x2(times_bf16x2(((lo >> 4) & 0x07f007f0) | (lo & 0x80008000), up),
-                     factor),
-        times_bf16x2(times_bf16x2(((hi >> 4) & 0x07f007f0) | (hi & 0x80008000), up),
-                     factor));
+    return make_uint2(times_bf16x2(times_bf16x2(fpbits_e4m3_high(lo), up), factor),
+                      times_bf16x2(times_bf16x2(fpbits_e4m3_high(hi), up), factor));
 }
 
 /* Keys i0 .. i0 + n - 1 to the tile, zeros for those behind `end`. */
@@ -171,14 +169,14 @@ scores(const struct attend_args &a, const uint16_t *q, const uint16_t *tile, int
         for (int d = 0; d < a.dim; d += 32) {
             uint32_t b[4], x[4], y[4];
 
-            ldmatrix(b, tile + (t * 8 + lane % 8) * stride + d + lane / 8 * 8);
-            ldmatrix(x, q + (lane % 16) * stride + d + lane / 16 * 8);
-            ldmatrix(y, q + (lane % 16) * stride + d + 16 + lane / 16 * 8);
+            ldmatrix(b, tile + (t * 8 + quad_row(lane, 8)) * stride + d + quad_at(lane, 8));
+            ldmatrix(x, q + quad_row(lane, 16) * stride + d + quad_at(lane, 16));
+            ldmatrix(y, q + quad_row(lane, 16) * stride + d + 16 + quad_at(lane, 16));
             mma_bf16(c[0], x, b[0], b[1]);
             mma_bf16(c[1], y, b[2], b[3]);
         }
         for (int i = 0; i < 4; i++) {
-            const int h = lane / 4 + i / 2 * 8, k = k0 + t * 8 + lane % 4 * 2 + i % 2;
+            const int h = mma_row(lane, i), k = k0 + t * 8 + mma_col(lane, i);
             const float s = (float)((double)(c[0][i] + c[1][i]) * by);
 
             score[attend_row_f32(h, cap) + k] = k < end ? s : -CUDART_INF_F;
@@ -236,7 +234,7 @@ values(const struct attend_args &a, const uint16_t *p, const uint16_t *tile, int
     for (int k = 0; k < n; k += 16) {
         uint32_t x[4];
 
-        ldmatrix(x, p + attend_row(lane % 16, cap) + k0 + k + lane / 16 * 8);
+        ldmatrix(x, p + attend_row(quad_row(lane, 16), cap) + k0 + k + quad_at(lane, 16));
 #pragma unroll
         for (int t = 0; t < MAX_DIM / 64; t += 2) {
             uint32_t b[4];
@@ -244,8 +242,8 @@ values(const struct attend_args &a, const uint16_t *p, const uint16_t *tile, int
             if (t >= tiles)
                 break;
             /* the second eight dims may be the next warp's: loaded, not used */
-            ldmatrix_trans(b, tile + (k + lane % 16) * stride +
-                                  min(d0 + t * 8 + lane / 16 * 8, a.dim - 8));
+            ldmatrix_trans(b, tile + (k + quad_row(lane, 16)) * stride +
+                                  min(d0 + t * 8 + quad_at(lane, 16), a.dim - 8));
             mma_bf16(acc[t], x, b[0], b[1]);
             if (t + 1 < tiles)
                 mma_bf16(acc[t + 1], x, b[2], b[3]);
@@ -360,8 +358,8 @@ attend_kernel(const __grid_constant__ struct attend_args a)
 #pragma unroll
     for (int i = 0; i < MAX_DIM / 64; i++) {
         const int lane = t % WARP, tiles = a.dim / 64;
-        float *to = out + attend_row_f32(lane / 4, a.dim) +
-                    attend_dims(t / WARP, tiles, i) + lane % 4 * 2;
+        float *to = out + attend_row_f32(mma_row(lane, 0), a.dim) +
+                    attend_dims(t / WARP, tiles, i) + mma_col(lane, 0);
 
         if (i >= tiles)
             break;

@@ -19,38 +19,34 @@
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/kernels.h"
 #include "gpu/index.h"
+#include "gpu/index/choose.h"
+#include "gpu/index/indexer.h"
+#include "gpu/index/mma.h"
 #include "model/kvsize.h"
 
 namespace cg = cooperative_groups;
 
 enum {
-    WARPS = 8,
-    KEYS = 32, /* of a warp at a time */
-    MAX_GROUPS = 4,
-    FP4_GROUP = 32,
-    PARTS = 8,
-    TOPK_THREADS = 1024,
-    TOPK_WARPS = TOPK_THREADS / WARP,
-    CLASSES = 256,
+    WARPS = CHOOSE_WARPS,
+    KEYS = CHOOSE_KEYS,
+    PARTS = CHOOSE_PARTS,
+    TOPK_WARPS = CHOOSE_COUNTERS,
+    TOPK_THREADS = TOPK_WARPS * WARP,
+    CLASSES = CHOOSE_CLASSES,
 };
 
 /* Eight e2m1 codes, low nibble first, as bf16 2^126 too small: codes i and i + 4 to r[i]. */
 static __device__ __forceinline__ void
 widen(uint32_t w, uint32_t *r)
 {
-    r[0] = ((w << 6) & 0x01c001c0) | ((w << 12) & 0x80008000);
-    r[1] = ((w << 2) & 0x01c001c0) | ((w << 8) & 0x80008000);
-    r[2] = ((w >> 2) & 0x01c001c0) | ((w << 4) & 0x80008000);
-    r[3] = ((w >> 6) & 0x01c001c0) | (w & 0x80008000);
+    fpbits_e2m1_widen(w, r);
 }
 
 /* Orders like the number: negative ones turn around. */
 static __device__ __forceinline__ uint16_t
 sort_key(float score)
 {
-    const uint32_t u = __float_as_uint(score) >> 16;
-
-    return (uint16_t)(u & 0x8000 ? ~u : u | 0x8000);
+    return (uint16_t)fpbits_bf16_order(__float_as_uint(score) >> 16);
 }
 
 /* Shared memory of scores_kernel: queries as fragments, their scales times 2^66, weights. */
@@ -68,12 +64,12 @@ static __global__ void __launch_bounds__(WARPS *WARP, 2)
 scores_kernel(const __grid_constant__ struct choose_args a)
 {
     LAUNCH_SHARED(16, uint8_t, memory);
-    uint4 *q = (uint4 *)memory;            /* [head / 8][group][lane] */
-    const int tiles = (a.n_heads + 7) / 8; /* heads that are not there add nothing */
+    uint4 *q = (uint4 *)memory;                 /* [head / 8][group][lane] */
+    const int tiles = choose_eights(a.n_heads); /* heads that are not there add nothing */
     float *scale = (float *)(q + (size_t)tiles * 8 * GROUPS * 4); /* [head / 8][group][8] */
     float *weight = scale + tiles * 8 * GROUPS;
     const int t = threadIdx.x, lane = t % WARP, warp = t / WARP, row = blockIdx.y;
-    const int row_bytes = GROUPS * (FP4_GROUP / 2 + 1);
+    const int row_bytes = fp4_row(GROUPS * FP4_GROUP);
     const int per_page = KV_PAGE_TOKENS / a.ratio;
 
     pdl_go();
@@ -107,14 +103,14 @@ scores_kernel(const __grid_constant__ struct choose_args a)
     __syncthreads();
     uint8_t *const *pages = a.spans[a.rows[row].span].pages;
 
-    for (int j0 = ((int)blockIdx.x * WARPS + warp) * KEYS; j0 < n;
+    for (int j0 = choose_first(blockIdx.x, warp); j0 < n;
          j0 += (int)gridDim.x * WARPS * KEYS) {
         uint32_t key[2][GROUPS][2][4];
         float ks[4][GROUPS], sum[4] = {};
 
 #pragma unroll
         for (int m = 0; m < 4; m++) { /* keys lane / 4, and 8, 16, 24 further on */
-            const int j = min(j0 + m * 8 + lane / 4, n - 1);
+            const int j = min(choose_key(j0, m, lane), n - 1);
             const uint8_t *p = pages[entry_page(j, per_page)] + a.page_at +
                                entry_row(j, per_page) * row_bytes;
 
@@ -140,9 +136,9 @@ scores_kernel(const __grid_constant__ struct choose_args a)
 
 #pragma unroll
             for (int g = 0; g < GROUPS; g++) {
-                const uint4 b = q[(h * GROUPS + g) * WARP + lane];
+                const uint4 b = q[choose_query(h, GROUPS, g, lane)];
                 const float2 qs =
-                    *(const float2 *)&scale[(h * GROUPS + g) * 8 + lane % 4 * 2];
+                    *(const float2 *)&scale[choose_scale(h, GROUPS, g, mma_col(lane, 0))];
 
 #pragma unroll
                 for (int m = 0; m < 2; m++) {
@@ -156,7 +152,7 @@ scores_kernel(const __grid_constant__ struct choose_args a)
                     d[2 * m + 1][1] = fmaf(c[3], qs.y * ks[2 * m + 1][g], d[2 * m + 1][1]);
                 }
             }
-            const float2 w = *(const float2 *)&weight[h * 8 + lane % 4 * 2];
+            const float2 w = *(const float2 *)&weight[h * 8 + mma_col(lane, 0)];
 
 #pragma unroll
             for (int m = 0; m < 4; m++) {
@@ -172,19 +168,12 @@ scores_kernel(const __grid_constant__ struct choose_args a)
         }
 #pragma unroll
         for (int m = 0; m < 4; m++) {
-            const int j = j0 + m * 8 + lane / 4;
+            const int j = choose_key(j0, m, lane);
 
             if (lane % 4 == m && j < n)
                 a.score[row_start(row, a.max_rows) + j] = sort_key(bf16_round(sum[m]));
         }
     }
-}
-
-/* Shared memory of topk_kernel: counts by class and lane, then the scores. */
-static __host__ __device__ inline int
-part_of(int n)
-{
-    return (n + PARTS * 8 - 1) / (PARTS * 8) * 8;
 }
 
 /* The class in which the k-th largest of all blocks lies, and its rank inside. All threads. */
@@ -199,7 +188,7 @@ find_class(cg::cluster_group &cluster, int *count, const uint32_t *wide, int k, 
         int v = 0;
 
         for (int i = t % 4; i < WARP; i += 4)
-            v += (int)wide[c * WARP + (i + c) % WARP];
+            v += (int)wide[choose_counter_read(c, i)];
         v += __shfl_xor_sync(~0u, v, 1);
         v += __shfl_xor_sync(~0u, v, 2);
         if (t % 4 == 0)
@@ -256,7 +245,8 @@ topk_cluster_kernel(const __grid_constant__ struct choose_args a)
 
     if (n <= a.topk)
         return;
-    const int part = part_of(n), first = min(n, rank * part), mine = min(n - first, part);
+    const int part = choose_part(n), first = min(n, rank * part),
+              mine = min(n - first, part);
     const uint16_t *from = a.score + row_start(row, a.max_rows) + first;
     int *picked = a.picked + row_start(row, a.topk);
     unsigned limit = 0;
@@ -272,7 +262,7 @@ topk_cluster_kernel(const __grid_constant__ struct choose_args a)
             const unsigned s = key[i];
 
             if (!low || (s & 0xff00) == limit)
-                atomicAdd(&wide[(low ? s & 0xff : s >> 8) * WARP + lane], 1u);
+                atomicAdd(&wide[choose_counter(low ? s & 0xff : s >> 8, lane)], 1u);
         }
         find_class(cluster, count[low], wide, rest, found);
         limit |= (unsigned)found[0] << (low ? 0 : 8);
@@ -280,7 +270,7 @@ topk_cluster_kernel(const __grid_constant__ struct choose_args a)
         __syncthreads(); /* everyone has read found */
     }
     /* a warp has a stretch: multiples of 32 */
-    const int stretch = (mine + TOPK_WARPS * WARP - 1) / (TOPK_WARPS * WARP) * WARP;
+    const int stretch = choose_stretch(mine);
     const int i0 = warp * stretch, i1 = min(mine, i0 + stretch);
     int n_above = 0, n_equal = 0;
 
@@ -335,7 +325,7 @@ choose_can(int n_heads, int dim, uint64_t most, size_t shared_bytes)
     return n_heads > 0 && dim % FP4_GROUP == 0 &&
            (groups == 1 || groups == 2 || groups == 4) &&
            scores_shared(n_heads, groups) <= shared_bytes &&
-           (size_t)CLASSES * WARP * 4 + (size_t)part_of((int)most) * 2 + 4096 <=
+           (size_t)CLASSES * WARP * 4 + (size_t)choose_part((int)most) * 2 + 4096 <=
                shared_bytes;
 }
 
@@ -356,7 +346,7 @@ scores(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
 int
 choose_cuda(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
 {
-    const size_t shared = (size_t)CLASSES * WARP * 4 + (size_t)part_of(a->max_rows) * 2;
+    const size_t shared = (size_t)CLASSES * WARP * 4 + (size_t)choose_part(a->max_rows) * 2;
     int r;
 
     if (!choose_can(a->n_heads, a->dim, (uint64_t)a->max_rows, rk->shared_bytes))

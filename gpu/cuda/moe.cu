@@ -174,7 +174,7 @@ assign(const struct route_args &a)
             for (int i = x % WARP; i < whole_warps(n); i += WARP) {
                 const bool is = i < n && a.chosen[i] == id;
                 const unsigned all = __ballot_sync(~0u, is);
-                const int to = place + __popc(all & ((1u << x % WARP) - 1));
+                const int to = moe_place(place, __popc(all & ((1u << x % WARP) - 1)));
 
                 if (is) {
                     a.slot[i] = to;

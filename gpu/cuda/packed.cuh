@@ -21,6 +21,7 @@
  * inputs and warps are added up in ascending order. Rows of x are columns of their own.
  */
 #include "gpu/cuda/device.cuh"
+#include "gpu/index/mma.h"
 #include "gpu/index/packed.h"
 #include "gpu/ops/linear.h"
 
@@ -321,8 +322,8 @@ block_tiles(const struct packed_job &a, int block, const uint16_t *const *row, F
     for (int m = 0; m < MT; m++)
 #pragma unroll
         for (int n = 0; n < NT; n++) {
-            float *to = shared +
-                        packed_sum(warp, MT, COLS, m, lane / 4, n * PACK_N + lane % 4 * 2);
+            float *to = shared + packed_sum(warp, MT, COLS, m, mma_row(lane, 0),
+                                            n * PACK_N + mma_col(lane, 0));
 
             to[0] = total[m][n][0] * up;
             to[1] = total[m][n][1] * up;

@@ -55,7 +55,8 @@ streams_mix_kernel(const __grid_constant__ struct streams_mix_args a, int rows)
 {
     __shared__ float x[ROWS][MAX_HC * COLS];
     __shared__ double squares[ROWS * COLS / WARP];
-    const int t = threadIdx.x, c = blockIdx.x * COLS + t % COLS, n = a.hc * COLS;
+    const int t = threadIdx.x, c = grid_item(blockIdx.x, COLS, piece_at(t, COLS, 1)),
+              n = a.hc * COLS;
     const int lane = t % WARP, warp = t / WARP, width = a.hc * a.dim;
     const int row0 = blockIdx.y * rows, row = row0 + piece_row(t, COLS);
     const bool mine = t / COLS < rows && row < a.rows && c < a.dim;
@@ -72,8 +73,9 @@ streams_mix_kernel(const __grid_constant__ struct streams_mix_args a, int rows)
             early[k][i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
             if (has_early && o < a.n_mix && at < n && blockIdx.x * COLS + at % COLS < a.dim)
                 early[k][i] =
-                    __ldg((const float4 *)(a.fn + row_start(o, width) + at / COLS * a.dim +
-                                           blockIdx.x * COLS + at % COLS));
+                    __ldg((const float4 *)(a.fn + row_start(o, width) +
+                                           stream_cell(piece_row(at, COLS), a.dim, 0) +
+                                           blockIdx.x * COLS + piece_at(at, COLS, 1)));
         }
     pdl_wait();
     double ss = 0.0;
@@ -148,8 +150,9 @@ streams_mix_kernel(const __grid_constant__ struct streams_mix_args a, int rows)
                 for (int at = lane * 4; at < n; at += WARP * 4) {
                     if (blockIdx.x * COLS + at % COLS >= a.dim)
                         continue;
-                    const float4 u =
-                        __ldg((const float4 *)(w + at / COLS * a.dim + at % COLS));
+                    const float4 u = __ldg(
+                        (const float4 *)(w + stream_cell(piece_row(at, COLS), a.dim, 0) +
+                                         piece_at(at, COLS, 1)));
 
                     sum = fmaf(u.x, x[r][at], sum);
                     sum = fmaf(u.y, x[r][at + 1], sum);

@@ -17,4 +17,12 @@ whole_warps(INDEX_INT n)
     return (n + MOE_WARP - 1) / MOE_WARP * MOE_WARP;
 }
 
+/* The place of a row that has `before` others of its expert in front, from the expert's first
+ * place on. */
+INDEX_FN INDEX_INT
+moe_place(INDEX_INT first, INDEX_INT before)
+{
+    return first + before;
+}
+
 #endif /* GPU_INDEX_MOE_H */
