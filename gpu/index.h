@@ -86,6 +86,13 @@ ring_slot(INDEX_T pos, INDEX_T slots)
     return pos % slots;
 }
 
+/* Of n rows from `slot` on, those in front of the ring's end: the others are at its beginning. */
+INDEX_FN INDEX_T
+ring_head(INDEX_T slot, INDEX_T n, INDEX_T slots)
+{
+    return INDEX_IF(n < slots - slot, n, slots - slot);
+}
+
 /* Slots of the rings: what the next token may look back at, itself included, and as many
  * more as a rewind may take back. A compressor looks back at the block that it is in, and
  * with overlap at the one before. */

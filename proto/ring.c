@@ -12,29 +12,20 @@
 #include <string.h>
 
 #include "proto/ring.h"
+#include "proto/ring_index.h"
 
 _Static_assert(sizeof(struct ring_head) == 192, "in fathom-protocol(7)");
 _Static_assert(sizeof(struct ring_record) == 16, "in fathom-protocol(7)");
 
-static uint64_t
-padded(uint64_t bytes)
-{
-    return (bytes + RING_ALIGN - 1) / RING_ALIGN * RING_ALIGN;
-}
-
-static uint64_t
-record_bytes(uint64_t payload)
-{
-    return padded(sizeof(struct ring_record) + payload);
-}
+_Static_assert((int)RING_INDEX_ALIGN == (int)RING_ALIGN, "two headers, one ring");
+_Static_assert(RING_INDEX_HEAD == sizeof(struct ring_record), "the same");
 
 /* ---- The writer ---------------------------------------------------------------------- */
 
-/* One more than asked for: a record that does not fit in front of the end leaves that empty. */
 uint64_t
 ring_bytes(uint64_t n, uint64_t payload)
 {
-    return RING_DATA_AT + (n + 1) * record_bytes(payload);
+    return RING_DATA_AT + ring_data_bytes(n, ring_record_bytes(payload));
 }
 
 void
@@ -45,7 +36,7 @@ ring_init(struct ring_out *r, uint8_t *map, enum ring_kind kind, uint64_t n,
 
     *r = (struct ring_out){.map = map,
                            .data_bytes = ring_bytes(n, payload) - RING_DATA_AT,
-                           .record_most = record_bytes(payload)};
+                           .record_most = ring_record_bytes(payload)};
     h->version = RING_VERSION;
     h->kind = kind;
     h->data_bytes = r->data_bytes;
@@ -66,11 +57,11 @@ reach(const struct ring_out *r, uint64_t counter)
 {
     struct ring_record rec;
 
-    if (r->data_bytes - counter % r->data_bytes < sizeof rec)
-        return r->data_bytes - counter % r->data_bytes;
+    if (ring_left(counter, r->data_bytes) < sizeof rec)
+        return ring_left(counter, r->data_bytes);
     memcpy(&rec, place(r, counter), sizeof rec);
-    return rec.kind == RING_SKIP ? r->data_bytes - counter % r->data_bytes
-                                 : record_bytes(rec.bytes);
+    return rec.kind == RING_SKIP ? ring_left(counter, r->data_bytes)
+                                 : ring_record_bytes(rec.bytes);
 }
 
 /* The oldest records make way for what ends at `upto`. */
@@ -88,15 +79,13 @@ make_way(struct ring_out *r, uint64_t upto)
 uint8_t *
 ring_begin(struct ring_out *r, uint64_t payload)
 {
-    const uint64_t need = record_bytes(payload);
-    const uint64_t left = r->data_bytes - r->head % r->data_bytes;
+    const uint64_t need = ring_record_bytes(payload);
 
-    r->open = r->head;
-    if (left < need) {
-        make_way(r, r->head + left);
-        if (left >= sizeof(struct ring_record))
+    r->open = ring_open_at(r->head, need, r->data_bytes);
+    if (r->open > r->head) {
+        make_way(r, r->open);
+        if (r->open - r->head >= sizeof(struct ring_record))
             memset(place(r, r->head), 0, sizeof(struct ring_record)); /* RING_SKIP */
-        r->open += left;
     }
     make_way(r, r->open + need);
     return place(r, r->open) + sizeof(struct ring_record);
@@ -110,7 +99,7 @@ ring_end(struct ring_out *r, enum ring_kind kind, uint64_t pos, uint64_t bytes)
     struct ring_head *h = (struct ring_head *)(void *)r->map;
 
     memcpy(place(r, r->open), &rec, sizeof rec);
-    r->head = r->open + record_bytes(bytes);
+    r->head = r->open + ring_record_bytes(bytes);
     __atomic_store_n(&h->head, r->head, __ATOMIC_RELEASE);
 }
 
@@ -159,7 +148,7 @@ copy_record(struct ring_in *r, uint64_t *next)
     memcpy(&rec, from, sizeof rec);
     if (rec.kind == RING_SKIP)
         return 0;
-    need = record_bytes(rec.bytes);
+    need = ring_record_bytes(rec.bytes);
     if (need > left || need > r->record_most)
         return -1;
     memcpy(r->copy, &rec, sizeof rec);

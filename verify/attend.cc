@@ -156,6 +156,39 @@ dims_once(const Config &k, Statement &s)
     s.claim(attend_pair(h * (dims / 2) + c % (dims / 2), dims, c / (dims / 2)) == 2 * c);
 }
 
+/* Fragments of the tensor cores: each of a product's 16 by 8 is one lane's; what lanes hand to
+ * ldmatrix is aligned to 16 bytes and inside the tile, the queries, the weights. */
+void
+fragments_inside(const Config &k, Statement &s)
+{
+    const int dim = k.c.head_dim;
+    const auto lane = s.two("lane", 0, 31), i = s.two("i", 0, 3);
+    const Int row = s.any("row", 0, 15), col = s.any("col", 0, 7);
+    const Int most = s.any("max_keys", 1, most_keys(k)), cap = attend_part(most);
+    const Int n = s.any("n", 1, ATTEND_TILE / 16) * 16;
+    const Int t = s.any("t", 0, ATTEND_TILE / 8), d = s.any("d", 0, dim / 32 - 1) * 32;
+    const Int k0 = s.any("k0", 0, most_keys(k) / 16) * 16, v = s.any("v", 0, 3) * 16;
+    const Int d0 = s.any("d0", 0, dim / 8 - 1) * 8;
+
+    s.claim(implies(mma_row(lane.x, i.x) == mma_row(lane.y, i.y) &&
+                        mma_col(lane.x, i.x) == mma_col(lane.y, s.mutant ? i.y / 2 : i.y),
+                    lane.x == lane.y && i.x == i.y));
+    s.claim(mma_row(lane.x, i.x) < 16 && mma_col(lane.x, i.x) < 8);
+    s.claim(mma_row(row % 8 * 4 + col / 2, row / 8 * 2 + col % 2) == row &&
+            mma_col(row % 8 * 4 + col / 2, row / 8 * 2 + col % 2) == col);
+
+    /* rows are apart by multiples of 16 bytes (plan-is-apart), so columns alone count */
+    const Int key = t * 8 + quad_row(lane.x, 8), query = quad_row(lane.x, 16);
+    const Int at =
+        choose(d0 + quad_at(lane.x, 16) < dim - 8, d0 + quad_at(lane.x, 16), dim - 8);
+
+    s.assume(t < n / 8 && k0 + 16 <= cap && v + 16 <= n);
+    s.claim(key < n && d + quad_at(lane.x, 8) + 8 <= dim && quad_at(lane.x, 8) % 8 == 0);
+    s.claim(query < ATTEND_HEADS && d + 16 + quad_at(lane.x, 16) + 8 <= dim);
+    s.claim(k0 + quad_at(lane.x, 16) + 8 <= cap && (k0 + quad_at(lane.x, 16)) % 8 == 0);
+    s.claim(v + query < n && at + 8 <= dim && at % 8 == 0);
+}
+
 } // namespace
 
 const std::vector<Obligation> attend = {
@@ -169,6 +202,8 @@ const std::vector<Obligation> attend = {
      true, unpack_covers},
     {"attend", "dims-once", "each dim is one warp's, each output one block's", true,
      dims_once},
+    {"attend", "fragments-inside", "lanes' fragments are their own, aligned, inside", true,
+     fragments_inside},
 };
 
 } // namespace verify

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Puts bugs back into the shipped formulas, one at a time, and wants the proofs to find each: what
-# the prover has of the altered header is compiled again. Part of `make verify`.
+# Puts bugs back into the shipped formulas, one at a time, and wants the proofs to find each: those
+# that state the obligation are compiled over the altered header. Part of `make verify`.
 set -eu
 : "${srcdir:=.}" "${top_builddir:=.}" "${CXX:=g++}"
 work=$(mktemp -d)
@@ -11,7 +11,7 @@ build=$(cd "$top_builddir" && pwd)
 bad=0
 
 bug() { # HEADER SED-SCRIPT OBLIGATION WHAT
-    rm -rf "${work:?}/gpu" "$work/base" "$work/kvstore"
+    rm -rf "${work:?}/gpu" "$work/base" "$work/kvstore" "$work/proto"
     mkdir -p "$work/$(dirname "$1")"
     sed "$2" "$here/$1" >"$work/$1"
     if cmp -s "$work/$1" "$here/$1"; then
@@ -23,13 +23,13 @@ bug() { # HEADER SED-SCRIPT OBLIGATION WHAT
         object=$(basename "$f" .cc).o
         ln -sf "$build/verify/prove-$object" "$work/$object"
         case $1 in base/*) uses='include "base/fpbits.h"' ;; *) uses='include "verify/formulas.hh"' ;; esac
-        if grep -q "$uses" "$f"; then
+        if grep -q "$uses" "$f" && grep -q "\"$3\"" "$f"; then
             rm "$work/$object"
             "$CXX" -std=c++17 -O0 -I"$work" -I"$here" -I"$build" -c -o "$work/$object" "$f"
         fi
     done
     # shellcheck disable=SC2046 # paths of libraries
-    "$CXX" -o "$work/prove" "$work"/*.o "$build/kvstore/libkvstore.a" "$build/model/libmodel.a" "$build/base/.libs/libbase.a" \
+    "$CXX" -o "$work/prove" "$work"/*.o "$build/gpu/libgpu.a" "$build/kvstore/libkvstore.a" "$build/model/libmodel.a" "$build/base/.libs/libbase.a" \
         $(pkg-config --libs jansson libpcre2-8 libxxhash) -lz3 -lm
     found=$("$work/prove" --only "$3" "$here/models/fathom-mini" "$here/tests/data/flash" | grep " FAILED " || true)
     if printf '%s\n' "$found" | grep -q " $3 "; then
@@ -73,4 +73,26 @@ bug gpu/index/attend.h 's|n_keys + ATTEND_PARTS \* 16 - 1|n_keys|' parts-cover \
     "the last keys of a list in no part"
 bug base/fpbits.h 's|u \| 0x8000|u|' bf16-order "numbers above zero sorted below those under it"
 bug base/fpbits.h 's|u + 0x7fff + (u >> 16 \& 1)|u + 0x8000|' bf16-rounds "ties away from zero"
+bug base/fpbits.h 's|(w << 2 \& 0x01c001c0)|(w << 3 \& 0x01c001c0)|' codes-widened \
+    "codes of keys that take a bit of their neighbours"
+bug gpu/index.h 's|return (a + b - 1) / b;|return a / b;|' grid-covers "grids that leave the last things out"
+bug gpu/index.h 's|n < slots - slot, n, slots - slot|n < slots, n, slots|' pieces-cover \
+    "states that run over the end of a ring"
+bug gpu/index.h 's|return block \* threads + thread;|return block * (threads - 1) + thread;|' elements-once \
+    "blocks of experts' rows that overlap"
+bug gpu/index/choose.h 's|n + CHOOSE_PARTS \* 8 - 1|n|' scores-cut-up "the last scores of a query in no block"
+bug gpu/index/choose.h 's|(i + cls) % CHOOSE_LANES|(i + cls) % (CHOOSE_LANES - 1)|' counters-once \
+    "counters that are added up twice"
+bug gpu/index/choose.h 's|groups + group) \* 8 + head|groups + group) * 4 + head|' queries-staged \
+    "scales of queries over each other"
+bug gpu/index/mma.h 's|return lane / rows \* 8;|return lane / rows * 4;|' fragments-inside \
+    "fragments that ldmatrix cannot load"
+bug gpu/index/moe.h 's|return first + before;|return first + before / 2 * 2;|' places-once \
+    "two rows of an expert in one place"
+bug gpu/index/rows.h 's|return i \* dim + c;|return i * (dim - 1) + c;|' columns-once \
+    "streams of a block that run into each other in shared memory"
+bug gpu/index/attention.h 's|return p.nope + 2 \* (c - p.nope);|return p.nope + c - p.nope;|' bytes-once \
+    "bf16 of keys that overlap when rows are packed"
+bug proto/ring_index.h 's|data_bytes) < need|data_bytes) + 8 < need|' records-whole \
+    "a record over the end of its ring"
 exit $bad

@@ -226,6 +226,28 @@ e2m1_packed(const Config &, Statement &s)
         s.claim(implies(one == c, same(value, f32_number(c < 8 ? e2m1[c] : -e2m1[c & 7]))));
 }
 
+/* Codes as they are: eight e2m1 (choose.cu), two e4m3 in the upper bytes (attend.cu). */
+void
+codes_widened(const Config &, Statement &s)
+{
+    const Word w = Word::unknown("w"), high = Word::unknown("high");
+    const Word e = fpbits_e4m3_high(high);
+    Word pair[4];
+
+    fpbits_e2m1_widen(s.mutant ? w >> 1 : w, pair);
+    for (int i = 0; i < 8; i++) {
+        const Word code = w >> (4 * i) & 15, half = pair[i % 4] >> (16 * (i / 4)) & 0xffff;
+
+        s.claim(half == ((code & 8) << 12 | (code & 7) << 6));
+    }
+    for (int i = 0; i < 2; i++) {
+        const Word code = high >> (16 * i + 8) & 0xff, half = e >> (16 * i) & 0xffff;
+
+        s.assume((high >> (16 * i) & 0xff) == 0);
+        s.claim(half == ((code & 0x80) << 8 | (code & 0x7f) << 4));
+    }
+}
+
 } // namespace
 
 const std::vector<Obligation> formats = {
@@ -244,6 +266,8 @@ const std::vector<Obligation> formats = {
      false, e2m1_packed},
     {"formats", "bf16-order", "16 bits order like the bf16 numbers that they are made of",
      false, bf16_order},
+    {"formats", "codes-widened", "codes as they lie in rows become bf16 as packed ones do",
+     false, codes_widened},
 };
 
 } // namespace verify

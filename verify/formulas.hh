@@ -24,6 +24,7 @@ namespace formula
 #include "gpu/index/packed.h"
 #include "gpu/index/rows.h"
 #include "kvstore/offsets.h"
+#include "proto/ring_index.h"
 } // namespace formula
 
 #undef INDEX_FN

@@ -3,6 +3,7 @@
  * Runs all obligations and prints a table. Each proof lives in a child of its own with an alarm,
  * because Z3 does not always keep to its time limit; what is not proved in time is not proved.
  *
+ *   prove --stages SOURCES
  *   prove [--list] [--only NAME] [--smt2 DIR] [--timeout SECONDS] CONFIG-DIR...
  *
  * --smt2 keeps the text of every query and its digest (DIR/SUMS); the children write nothing else.
@@ -259,6 +260,7 @@ main(int argc, char **argv)
     static const struct option options[] = {{"list", no_argument, nullptr, 'l'},
                                             {"only", required_argument, nullptr, 'o'},
                                             {"smt2", required_argument, nullptr, 's'},
+                                            {"stages", required_argument, nullptr, 'b'},
                                             {"timeout", required_argument, nullptr, 't'},
                                             {nullptr, 0, nullptr, 0}};
     std::vector<Config> configs;
@@ -272,6 +274,8 @@ main(int argc, char **argv)
             list = true;
         else if (c == 'o')
             only = optarg;
+        else if (c == 'b')
+            return check_stages(optarg) ? 0 : 1;
         else if (c == 's')
             smt2_dir = optarg;
         else if (c != 't' || (timeout_s = static_cast<unsigned>(atoi(optarg))) == 0)
@@ -299,7 +303,8 @@ main(int argc, char **argv)
         printf("%-9s %-20s %7s  %-8s %7s  %7s  %s\n", "group", "obligation", "configs",
                "result", "ms", "mutant", "the mutant");
     for (const auto *group : {&rings, &pages, &files, &formats, &keys, &compress, &indexer,
-                              &attention, &rows, &linear, &packed, &attend}) {
+                              &attention, &rows, &streams, &linear, &packed, &attend,
+                              &choosing, &experts, &inputs, &steps, &stages}) {
         for (const Obligation &o : *group) {
             if (list) {
                 printf("%-9s %-20s %s\n", o.group, o.name, o.says);

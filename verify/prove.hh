@@ -2,6 +2,7 @@
 #ifndef VERIFY_PROVE_HH
 #define VERIFY_PROVE_HH
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -63,12 +64,16 @@ class Statement
 struct Obligation {
     const char *group, *name, *says;
     bool per_config; /* else once */
-    void (*state)(const Config &k, Statement &s);
+    std::function<void(const Config &k, Statement &s)> state;
 };
 
 /* Each group's list; prove.cc runs them all. */
 extern const std::vector<Obligation> rings, pages, files, formats, keys, compress, indexer,
-    attention, rows, linear, packed, attend;
+    attention, rows, streams, linear, packed, attend, choosing, experts, inputs, steps,
+    stages;
+
+/* Whether kernels have the barriers that stages.cc says; prints them. */
+bool check_stages(const std::string &sources);
 
 } // namespace verify
 

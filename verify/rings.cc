@@ -71,6 +71,36 @@ frontier_keeps(const Config &k, Statement &s)
     }
 }
 
+/* Rings of records between processes (proto/ring.c): a record lies in one piece, at a multiple of
+ * 8; and what is kept, up to data_bytes from its end, is not written over. One record of the
+ * longest always fits. */
+static void
+records_whole(const Config &, Statement &s)
+{
+    for (const int payload : {16 + 64, 16 + 4 * 129280}) {
+        const std::string of = std::to_string(payload);
+        const Int most = ring_record_bytes(payload);
+
+        for (const int n : {1, 16, 4096}) {
+            const std::string name = of + "/" + std::to_string(n);
+            const Int data = ring_data_bytes(n, most);
+            const Int head = s.any("head" + name, 0, Int(int64_t{1} << 50)) * 8;
+            const Int need = ring_record_bytes(s.any("payload" + name, 0, payload));
+            const Int open = ring_open_at(head, need, data), end = open + need;
+            const Int x = s.any("x" + name, 0, Int(int64_t{1} << 54)),
+                      y = s.any("y" + name, 0, data);
+            const Int kept = s.mutant ? end - data - 1 : end - data;
+
+            s.claim(open % data + need <= data && open % 8 == 0 && need % 8 == 0);
+            s.claim(open >= head && open - head < need && need <= most &&
+                    end - head <= 2 * most);
+            /* a byte of an older record that is not given up, one of this record */
+            s.assume(y < need);
+            s.claim(implies(x >= kept && x < open, x % data != (open + y) % data));
+        }
+    }
+}
+
 const std::vector<Obligation> rings = {
     {"rings", "window-keeps", "no row of a window is overwritten by the 16 newest tokens",
      true, window_keeps},
@@ -79,6 +109,8 @@ const std::vector<Obligation> rings = {
      true, window_is_spec},
     {"rings", "frontier-keeps", "no compressor input is overwritten while it is needed",
      true, frontier_keeps},
+    {"rings", "records-whole", "records lie in one piece, and over none that is kept",
+     false, records_whole},
 };
 
 } // namespace verify

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Kernels over rows, element by element (gpu/cuda/norm.cu, quant.cu, mhc.cu): each element
+ * Kernels over rows, element by element (gpu/cuda/norm.cu, quant.cu): each element
  * is one thread's, vectors are aligned, groups that share a scale are one warp's. Up to
  * 65,536 rows: a step has 512, times Pro's 128 heads where a head is a row.
  */
@@ -19,7 +19,7 @@ using namespace formula;
 namespace
 {
 
-enum { MOST_ROWS = 65536, VEC = 8, WARPS = 8, MAX_THREADS = 1024, MAX_HC = 8 };
+enum { MOST_ROWS = 65536, VEC = 8, WARPS = 8, MAX_THREADS = 1024 };
 
 /* rmsnorm_kernel: thread t has elements t VEC + n threads VEC of a row, 16 bytes at a
  * time. */
@@ -171,45 +171,6 @@ packed_bytes_once(const Config &k, Statement &s)
     s.claim(pad <= row);
 }
 
-/* Mixing coefficients: pre, post, comb follow one another and fill a row of n_mix; a line
- * of comb has each element of its row or column once. */
-void
-mix_parts(const Config &k, Statement &s)
-{
-    const int hc = k.c.hc_mult, all = 2 * hc + hc * hc;
-    const Int pre = s.any("pre", 0, hc - 1), post = s.any("post", 0, hc - 1);
-    const auto i = s.two("i", 0, hc * hc - 1), j = s.two("j", 0, hc - 1);
-
-    s.claim(pre < mix_post(hc, post) && mix_post(hc, post) < mix_comb(hc, i.x));
-    s.claim(mix_comb(hc, i.x) < (s.mutant ? all - 1 : all));
-    s.claim(implies(mix_comb(hc, i.x) == mix_comb(hc, i.y), i.x == i.y));
-    for (const int step : {1, hc}) {
-        const auto at = [&](Int of, Int n) {
-            return Int(comb_line(of, hc, step)) + n * step;
-        };
-
-        s.claim(at(i.x, j.x) >= 0 && at(i.x, j.x) < hc * hc);
-        s.alone(at(i.x, j.x), at(i.x, j.y), j.x == j.y);
-        s.claim(step == 1 ? at(i.x, j.x) / hc == i.x / hc : at(i.x, j.x) % hc == i.x % hc);
-    }
-    s.claim(Int(hc) <= MAX_HC && (Int(hc) * hc + 31) / 32 <= 2); /* v[2] of each lane */
-}
-
-/* hc_pre_kernel and hc_post_kernel: each element of each stream once, pairs aligned. */
-void
-streams_once(const Config &k, Statement &s)
-{
-    const int hc = k.c.hc_mult, dim = k.c.hidden;
-    const auto i = s.two("i", 0, hc - 1), c = s.two("c", 0, dim - 1);
-    const Int row = s.any("row", 0, MOST_ROWS - 1),
-              pair = s.any("pair", 0, hc * dim / 2 - 1);
-
-    s.alone(stream_cell(i.x, dim, c.x), stream_cell(i.y, dim, s.mutant ? c.y + 1 : c.y),
-            i.x == i.y && c.x == c.y);
-    s.claim(stream_cell(i.x, dim, c.x) < hc * dim);
-    s.claim((row * hc * dim + pair * 2) * 2 % 4 == 0);
-}
-
 } // namespace
 
 const std::vector<Obligation> rows = {
@@ -225,10 +186,6 @@ const std::vector<Obligation> rows = {
      butterflies_once},
     {"rows", "packed-bytes-once", "each byte of a packed row is written once", true,
      packed_bytes_once},
-    {"streams", "mix-parts", "mixing coefficients are apart, lines of comb are lines", true,
-     mix_parts},
-    {"streams", "streams-once", "each element of each stream is one thread's", true,
-     streams_once},
 };
 
 } // namespace verify

@@ -24,9 +24,14 @@ then
 else
     echo "not ok 1 - docs/VERIFY.md lists the obligations (verify/verify.sh --table prints them)"
 fi
+if "$prove" --stages "$srcdir" >&2; then
+    echo "ok 2 - kernels have the barriers that verify/stages.cc says"
+else
+    echo "not ok 2 - kernels have the barriers that verify/stages.cc says"
+fi
 "$prove" "$srcdir/models/fathom-mini" "$srcdir/tests/golden/flash-tiny" \
     "$srcdir/tests/data/flash" "$srcdir/tests/data/pro" |
     awk 'NR == 1 || / obligations, / { next }
-         { n++; printf "%s %d - %s %s: %s\n", $4 == "proved" ? "ok" : "not ok", n + 1, $1, $2, $4
+         { n++; printf "%s %d - %s %s: %s\n", $4 == "proved" ? "ok" : "not ok", n + 2, $1, $2, $4
            if ($4 != "proved") print "# " $0 }
-         END { print "1.." n + 1; exit n == 0 }'
+         END { print "1.." n + 2; exit n == 0 }'

@@ -68,7 +68,7 @@ move_state(struct backend *b, const struct cuda_seq *q, uint64_t len, bool out,
         } else {
             const struct ring r = ring_of(b, p);
             const uint64_t slot = ring_slot(first, r.slots);
-            const uint64_t head = n < r.slots - slot ? n : r.slots - slot;
+            const uint64_t head = ring_head(slot, n, r.slots);
 
             if (put(b, &l, rings + r.at + slot * p->row_bytes, at, head * p->row_bytes, out,
                     e) == -1 ||

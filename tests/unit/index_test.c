@@ -28,6 +28,7 @@
 #include "gpu/index/moe.h"
 #include "gpu/index/packed.h"
 #include "gpu/index/rows.h"
+#include "proto/ring_index.h"
 
 enum { MOST = 4096 };
 
@@ -480,6 +481,118 @@ test_packed(void **state)
     }
 }
 
+/* Grids and rows; places of experts' rows as moe.cu gives them; fragments of tensor cores. */
+static void
+test_grids(void **state)
+{
+    (void)state;
+    for (int n = 1; n < 40; n++)
+        for (int each = 1; each < 9; each++) {
+            clear();
+            for (int b = 0; b < ceil_div(n, each); b++)
+                for (int t = 0; t < each; t++)
+                    if (grid_item(b, each, t) < n)
+                        hit((uint64_t)grid_item(b, each, t));
+            assert_true(once(n));
+            assert_int_equal(row_start((uint64_t)n, (uint64_t)each), n * each);
+        }
+    for (int n = 1; n < 200; n++) {
+        assert_true(whole_warps(n) >= n && whole_warps(n) < n + 32);
+        assert_int_equal(whole_warps(n) % 32, 0);
+    }
+    for (int slots = 1; slots < 9; slots++)
+        for (int slot = 0; slot < slots; slot++)
+            for (int n = 0; n <= slots; n++) {
+                const int head =
+                    (int)ring_head((uint64_t)slot, (uint64_t)n, (uint64_t)slots);
+
+                for (int i = 0; i < n; i++)
+                    assert_int_equal(i < head ? slot + i : i - head, (slot + i) % slots);
+            }
+    clear();
+    for (int expert = 0, first = 0; expert < 5; first += expert++)
+        for (int before = 0; before < expert; before++)
+            hit((uint64_t)moe_place(first, before));
+    assert_true(once(10));
+    clear();
+    for (int lane = 0; lane < 32; lane++)
+        for (int i = 0; i < 4; i++)
+            hit((uint64_t)(mma_row(lane, i) * 8 + mma_col(lane, i)));
+    assert_true(once(128));
+    for (int rows = 8; rows <= 16; rows += 8) {
+        clear();
+        for (int lane = 0; lane < 32; lane++)
+            for (int e = 0; e < 8; e++)
+                hit((uint64_t)(quad_row(lane, rows) * (256 / rows) + quad_at(lane, rows) +
+                               e));
+        assert_true(once(256));
+    }
+}
+
+static void
+test_choose(void **state)
+{
+    (void)state;
+    for (int groups = 1; groups <= 4; groups *= 2)
+        for (int heads = 1; heads <= 20; heads++) {
+            const int eights = choose_eights(heads);
+
+            assert_true(eights * 8 >= heads && eights * 8 < heads + 8);
+            clear();
+            for (int e = 0; e < eights; e++)
+                for (int g = 0; g < groups; g++)
+                    for (int l = 0; l < 32; l++)
+                        hit((uint64_t)choose_query(e, groups, g, l));
+            assert_true(once(eights * groups * 32));
+            clear();
+            for (int e = 0; e < eights; e++)
+                for (int g = 0; g < groups; g++)
+                    for (int h = 0; h < 8; h++)
+                        hit((uint64_t)choose_scale(e, groups, g, h));
+            assert_true(once(eights * groups * 8));
+        }
+    clear();
+    for (int block = 0; block < 3; block++)
+        for (int warp = 0; warp < CHOOSE_WARPS; warp++)
+            for (int lane = 0; lane < 32; lane++)
+                hit((uint64_t)choose_key(choose_first(block, warp), lane % 4, lane));
+    assert_true(once(3 * CHOOSE_WARPS * CHOOSE_KEYS));
+    for (int n = 1; n < 3000; n += 7) {
+        assert_true(choose_part(n) * CHOOSE_PARTS >= n && choose_part(n) % 8 == 0);
+        assert_true(choose_stretch(n) * CHOOSE_COUNTERS >= n &&
+                    choose_stretch(n) % 32 == 0);
+    }
+    for (int cls = 0; cls < CHOOSE_CLASSES; cls += 64) {
+        clear();
+        for (int c = cls; c < cls + 64; c++)
+            for (int i = 0; i < 32; i++)
+                hit((uint64_t)(choose_counter_read(c, i) - choose_counter(cls, 0)));
+        assert_true(once(64 * 32));
+    }
+}
+
+/* A ring of records, byte by byte: each record in one piece, over none of the last `n`. */
+static void
+test_records(void **state)
+{
+    (void)state;
+    for (uint64_t n = 1; n < 4; n++)
+        for (uint64_t most = 0; most < 40; most += 5) {
+            const uint64_t data = ring_data_bytes(n, ring_record_bytes(most));
+            uint64_t head = 0;
+
+            for (int i = 0; i < 300; i++) {
+                const uint64_t need = ring_record_bytes((uint64_t)i % (most + 1));
+                const uint64_t open = ring_open_at(head, need, data);
+
+                assert_true(open >= head && open - head < need && open % 8 == 0);
+                assert_true(open % data + need <= data);
+                assert_int_equal(ring_left(open, data) + open % data, data);
+                head = open + need;
+            }
+        }
+}
+
 static void
 test_bits(void **state)
 {
@@ -497,6 +610,13 @@ test_bits(void **state)
             assert_int_equal(got[i / 2] >> 16 * (i % 2) & 0xffff,
                              (code & 0x80) << 8 | (code & 0x7f) << 4);
         }
+        for (int i = 0; i < 2; i++)
+            assert_int_equal(fpbits_e4m3_high((four & 0xff00ff) << 8) >> 16 * i & 0xffff,
+                             (four >> 16 * i & 0x80) << 8 | (four >> 16 * i & 0x7f) << 4);
+        fpbits_e2m1_widen(eight, got);
+        for (int i = 0; i < 8; i++)
+            assert_int_equal(got[i % 4] >> 16 * (i / 4) & 0xffff,
+                             (eight >> 4 * i & 8) << 12 | (eight >> 4 * i & 7) << 6);
         fpbits_e2m1_unpack(fpbits_e2m1_pack(eight), got);
         for (int i = 0; i < 8; i++) {
             const uint32_t code = eight >> 4 * i & 0xf;
@@ -531,6 +651,8 @@ main(void)
         cmocka_unit_test(test_streams),  cmocka_unit_test(test_attention),
         cmocka_unit_test(test_attend),   cmocka_unit_test(test_linear),
         cmocka_unit_test(test_packed),   cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_grids),    cmocka_unit_test(test_choose),
+        cmocka_unit_test(test_records),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

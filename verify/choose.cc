@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The indexer on tensor cores (gpu/cuda/choose.cu). scores_kernel: queries to shared memory, a
+ * barrier, then warps go over keys. topk_cluster_kernel: eight blocks a query, each counts its
+ * part of the scores and then writes what is chosen; its stages are in stages.cc.
+ */
+#include "verify/formulas.hh"
+#include "verify/prove.hh"
+
+extern "C" {
+#include "base/err.h"
+#include "model/kvlayout.h"
+#include "model/kvsize.h"
+}
+
+namespace verify
+{
+
+using namespace formula;
+
+namespace
+{
+
+enum { GRID_MOST = 264 /* twice the multiprocessors */, SHARED_MOST = 227 * 1024 };
+
+Int
+entries(const Config &k)
+{
+    return Int(k.c.max_positions) / MODEL_CSA_RATIO;
+}
+
+/* Piece i of what threads fill is 16 bytes of the queries, which the mma loop finds again by
+ * (eight heads, group, lane); every eighth lane writes a scale, which two lanes find again. */
+void
+queries_staged(const Config &k, Statement &s)
+{
+    const int heads = k.c.index_n_heads, groups = k.c.index_head_dim / FP4_GROUP;
+    const Int eights = choose_eights(heads), all = eights * groups * CHOOSE_LANES;
+    const auto i = s.two("i", 0, all - 1);
+    const Int eight = i.x / CHOOSE_LANES / groups, group = i.x / CHOOSE_LANES % groups;
+    const Int lane = i.x % CHOOSE_LANES, head = eight * 8 + lane / 4;
+    const Int scale = i.x / CHOOSE_LANES * 8 + lane / 4;
+    const Int row = fp4_row(groups * FP4_GROUP), from = group * 16 + lane % 4 * 4;
+    const Int q = all * 16, scales = eights * groups * 8, weights = eights * 8;
+
+    s.claim(choose_query(eight, groups, group, lane) == i.x && eight < eights);
+    s.claim(implies(lane % 4 == 0, choose_scale(eight, groups, group, lane / 4) == scale));
+    s.claim(scale < scales && head < eights * 8 && eights * 8 < heads + 8);
+    s.claim(implies(lane % 4 == 0 && i.y % 4 == 0 &&
+                        scale == i.y / CHOOSE_LANES * 8 + i.y % CHOOSE_LANES / 4,
+                    i.x == i.y));
+    /* codes of a query's row, then its scales */
+    s.claim(from + 4 <= groups * 16 && groups * 16 + group < row - (s.mutant ? 1 : 0));
+    /* what the products read: pairs of scales and weights, aligned */
+    const Int at = choose_scale(eight, groups, group, mma_col(lane, 0));
+
+    s.claim(at % 2 == 0 && at + 2 <= scales && eight * 8 + mma_col(lane, 0) + 2 <= weights);
+    s.claim(q % 16 == 0 && q + scales * 4 + weights * 4 <= SHARED_MOST);
+    s.claim(row == Int(kv_index_row_bytes(k.c.index_head_dim)));
+}
+
+/* Four codes of a key are read as one word where rows are multiples of 4 bytes: then all that
+ * comes in front of them is, too. */
+void
+keys_aligned(const Config &k, Statement &s)
+{
+    const int groups = k.c.index_head_dim / FP4_GROUP;
+    const Int row = fp4_row(k.c.index_head_dim), per = KV_PAGE_TOKENS / MODEL_CSA_RATIO;
+    const Int j = s.any("j", 0, entries(k) - 1), lane = s.any("lane", 0, 31);
+    const Int g = s.any("g", 0, groups - 1);
+    struct kv_layout l;
+    struct err e;
+
+    if (kv_layout_init(&l, &k.c, true, &e) == -1) {
+        s.claim(Int(0) == 1);
+        return;
+    }
+    for (size_t i = 0; i < l.n_parts; i++) {
+        const struct kv_part &p = l.parts[i];
+
+        if (p.kind != KV_PART_INDEX)
+            continue;
+        const Int at = Int(p.page_at) + row_start(entry_row(j, per), row);
+
+        s.claim(at + row <= Int(p.page_at) + per * Int(p.row_bytes));
+        s.claim(at + g * 16 + lane % 4 * 4 + 4 <= at + row - groups + (s.mutant ? -1 : 0));
+        if (groups % 4 == 0)
+            s.claim((at + g * 16 + lane % 4 * 4) % 4 == 0 && Int(l.page_bytes) % 4 == 0);
+    }
+    kv_layout_done(&l);
+    if (s.mutant)
+        s.claim(Int(groups) == 0);
+}
+
+/* Each key of each turn of the grid is one lane's, and the grid in turn has all. */
+void
+keys_once(const Config &k, Statement &s)
+{
+    for (const int grid : {1, 3, +GRID_MOST}) {
+        const std::string n = std::to_string(grid);
+        const int step = grid * CHOOSE_WARPS * CHOOSE_KEYS;
+        const Int most = entries(k) / (CHOOSE_WARPS * CHOOSE_KEYS) + grid;
+        const auto b = s.two("b" + n, 0, most), w = s.two("w" + n, 0, CHOOSE_WARPS - 1);
+        const auto eight = s.two("eight" + n, 0, 7), m = s.two("m" + n, 0, 3);
+        const Int turn = s.any("turn" + n, 0, entries(k) / step),
+                  own = s.any("own" + n, 0, grid - 1);
+        const Int j = s.any("j" + n, 0, entries(k)), r = s.any("r" + n, 0, CHOOSE_KEYS - 1);
+        const auto key = [&](Int block, Int warp, Int one, Int of8) {
+            return Int(choose_key(choose_first(block, warp), one, of8 * 4 + one));
+        };
+
+        /* a block's next turn is what a block that is the grid further on would do; of a key's
+         * four lanes number m writes its score */
+        s.claim(choose_first(own, w.x) + turn * step ==
+                choose_first(own + turn * grid, w.x));
+        const Int first = choose_first(b.x, w.x),
+                  within = choose_key(0, m.x, eight.x * 4 + m.x);
+
+        s.alone(first, choose_first(b.y, w.y), b.x == b.y && w.x == w.y);
+        s.claim(first % CHOOSE_KEYS == 0 && within < CHOOSE_KEYS);
+        s.claim(key(b.x, w.x, m.x, eight.x) == first + within);
+        s.alone(within, choose_key(0, s.mutant ? m.y + 1 : m.y, eight.y * 4 + m.y),
+                m.x == m.y && eight.x == eight.y);
+        s.claim(choose_first(j / CHOOSE_WARPS, j % CHOOSE_WARPS) == j * CHOOSE_KEYS);
+        s.claim(choose_key(0, r / 8, r % 8 * 4 + r / 8) == r);
+    }
+}
+
+/* Each score of a query is in one part of its cluster and in one stretch there, in ascending
+ * order of parts, stretches, places. */
+void
+scores_cut_up(const Config &k, Statement &s)
+{
+    const Int n = s.any("n", 1, entries(k)), most = s.any("most", 1, entries(k));
+    const Int j = s.any("j", 0, entries(k) - 1);
+    const Int part = choose_part(n);
+    Int parts = 0;
+
+    s.assume(j < n && n <= most);
+    for (int rank = 0; rank < CHOOSE_PARTS; rank++) {
+        const Int first = choose(rank * part < n, rank * part, n);
+        const Int mine = choose(n - first < part, n - first, part);
+
+        parts = parts + choose(j >= first && j < first + mine, Int(1), Int(0));
+        s.claim(mine >= 0 && mine <= choose_part(most));
+    }
+    s.claim(parts == 1);
+    s.claim(choose_part(most) * 2 + CHOOSE_CLASSES * CHOOSE_LANES * 4 <= INT32_MAX);
+
+    const Int mine = s.any("mine", 1, entries(k)), i = s.any("i", 0, entries(k) - 1);
+    const Int stretch = choose_stretch(s.mutant ? mine - 1 : mine);
+    const auto warp = s.two("warp", 0, CHOOSE_COUNTERS - 1);
+    const auto in = [&](Int w) { return i >= w * stretch && i < w * stretch + stretch; };
+    Bool someone = false;
+
+    s.assume(i < mine);
+    s.claim(implies(in(warp.x) && in(warp.y), warp.x == warp.y));
+    for (int w = 0; w < CHOOSE_COUNTERS; w++)
+        someone = someone || in(w);
+    s.claim(someone && stretch % CHOOSE_LANES == 0);
+}
+
+/* A lane counts in a column of its own, and each counter is added up once. */
+void
+counters_once(const Config &, Statement &s)
+{
+    const auto cls = s.two("class", 0, CHOOSE_CLASSES - 1);
+    const auto lane = s.two("lane", 0, CHOOSE_LANES - 1);
+    const Int all = CHOOSE_CLASSES * CHOOSE_LANES, x = choose_counter(cls.x, lane.x);
+    const Int read = s.mutant ? Int(cls.x * CHOOSE_LANES + (lane.x + cls.x) % 31)
+                              : Int(choose_counter_read(cls.x, lane.x));
+
+    s.alone(x, choose_counter(cls.y, lane.y), cls.x == cls.y && lane.x == lane.y);
+    s.claim(x < all && read < all && read / CHOOSE_LANES == cls.x);
+    s.claim(implies(read == choose_counter_read(cls.y, lane.y),
+                    cls.x == cls.y && lane.x == lane.y));
+}
+
+} // namespace
+
+const std::vector<Obligation> choosing = {
+    {"choose", "queries-staged", "a query's codes and scales have places, found again",
+     true, queries_staged},
+    {"choose", "keys-aligned", "words of a key's codes are aligned, inside its row", true,
+     keys_aligned},
+    {"choose", "keys-once", "each key is one lane's, and the grid in turn has all", true,
+     keys_once},
+    {"choose", "scores-cut-up", "each score is in one part and one stretch", true,
+     scores_cut_up},
+    {"choose", "counters-once", "each lane has its counters, each is added up once", false,
+     counters_once},
+};
+
+} // namespace verify

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Experts around their matrices (gpu/cuda/moe.cu): who scores what, where the rows of each expert
+ * go, element by element over rows of places. A step has up to 512 rows.
+ */
+#include "verify/formulas.hh"
+#include "verify/prove.hh"
+
+namespace verify
+{
+
+using namespace formula;
+
+namespace
+{
+
+enum { STEP_ROWS = 512, FEW_ROWS = 8, MAX_EXPERTS = 1024, THREADS = 256, MAX_USED = 32 };
+
+/* route_kernel: each score of few rows is one thread's; choices and weights of a row do not run
+ * into the next one's; a token's experts are inside its table. */
+void
+choices_apart(const Config &k, Statement &s)
+{
+    const int n = k.c.n_experts, used = k.c.n_experts_used;
+    const auto i = s.two("i", 0, FEW_ROWS * n - 1);
+    const auto row = s.two("row", 0, STEP_ROWS - 1), c = s.two("choice", 0, used - 1);
+    const Int token = s.any("token", 0, k.c.vocab_size - 1), x = s.any("x", 0, n - 1);
+    const Int at = row_start(row.x, used) + c.x;
+
+    s.claim(implies(piece_row(i.x, n) == piece_row(i.y, n) &&
+                        piece_at(i.x, n, 1) == piece_at(i.y, n, 1),
+                    i.x == i.y));
+    s.claim(piece_row(i.x, n) < FEW_ROWS && piece_at(i.x, n, 1) < n && n <= MAX_EXPERTS);
+    s.claim(row_start(piece_row(i.x, n), n) + piece_at(i.x, n, 1) == i.x);
+    s.alone(at, row_start(row.y, used) + (s.mutant ? c.y + 1 : c.y),
+            row.x == row.y && c.x == c.y);
+    s.claim(at < STEP_ROWS * used && used <= MAX_USED);
+    s.claim(row_start(token, used) + c.x < Int(k.c.vocab_size) * used);
+    s.claim(row_start(row.x, n) + x < Int(STEP_ROWS) * n);
+}
+
+/* assign: an expert's places begin where those of the experts before it end, and of its rows each
+ * is counted once; so no two rows get one place, and all places are taken. before: rows of the
+ * same expert in front. */
+void
+places_once(const Config &k, Statement &s)
+{
+    const Int most = Int(STEP_ROWS) * k.c.n_experts_used;
+    const auto x = s.two("x", 0, k.c.n_experts - 1), count = s.two("count", 1, most);
+    const auto first = s.two("first", 0, most), before = s.two("before", 0, most);
+    const Int n = s.any("n", 1, most), i = s.any("i", 0, most);
+    const Int place = moe_place(first.x, before.x);
+
+    s.assume(implies(x.x == x.y, first.x == first.y && count.x == count.y));
+    s.assume(implies(x.x < x.y, first.x + count.x <= first.y));
+    s.assume(implies(x.y < x.x, first.y + count.y <= first.x));
+    s.assume(first.x + count.x <= n && first.y + count.y <= n && before.x < count.x &&
+             (s.mutant ? before.y <= count.y : before.y < count.y));
+    s.alone(place, moe_place(first.y, before.y), x.x == x.y && before.x == before.y);
+    s.claim(place < n && place >= first.x && place < first.x + count.x);
+    /* a place's row, of `used` choices each */
+    s.claim(implies(i < n, i / k.c.n_experts_used < STEP_ROWS));
+    /* ballots: whole warps look at all choices, and no lane stays behind */
+    s.claim(whole_warps(n) >= n && whole_warps(n) % 32 == 0 && whole_warps(n) < n + 32);
+}
+
+/* swiglu_kernel, combine_kernel, add_rows_kernel: grids of (columns, rows); each element of each
+ * row is one thread's. Rows: places of experts, those of the step beside. */
+void
+elements_once(const Config &k, Statement &s)
+{
+    const Int rows = Int(STEP_ROWS) * (k.c.n_experts_used + 1);
+
+    for (const int dim : {k.c.moe_inter, k.c.hidden}) {
+        const std::string n = std::to_string(dim);
+        const Int blocks = ceil_div(dim, THREADS);
+        const auto b = s.two("b" + n, 0, blocks - 1), t = s.two("t" + n, 0, THREADS - 1);
+        const auto row = s.two("row" + n, 0, rows - 1);
+        const Int want = s.any("c" + n, 0, dim - 1);
+        const Int x = grid_item(b.x, THREADS, t.x);
+        const Int y = grid_item(b.y, THREADS, t.y);
+
+        s.claim(implies(x < dim && y < dim &&
+                            row_start(row.x, dim) + x ==
+                                row_start(row.y, s.mutant ? dim - 1 : dim) + y,
+                        row.x == row.y && b.x == b.y && t.x == t.y));
+        s.claim(implies(x < dim, row_start(row.x, dim) + x < rows * dim));
+        s.claim(want / THREADS < blocks &&
+                grid_item(want / THREADS, THREADS, want % THREADS) == want);
+    }
+}
+
+} // namespace
+
+const std::vector<Obligation> experts = {
+    {"experts", "choices-apart", "scores, choices and weights of rows are apart, inside",
+     true, choices_apart},
+    {"experts", "places-once", "each row of each expert has a place, and of its own", true,
+     places_once},
+    {"experts", "elements-once", "each element of each row is one thread's", true,
+     elements_once},
+};
+
+} // namespace verify
