@@ -204,6 +204,20 @@ run(const Obligation &o, const Config &k, bool mutant)
     return out;
 }
 
+/* Of values that refute a mutant, as many as a line of the table has room for. */
+std::string
+in_short(const std::string &text)
+{
+    const size_t room = 160, end = text.size() > room ? text.rfind(", ", room) : text.npos;
+    size_t more = 0;
+
+    if (end == text.npos)
+        return text;
+    for (size_t i = end; i < text.size(); i++)
+        more += text[i] == '=';
+    return text.substr(0, end) + ", and " + std::to_string(more) + " more";
+}
+
 /* Proves it for all configurations, refutes its mutant for all. False: something went
  * wrong. */
 bool
@@ -232,7 +246,7 @@ settle(const Obligation &o, const std::vector<Config> &configs, FILE *sums)
     }
     printf("%-9s %-20s %7zu  %-8s %7.0f  %7.0f  %s\n", o.group, o.name, n,
            wrong.empty() ? "proved" : "FAILED", ms, mutant_ms,
-           wrong.empty() ? ("refuted: " + example).c_str() : wrong.c_str());
+           wrong.empty() ? ("refuted: " + in_short(example)).c_str() : wrong.c_str());
     return wrong.empty();
 }
 

@@ -63,9 +63,7 @@ behind(const Words &w, size_t i)
     return i;
 }
 
-class Scanner
-{
-  public:
+struct Scanner {
     Scanner(const Words &words, std::set<std::string> all,
             const std::set<std::string> &known)
         : w(words), names(std::move(all)), calls(known)

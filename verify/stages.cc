@@ -204,500 +204,490 @@ attend_values(const Config &k, Thread &x)
     x.use_in(x.any("head", 0, 15), "p", READ, x.any("weight", 0, 1 << 20));
 }
 
-const std::vector<Kernel> &
-table()
-{
-    enum { CAP = 4096 /* keys of a part: any */ };
+enum { CAP = 4096 /* keys of a part: any */ };
 
-    static const std::vector<Kernel> kernels = {
-        {"gpu/cuda/device.cuh",
-         "block_sum",
-         "| part | part",
-         {},
-         1024,
-         "block_sum",
-         0,
-         {[](const Config &, Thread &x) {
-              x.use("part", WRITE, x.warp(), 1, x.lane() == 0);
-          },
-          [](const Config &, Thread &x) { x.use("part", READ, x.lane()); }},
-         true},
-        {"gpu/cuda/inputs.cu",
-         "norm_row",
-         "| v block_sum() v |",
-         {"v"},
-         512,
-         "block_sum",
-         1,
-         {[](const Config &k, Thread &x) { x.use("v", READ, own<512>(x, longest_row(k))); },
-          row_own},
-         true},
-        {"gpu/cuda/inputs.cu",
-         "rotate_row",
-         "v |",
-         {"v"},
-         512,
-         nullptr,
-         0,
-         {row_rotated},
-         true},
-        {"gpu/cuda/inputs.cu",
-         "index_pack",
-         "{ . h } . h",
-         {"h"},
-         512,
-         "index_pack",
-         1,
-         {[](const Config &k, Thread &x) { butterflies(x, "v", k.c.index_head_dim, 32); },
-          [](const Config &k, Thread &x) {
-              x.use("v", READ, x.any("g", 0, k.c.index_head_dim / 32 - 1) * 32 + x.lane(),
-                    1, x.t < 32);
-          }}},
-        {"gpu/cuda/inputs.cu",
-         "query_row",
-         "v norm_row() v",
-         {"v"},
-         512,
-         "norm_row",
-         1,
-         {row_own,
-          [](const Config &k, Thread &x) { groups(x, "v", k.c.q_lora_rank, 128, 16); }}},
-        {"gpu/cuda/inputs.cu",
-         "key_row",
-         "v norm_row() v rotate_row() v",
-         {"v"},
-         512,
-         "rotate_row",
-         0,
-         {row_own, nothing, row_packed}},
-        {"gpu/cuda/inputs.cu",
-         "finish_entry",
-         "v norm_row() v rotate_row() v ( v / ( index_pack() v ) )",
-         {"v"},
-         512,
-         "norm_row",
-         1,
-         {row_own, nothing, nothing, row_packed, nothing}},
-        {"gpu/cuda/quant.cu",
-         "index_quant_kernel",
-         "h { | h } | h",
-         {},
-         64,
-         "index_quant_kernel",
-         1,
-         {[](const Config &k, Thread &x) {
-              x.use("h", WRITE, own<64>(x, k.c.index_head_dim), 1, true);
-          },
-          [](const Config &k, Thread &x) { butterflies(x, "h", k.c.index_head_dim, 64); },
-          [](const Config &k, Thread &x) { groups(x, "h", k.c.index_head_dim, 32, 2); }}},
-        {"gpu/cuda/rows.cu",
-         "argmax_kernel",
-         "best | best | best",
-         {},
-         1024,
-         "argmax_kernel",
-         0,
-         {[](const Config &, Thread &x) { x.use("best", WRITE, 0, 1, x.t == 0); },
-          [](const Config &, Thread &x) { x.use("best", ATOMIC, 0); },
-          [](const Config &, Thread &x) { x.use("best", READ, 0, 1, x.t == 0); }}},
-        {"gpu/cuda/linear.cu",
-         "block_outputs",
-         "( | shared | shared )",
-         {},
-         256,
-         "block_outputs",
-         0,
-         {[](const Config &, Thread &x) {
-              x.use("shared", WRITE, x.warp() * 8, 8, x.lane() == 0);
-          },
-          [](const Config &, Thread &x) { /* of a split of 2 at least: even warps */
-                                          x.use("shared", READ,
-                                                (x.warp() + x.any("w", 1, 7)) * 8 +
-                                                    x.any("r", 0, 7),
-                                                1, x.warp() % 2 == 0);
-          }},
-         true},
-        {"gpu/cuda/mhc.cu",
-         "normalise",
-         ". c . c",
-         {"c"},
-         512,
-         "normalise",
-         1,
-         {comb_all, comb_own},
-         true},
-        {"gpu/cuda/mhc.cu",
-         "sinkhorn",
-         ". c . c . c . c normalise() c { normalise() c normalise() c } .",
-         {"c"},
-         512,
-         "sinkhorn",
-         2,
-         {comb_all, comb_own, comb_all, comb_own, nothing, nothing, nothing}},
-        {"gpu/cuda/mhc.cu",
-         "coefficients",
-         "comb pre sinkhorn() comb",
-         {"pre"},
-         512,
-         "sinkhorn",
-         0,
-         {[](const Config &k, Thread &x) {
-              x.use("pre", WRITE, x.t, 1, x.t < k.c.hc_mult);
-              comb_own(k, x);
-          },
-          comb_out}},
-        {"gpu/cuda/mhc.cu",
-         "hc_pre_kernel",
-         "block_sum() ( coefficients() pre ) | pre",
-         {},
-         512,
-         "hc_pre_kernel",
-         0,
-         {nothing, [](const Config &k,
-                      Thread &x) { x.use("pre", READ, x.any("i", 0, k.c.hc_mult - 1)); }}},
-        {"gpu/cuda/streams.cuh",
-         "divide_lines",
-         ". c . c",
-         {"c"},
-         512,
-         "divide_lines",
-         1,
-         {comb_all, comb_own},
-         true},
-        {"gpu/cuda/streams.cuh",
-         "sinkhorn_shared",
-         ". c . c divide_lines() c divide_lines() c { divide_lines() c divide_lines() c } .",
-         {"c"},
-         512,
-         "sinkhorn_shared",
-         1,
-         {comb_all, comb_own, nothing, nothing, nothing, nothing}},
-        {"gpu/cuda/streams.cuh",
-         "add_parts",
-         "m | m",
-         {"m"},
-         512,
-         "add_parts",
-         0,
-         {[](const Config &k, Thread &x) {
-              const int n = 2 * k.c.hc_mult + k.c.hc_mult * k.c.hc_mult + 1;
-              const Int o = x.warp() + x.any("o", 0, n / 16) * 16;
+const std::vector<Kernel> kernels = {
+    {"gpu/cuda/device.cuh",
+     "block_sum",
+     "| part | part",
+     {},
+     1024,
+     "block_sum",
+     0,
+     {[](const Config &, Thread &x) { x.use("part", WRITE, x.warp(), 1, x.lane() == 0); },
+      [](const Config &, Thread &x) { x.use("part", READ, x.lane()); }},
+     true},
+    {"gpu/cuda/inputs.cu",
+     "norm_row",
+     "| v block_sum() v |",
+     {"v"},
+     512,
+     "block_sum",
+     1,
+     {[](const Config &k, Thread &x) { x.use("v", READ, own<512>(x, longest_row(k))); },
+      row_own},
+     true},
+    {"gpu/cuda/inputs.cu",
+     "rotate_row",
+     "v |",
+     {"v"},
+     512,
+     nullptr,
+     0,
+     {row_rotated},
+     true},
+    {"gpu/cuda/inputs.cu",
+     "index_pack",
+     "{ . h } . h",
+     {"h"},
+     512,
+     "index_pack",
+     1,
+     {[](const Config &k, Thread &x) { butterflies(x, "v", k.c.index_head_dim, 32); },
+      [](const Config &k, Thread &x) {
+          x.use("v", READ, x.any("g", 0, k.c.index_head_dim / 32 - 1) * 32 + x.lane(), 1,
+                x.t < 32);
+      }}},
+    {"gpu/cuda/inputs.cu",
+     "query_row",
+     "v norm_row() v",
+     {"v"},
+     512,
+     "norm_row",
+     1,
+     {row_own,
+      [](const Config &k, Thread &x) { groups(x, "v", k.c.q_lora_rank, 128, 16); }}},
+    {"gpu/cuda/inputs.cu",
+     "key_row",
+     "v norm_row() v rotate_row() v",
+     {"v"},
+     512,
+     "rotate_row",
+     0,
+     {row_own, nothing, row_packed}},
+    {"gpu/cuda/inputs.cu",
+     "finish_entry",
+     "v norm_row() v rotate_row() v ( v / ( index_pack() v ) )",
+     {"v"},
+     512,
+     "norm_row",
+     1,
+     {row_own, nothing, nothing, row_packed, nothing}},
+    {"gpu/cuda/quant.cu",
+     "index_quant_kernel",
+     "h { | h } | h",
+     {},
+     64,
+     "index_quant_kernel",
+     1,
+     {[](const Config &k, Thread &x) {
+          x.use("h", WRITE, own<64>(x, k.c.index_head_dim), 1, true);
+      },
+      [](const Config &k, Thread &x) { butterflies(x, "h", k.c.index_head_dim, 64); },
+      [](const Config &k, Thread &x) { groups(x, "h", k.c.index_head_dim, 32, 2); }}},
+    {"gpu/cuda/rows.cu",
+     "argmax_kernel",
+     "best | best | best",
+     {},
+     1024,
+     "argmax_kernel",
+     0,
+     {[](const Config &, Thread &x) { x.use("best", WRITE, 0, 1, x.t == 0); },
+      [](const Config &, Thread &x) { x.use("best", ATOMIC, 0); },
+      [](const Config &, Thread &x) { x.use("best", READ, 0, 1, x.t == 0); }}},
+    {"gpu/cuda/linear.cu",
+     "block_outputs",
+     "( | shared | shared )",
+     {},
+     256,
+     "block_outputs",
+     0,
+     {[](const Config &, Thread &x) {
+          x.use("shared", WRITE, x.warp() * 8, 8, x.lane() == 0);
+      },
+      [](const Config &, Thread &x) { /* of a split of 2 at least: even warps */
+                                      x.use("shared", READ,
+                                            (x.warp() + x.any("w", 1, 7)) * 8 +
+                                                x.any("r", 0, 7),
+                                            1, x.warp() % 2 == 0);
+      }},
+     true},
+    {"gpu/cuda/mhc.cu",
+     "normalise",
+     ". c . c",
+     {"c"},
+     512,
+     "normalise",
+     1,
+     {comb_all, comb_own},
+     true},
+    {"gpu/cuda/mhc.cu",
+     "sinkhorn",
+     ". c . c . c . c normalise() c { normalise() c normalise() c } .",
+     {"c"},
+     512,
+     "sinkhorn",
+     2,
+     {comb_all, comb_own, comb_all, comb_own, nothing, nothing, nothing}},
+    {"gpu/cuda/mhc.cu",
+     "coefficients",
+     "comb pre sinkhorn() comb",
+     {"pre"},
+     512,
+     "sinkhorn",
+     0,
+     {[](const Config &k, Thread &x) {
+          x.use("pre", WRITE, x.t, 1, x.t < k.c.hc_mult);
+          comb_own(k, x);
+      },
+      comb_out}},
+    {"gpu/cuda/mhc.cu",
+     "hc_pre_kernel",
+     "block_sum() ( coefficients() pre ) | pre",
+     {},
+     512,
+     "hc_pre_kernel",
+     0,
+     {nothing, [](const Config &k,
+                  Thread &x) { x.use("pre", READ, x.any("i", 0, k.c.hc_mult - 1)); }}},
+    {"gpu/cuda/streams.cuh",
+     "divide_lines",
+     ". c . c",
+     {"c"},
+     512,
+     "divide_lines",
+     1,
+     {comb_all, comb_own},
+     true},
+    {"gpu/cuda/streams.cuh",
+     "sinkhorn_shared",
+     ". c . c divide_lines() c divide_lines() c { divide_lines() c divide_lines() c } .",
+     {"c"},
+     512,
+     "sinkhorn_shared",
+     1,
+     {comb_all, comb_own, nothing, nothing, nothing, nothing}},
+    {"gpu/cuda/streams.cuh",
+     "add_parts",
+     "m | m",
+     {"m"},
+     512,
+     "add_parts",
+     0,
+     {[](const Config &k, Thread &x) {
+          const int n = 2 * k.c.hc_mult + k.c.hc_mult * k.c.hc_mult + 1;
+          const Int o = x.warp() + x.any("o", 0, n / 16) * 16;
 
-              x.use("m", WRITE, o, 1, x.lane() == 0 && o < n);
-          },
-          [](const Config &k, Thread &x) {
-              x.use("m", READ, 2 * k.c.hc_mult + k.c.hc_mult * k.c.hc_mult);
-          }}},
-        {"gpu/cuda/streams.cuh",
-         "way_back",
-         "add_parts() comb m sinkhorn_shared() comb",
-         {"m"},
-         512,
-         "add_parts",
-         0,
-         {[](const Config &k, Thread &x) {
-              x.use("m", READ, x.any("i", 0, 2 * k.c.hc_mult + k.c.hc_mult * k.c.hc_mult),
-                    1, x.t < 32);
-              comb_own(k, x);
-          },
-          comb_out}},
-        {"gpu/cuda/streams.cu",
-         "streams_in_kernel",
-         "add_parts() m pre | pre block_sum()",
-         {},
-         512,
-         "streams_in_kernel",
-         0,
-         {[](const Config &k, Thread &x) {
-              x.use("m", READ, x.t, 1, x.t < k.c.hc_mult);
-              x.use("pre", WRITE, x.t, 1, x.t < k.c.hc_mult);
-          },
-          [](const Config &k, Thread &x) {
-              x.use("pre", READ, x.any("i", 0, k.c.hc_mult - 1));
-          }}},
-        {"gpu/cuda/streams.cu",
-         "streams_mix_kernel",
-         "squares x | squares x",
-         {},
-         256,
-         "streams_mix_kernel",
-         0,
-         {[](const Config &k, Thread &x) {
-              const Int j = x.any("j", 0, k.c.hc_mult - 1);
+          x.use("m", WRITE, o, 1, x.lane() == 0 && o < n);
+      },
+      [](const Config &k, Thread &x) {
+          x.use("m", READ, 2 * k.c.hc_mult + k.c.hc_mult * k.c.hc_mult);
+      }}},
+    {"gpu/cuda/streams.cuh",
+     "way_back",
+     "add_parts() comb m sinkhorn_shared() comb",
+     {"m"},
+     512,
+     "add_parts",
+     0,
+     {[](const Config &k, Thread &x) {
+          x.use("m", READ, x.any("i", 0, 2 * k.c.hc_mult + k.c.hc_mult * k.c.hc_mult), 1,
+                x.t < 32);
+          comb_own(k, x);
+      },
+      comb_out}},
+    {"gpu/cuda/streams.cu",
+     "streams_in_kernel",
+     "add_parts() m pre | pre block_sum()",
+     {},
+     512,
+     "streams_in_kernel",
+     0,
+     {[](const Config &k, Thread &x) {
+          x.use("m", READ, x.t, 1, x.t < k.c.hc_mult);
+          x.use("pre", WRITE, x.t, 1, x.t < k.c.hc_mult);
+      },
+      [](const Config &k, Thread &x) {
+          x.use("pre", READ, x.any("i", 0, k.c.hc_mult - 1));
+      }}},
+    {"gpu/cuda/streams.cu",
+     "streams_mix_kernel",
+     "squares x | squares x",
+     {},
+     256,
+     "streams_mix_kernel",
+     0,
+     {[](const Config &k, Thread &x) {
+          const Int j = x.any("j", 0, k.c.hc_mult - 1);
 
-              x.use("x", WRITE,
-                    Int(piece_row(x.t, 64)) * 512 +
-                        stream_cell(j, 64, piece_at(x.t, 64, 1)));
-              x.use("squares", WRITE, x.warp(), 1, x.lane() == 0);
-          },
-          [](const Config &, Thread &x) {
-              x.use("x", READ, x.any("i", 0, 4 * 512 - 1));
-              x.use("squares", READ, x.any("w", 0, 7), 1, x.t == 0);
-          }}},
-        {"gpu/cuda/moe.cu",
-         "assign",
-         "( count | count ) of_warp | of_warp ( | count | count )",
-         {},
-         512,
-         "assign",
-         3,
-         {[](const Config &, Thread &x) {
-              x.use("count", WRITE, x.warp() + x.any("id", 0, 63) * 16, 1, x.lane() == 0);
-          },
-          [](const Config &, Thread &x) { x.use("count", READ, x.t); },
-          [](const Config &, Thread &x) {
-              x.use("of_warp", WRITE, x.warp(), 1, x.lane() == 31);
-          },
-          [](const Config &, Thread &x) {
-              const Int w = x.any("w", 0, 31);
+          x.use("x", WRITE,
+                Int(piece_row(x.t, 64)) * 512 + stream_cell(j, 64, piece_at(x.t, 64, 1)));
+          x.use("squares", WRITE, x.warp(), 1, x.lane() == 0);
+      },
+      [](const Config &, Thread &x) {
+          x.use("x", READ, x.any("i", 0, 4 * 512 - 1));
+          x.use("squares", READ, x.any("w", 0, 7), 1, x.t == 0);
+      }}},
+    {"gpu/cuda/moe.cu",
+     "assign",
+     "( count | count ) of_warp | of_warp ( | count | count )",
+     {},
+     512,
+     "assign",
+     3,
+     {[](const Config &, Thread &x) {
+          x.use("count", WRITE, x.warp() + x.any("id", 0, 63) * 16, 1, x.lane() == 0);
+      },
+      [](const Config &, Thread &x) { x.use("count", READ, x.t); },
+      [](const Config &, Thread &x) {
+          x.use("of_warp", WRITE, x.warp(), 1, x.lane() == 31);
+      },
+      [](const Config &, Thread &x) {
+          const Int w = x.any("w", 0, 31);
 
-              x.use("of_warp", READ, w, 1, w < x.warp());
-          },
-          [](const Config &, Thread &x) { x.use("count", WRITE, x.t); },
-          [](const Config &, Thread &x) {
-              x.use("count", READ, x.warp() + x.any("id", 0, 63) * 16);
-          }}},
-        {"gpu/cuda/attention.cu",
-         "score_kernel",
-         "s { | s | s }",
-         {"s"},
-         256,
-         "score_kernel",
-         1,
-         {[](const Config &, Thread &x) { x.use("row", WRITE, x.t, 1, x.t < 32); },
-          [](const Config &, Thread &x) {
-              const Int i = x.t + x.any("round", 0, 7) * 256;
-              const Int line = piece_row(i, 64), c = piece_at(i, 64, 4);
+          x.use("of_warp", READ, w, 1, w < x.warp());
+      },
+      [](const Config &, Thread &x) { x.use("count", WRITE, x.t); },
+      [](const Config &, Thread &x) {
+          x.use("count", READ, x.warp() + x.any("id", 0, 63) * 16);
+      }}},
+    {"gpu/cuda/attention.cu",
+     "score_kernel",
+     "s { | s | s }",
+     {"s"},
+     256,
+     "score_kernel",
+     1,
+     {[](const Config &, Thread &x) { x.use("row", WRITE, x.t, 1, x.t < 32); },
+      [](const Config &, Thread &x) {
+          const Int i = x.t + x.any("round", 0, 7) * 256;
+          const Int line = piece_row(i, 64), c = piece_at(i, 64, 4);
 
-              x.use("row", READ, line);
-              x.use("key", WRITE, line * 260 + c, 4);
-              x.use("q", WRITE, line * 256 + c, 4);
-          },
-          [](const Config &, Thread &x) {
-              const Int c = x.any("c", 0, 63) * 4;
+          x.use("row", READ, line);
+          x.use("key", WRITE, line * 260 + c, 4);
+          x.use("q", WRITE, line * 256 + c, 4);
+      },
+      [](const Config &, Thread &x) {
+          const Int c = x.any("c", 0, 63) * 4;
 
-              x.use("key", READ, x.lane() * 260 + c, 4);
-              x.use("q", READ, (x.warp() * 4 + x.any("i", 0, 3)) * 256 + c, 4);
-          }}},
-        {"gpu/cuda/attention.cu",
-         "value_kernel",
-         "{ | p row | p row }",
-         {},
-         128,
-         "value_kernel",
-         0,
-         {[](const Config &, Thread &x) {
-              const Int i = x.t + x.any("round", 0, 1) * 128;
+          x.use("key", READ, x.lane() * 260 + c, 4);
+          x.use("q", READ, (x.warp() * 4 + x.any("i", 0, 3)) * 256 + c, 4);
+      }}},
+    {"gpu/cuda/attention.cu",
+     "value_kernel",
+     "{ | p row | p row }",
+     {},
+     128,
+     "value_kernel",
+     0,
+     {[](const Config &, Thread &x) {
+          const Int i = x.t + x.any("round", 0, 1) * 128;
 
-              x.use("p", WRITE, Int(piece_at(i, 32, 1)) * 8 + piece_row(i, 32));
-              x.use("row", WRITE, x.t, 1, x.t < 32);
-          },
-          [](const Config &, Thread &x) {
-              x.use("p", READ, x.any("k", 0, 255));
-              x.use("row", READ, x.any("r", 0, 31));
-          }}},
-        {"gpu/cuda/index.cu",
-         "index_score_kernel",
-         "key ks q qs term w | key ks q qs term w | term",
-         {"key", "ks", "q", "qs", "term", "w"},
-         256,
-         "index_score_kernel",
-         1,
-         {[](const Config &, Thread &x) { /* apart: index, unpack-covers */
-                                          for (const char *array : {"q", "key", "qs", "ks"})
-                                              x.use(array, ATOMIC, x.any("i", 0, 1 << 10));
-                                          x.use("w", WRITE, x.t);
-          },
-          [](const Config &k, Thread &x) {
-              const int heads = k.c.index_n_heads;
-              const Int h = x.any("h", 0, heads - 1), part = x.t / SCORE_KEYS;
+          x.use("p", WRITE, Int(piece_at(i, 32, 1)) * 8 + piece_row(i, 32));
+          x.use("row", WRITE, x.t, 1, x.t < 32);
+      },
+      [](const Config &, Thread &x) {
+          x.use("p", READ, x.any("k", 0, 255));
+          x.use("row", READ, x.any("r", 0, 31));
+      }}},
+    {"gpu/cuda/index.cu",
+     "index_score_kernel",
+     "key ks q qs term w | key ks q qs term w | term",
+     {"key", "ks", "q", "qs", "term", "w"},
+     256,
+     "index_score_kernel",
+     1,
+     {[](const Config &, Thread &x) { /* apart: index, unpack-covers */
+                                      for (const char *array : {"q", "key", "qs", "ks"})
+                                          x.use(array, ATOMIC, x.any("i", 0, 1 << 10));
+                                      x.use("w", WRITE, x.t);
+      },
+      [](const Config &k, Thread &x) {
+          const int heads = k.c.index_n_heads;
+          const Int h = x.any("h", 0, heads - 1), part = x.t / SCORE_KEYS;
 
-              for (const char *array : {"q", "key", "qs", "ks"})
-                  x.use(array, READ, x.any("i", 0, 1 << 10));
-              x.use("w", READ, x.any("i", 0, 1 << 10));
-              x.use_in(h, "term", WRITE, x.t % SCORE_KEYS, 1,
-                       h >= score_head(part, heads) && h < score_head(part + 1, heads));
-          },
-          [](const Config &k, Thread &x) {
-              x.use_in(x.any("h", 0, k.c.index_n_heads - 1), "term", READ, x.t % SCORE_KEYS,
-                       1, x.t < SCORE_KEYS);
-          }}},
-        {"gpu/cuda/index.cu",
-         "topk_kernel",
-         "{ count | count | cls count rank | cls } { above equal | above equal rank | }",
-         {},
-         1024,
-         "topk_kernel",
-         2,
-         {[](const Config &, Thread &x) { x.use("count", WRITE, x.t, 1, x.t < 256); },
-          [](const Config &, Thread &x) { x.use("count", ATOMIC, x.any("class", 0, 255)); },
-          [](const Config &, Thread &x) {
-              x.use("count", READ, x.any("class", 0, 255), 1, x.t == 0);
-              for (const char *array : {"cls", "rank"})
-                  x.use(array, WRITE, 0, 1, x.t == 0);
-          },
-          [](const Config &, Thread &x) { x.use("cls", READ, 0); },
-          [](const Config &, Thread &x) {
-              x.use("above", WRITE, x.warp(), 1, x.lane() == 0);
-              x.use("equal", WRITE, x.warp(), 1, x.lane() == 0);
-          },
-          [](const Config &, Thread &x) {
-              x.use("above", READ, x.any("w", 0, 31));
-              x.use("equal", READ, x.any("w", 0, 31));
-              x.use("rank", READ, 0);
-          }}},
-        {"gpu/cuda/choose.cu",
-         "scores_kernel",
-         "q scale weight | q scale weight",
-         {"q", "scale", "weight"},
-         256,
-         "scores_kernel",
-         0,
-         {[](const Config &k, Thread &x) {
-              const Int line = x.warp() + x.any("round", 0, k.c.index_n_heads * 16) * 8;
+          for (const char *array : {"q", "key", "qs", "ks"})
+              x.use(array, READ, x.any("i", 0, 1 << 10));
+          x.use("w", READ, x.any("i", 0, 1 << 10));
+          x.use_in(h, "term", WRITE, x.t % SCORE_KEYS, 1,
+                   h >= score_head(part, heads) && h < score_head(part + 1, heads));
+      },
+      [](const Config &k, Thread &x) {
+          x.use_in(x.any("h", 0, k.c.index_n_heads - 1), "term", READ, x.t % SCORE_KEYS, 1,
+                   x.t < SCORE_KEYS);
+      }}},
+    {"gpu/cuda/index.cu",
+     "topk_kernel",
+     "{ count | count | cls count rank | cls } { above equal | above equal rank | }",
+     {},
+     1024,
+     "topk_kernel",
+     2,
+     {[](const Config &, Thread &x) { x.use("count", WRITE, x.t, 1, x.t < 256); },
+      [](const Config &, Thread &x) { x.use("count", ATOMIC, x.any("class", 0, 255)); },
+      [](const Config &, Thread &x) {
+          x.use("count", READ, x.any("class", 0, 255), 1, x.t == 0);
+          for (const char *array : {"cls", "rank"})
+              x.use(array, WRITE, 0, 1, x.t == 0);
+      },
+      [](const Config &, Thread &x) { x.use("cls", READ, 0); },
+      [](const Config &, Thread &x) {
+          x.use("above", WRITE, x.warp(), 1, x.lane() == 0);
+          x.use("equal", WRITE, x.warp(), 1, x.lane() == 0);
+      },
+      [](const Config &, Thread &x) {
+          x.use("above", READ, x.any("w", 0, 31));
+          x.use("equal", READ, x.any("w", 0, 31));
+          x.use("rank", READ, 0);
+      }}},
+    {"gpu/cuda/choose.cu",
+     "scores_kernel",
+     "q scale weight | q scale weight",
+     {"q", "scale", "weight"},
+     256,
+     "scores_kernel",
+     0,
+     {[](const Config &k, Thread &x) {
+          const Int line = x.warp() + x.any("round", 0, k.c.index_n_heads * 16) * 8;
 
-              x.use_in(line, "q", WRITE, x.lane());
-              x.use_in(line, "scale", WRITE, x.lane() / 4, 1, x.lane() % 4 == 0);
-              x.use("weight", WRITE, x.t + x.any("h", 0, 7) * 256);
-          },
-          [](const Config &, Thread &x) {
-              for (const char *array : {"q", "scale"})
-                  x.use_in(x.any("line", 0, 1 << 20), array, READ, x.any("i", 0, 31));
-              x.use("weight", READ, x.any("h", 0, 1 << 20));
-          }}},
-        {"gpu/cuda/choose.cu",
-         "find_class",
-         "| count wide || count sum | found sum |",
-         {"count", "wide", "found"},
-         1024,
-         "find_class",
-         2,
-         {[](const Config &, Thread &x) {
-              x.use("wide", READ, choose_counter_read(x.t / 4, x.any("i", 0, 31)));
-              x.use("count", WRITE, x.turn("low", 0, 1) * 256 + x.t / 4, 1, x.t % 4 == 0);
-          },
-          [](const Config &, Thread &x) {
-              x.use_of(x.any("r", 0, CHOOSE_PARTS - 1), "count", READ,
-                       x.turn("low", 0, 1) * 256 + x.t, x.t < 256);
-              x.use("sum", WRITE, x.t, 1, x.t < 256);
-          },
-          [](const Config &, Thread &x) {
-              x.use("sum", READ, x.any("i", 0, 255), 1, x.t < 32);
-              x.use("found", ATOMIC, 0, 2, x.t < 32); /* the one lane that has the class */
-          }}},
-        {"gpu/cuda/choose.cu",
-         "topk_cluster_kernel",
-         "key wide { wide | key wide find_class() count found wide | } above equal key | "
-         "above all equal || above all equal key ||",
-         {"key", "wide"},
-         1024,
-         "topk_cluster_kernel",
-         0,
-         {[](const Config &, Thread &x) {
-              x.use("key", WRITE, x.t + x.any("round", 0, 63) * 1024);
-          },
-          [](const Config &, Thread &x) {
-              x.use("wide", WRITE, x.t + x.any("i", 0, 7) * 1024);
-          },
-          [](const Config &, Thread &x) {
-              x.use("key", READ, x.t + x.any("round", 0, 63) * 1024);
-              x.use("wide", ATOMIC, choose_counter(x.any("class", 0, 255), x.lane()));
-          },
-          [](const Config &, Thread &x) { x.use("found", READ, 0, 2); },
-          [](const Config &, Thread &x) {
-              x.use("key", READ, x.any("i", 0, 1 << 16));
-              x.use("above", WRITE, x.warp(), 1, x.lane() == 0);
-              x.use("equal", WRITE, x.warp(), 1, x.lane() == 0);
-          },
-          [](const Config &, Thread &x) {
-              for (const How how : {READ, WRITE}) {
-                  x.use("above", how, x.any("w", 0, 31), 1, x.t == 0);
-                  x.use("equal", how, x.any("w", 0, 31), 1, x.t == 0);
-                  x.use("all", how, 0, 2, x.t == 0);
-              }
-          },
-          [](const Config &, Thread &x) {
-              x.use("above", READ, x.warp());
-              x.use("equal", READ, x.warp());
-              x.use("key", READ, x.any("i", 0, 1 << 16));
-              x.use_of(x.any("r", 0, CHOOSE_PARTS - 1), "all", READ, x.any("one", 0, 1),
-                       true);
-          }},
-         false,
-         true},
-        {"gpu/cuda/attend.cu",
-         "attend_kernel",
-         "out p q score tile { | tile | q score tile } | own_top score || own_top top | "
-         "den p score top | { ( | tile | ) p tile } | out || den out top ||",
-         {"q", "tile", "score", "p", "out"},
-         256,
-         "attend_kernel",
-         8,
-         {[](const Config &k, Thread &x) {
-              const int dim = k.c.head_dim;
-              const Int i = x.t + x.any("round", 0, 3) * 256;
+          x.use_in(line, "q", WRITE, x.lane());
+          x.use_in(line, "scale", WRITE, x.lane() / 4, 1, x.lane() % 4 == 0);
+          x.use("weight", WRITE, x.t + x.any("h", 0, 7) * 256);
+      },
+      [](const Config &, Thread &x) {
+          for (const char *array : {"q", "scale"})
+              x.use_in(x.any("line", 0, 1 << 20), array, READ, x.any("i", 0, 31));
+          x.use("weight", READ, x.any("h", 0, 1 << 20));
+      }}},
+    {"gpu/cuda/choose.cu",
+     "find_class",
+     "| count wide || count sum | found sum |",
+     {"count", "wide", "found"},
+     1024,
+     "find_class",
+     2,
+     {[](const Config &, Thread &x) {
+          x.use("wide", READ, choose_counter_read(x.t / 4, x.any("i", 0, 31)));
+          x.use("count", WRITE, x.turn("low", 0, 1) * 256 + x.t / 4, 1, x.t % 4 == 0);
+      },
+      [](const Config &, Thread &x) {
+          x.use_of(x.any("r", 0, CHOOSE_PARTS - 1), "count", READ,
+                   x.turn("low", 0, 1) * 256 + x.t, x.t < 256);
+          x.use("sum", WRITE, x.t, 1, x.t < 256);
+      },
+      [](const Config &, Thread &x) {
+          x.use("sum", READ, x.any("i", 0, 255), 1, x.t < 32);
+          x.use("found", ATOMIC, 0, 2, x.t < 32); /* the one lane that has the class */
+      }}},
+    {"gpu/cuda/choose.cu",
+     "topk_cluster_kernel",
+     "key wide { wide | key wide find_class() count found wide | } above equal key | "
+     "above all equal || above all equal key ||",
+     {"key", "wide"},
+     1024,
+     "topk_cluster_kernel",
+     0,
+     {[](const Config &, Thread &x) {
+          x.use("key", WRITE, x.t + x.any("round", 0, 63) * 1024);
+      },
+      [](const Config &, Thread &x) {
+          x.use("wide", WRITE, x.t + x.any("i", 0, 7) * 1024);
+      },
+      [](const Config &, Thread &x) {
+          x.use("key", READ, x.t + x.any("round", 0, 63) * 1024);
+          x.use("wide", ATOMIC, choose_counter(x.any("class", 0, 255), x.lane()));
+      },
+      [](const Config &, Thread &x) { x.use("found", READ, 0, 2); },
+      [](const Config &, Thread &x) {
+          x.use("key", READ, x.any("i", 0, 1 << 16));
+          x.use("above", WRITE, x.warp(), 1, x.lane() == 0);
+          x.use("equal", WRITE, x.warp(), 1, x.lane() == 0);
+      },
+      [](const Config &, Thread &x) {
+          for (const How how : {READ, WRITE}) {
+              x.use("above", how, x.any("w", 0, 31), 1, x.t == 0);
+              x.use("equal", how, x.any("w", 0, 31), 1, x.t == 0);
+              x.use("all", how, 0, 2, x.t == 0);
+          }
+      },
+      [](const Config &, Thread &x) {
+          x.use("above", READ, x.warp());
+          x.use("equal", READ, x.warp());
+          x.use("key", READ, x.any("i", 0, 1 << 16));
+          x.use_of(x.any("r", 0, CHOOSE_PARTS - 1), "all", READ, x.any("one", 0, 1), true);
+      }},
+     false,
+     true},
+    {"gpu/cuda/attend.cu",
+     "attend_kernel",
+     "out p q score tile { | tile | q score tile } | own_top score || own_top top | "
+     "den p score top | { ( | tile | ) p tile } | out || den out top ||",
+     {"q", "tile", "score", "p", "out"},
+     256,
+     "attend_kernel",
+     8,
+     {[](const Config &k, Thread &x) {
+          const int dim = k.c.head_dim;
+          const Int i = x.t + x.any("round", 0, 3) * 256;
 
-              x.use("q", WRITE,
-                    Int(attend_row(piece_row(i, dim / 8), dim)) + piece_at(i, dim / 8, 8),
-                    8, i < ATTEND_HEADS * dim / 8);
-          },
-          attend_tile,
-          [](const Config &k, Thread &x) {
-              const Int i = x.any("i", 0, 3), t8 = x.warp() + x.any("t8", 0, 1) * 8;
-              const Int key = x.turn("k", 0, CAP / ATTEND_TILE) * ATTEND_TILE + t8 * 8 +
-                              mma_col(x.lane(), i);
+          x.use("q", WRITE,
+                Int(attend_row(piece_row(i, dim / 8), dim)) + piece_at(i, dim / 8, 8), 8,
+                i < ATTEND_HEADS * dim / 8);
+      },
+      attend_tile,
+      [](const Config &k, Thread &x) {
+          const Int i = x.any("i", 0, 3), t8 = x.warp() + x.any("t8", 0, 1) * 8;
+          const Int key = x.turn("k", 0, CAP / ATTEND_TILE) * ATTEND_TILE + t8 * 8 +
+                          mma_col(x.lane(), i);
 
-              x.use("q", READ, x.any("e", 0, 1 << 16));
-              attend_tile_read(k, x);
-              x.use_in(mma_row(x.lane(), i), "score", WRITE, key);
-          },
-          [](const Config &, Thread &x) {
-              const Int h = x.warp() + x.any("h", 0, 1) * 8;
+          x.use("q", READ, x.any("e", 0, 1 << 16));
+          attend_tile_read(k, x);
+          x.use_in(mma_row(x.lane(), i), "score", WRITE, key);
+      },
+      [](const Config &, Thread &x) {
+          const Int h = x.warp() + x.any("h", 0, 1) * 8;
 
-              x.use_in(h, "score", READ, x.any("i", 0, CAP - 1));
-              x.use("own_top", WRITE, h, 1, x.lane() == 0);
-          },
-          [](const Config &, Thread &x) {
-              x.use_of(x.any("r", 0, ATTEND_PARTS - 1), "own_top", READ, x.t,
-                       x.t < ATTEND_HEADS);
-              x.use("top", WRITE, x.t, 1, x.t < ATTEND_HEADS);
-          },
-          [](const Config &, Thread &x) {
-              const Int h = x.warp() + x.any("h", 0, 1) * 8;
-              const Int i = x.lane() + x.any("round", 0, CAP / 32 - 1) * 32;
+          x.use_in(h, "score", READ, x.any("i", 0, CAP - 1));
+          x.use("own_top", WRITE, h, 1, x.lane() == 0);
+      },
+      [](const Config &, Thread &x) {
+          x.use_of(x.any("r", 0, ATTEND_PARTS - 1), "own_top", READ, x.t,
+                   x.t < ATTEND_HEADS);
+          x.use("top", WRITE, x.t, 1, x.t < ATTEND_HEADS);
+      },
+      [](const Config &, Thread &x) {
+          const Int h = x.warp() + x.any("h", 0, 1) * 8;
+          const Int i = x.lane() + x.any("round", 0, CAP / 32 - 1) * 32;
 
-              x.use("top", READ, h);
-              x.use_in(h, "score", READ, i);
-              x.use_in(h, "p", WRITE, i);
-              x.use("den", WRITE, h, 1, x.lane() == 0);
-          },
-          attend_tile, attend_values,
-          [](const Config &k, Thread &x) {
-              const int dim = k.c.head_dim;
-              const Int i = x.any("i", 0, dim / 64 - 1), h = mma_row(x.lane(), 0);
-              const Int at = attend_dims(x.warp(), dim / 64, i) + mma_col(x.lane(), 0);
+          x.use("top", READ, h);
+          x.use_in(h, "score", READ, i);
+          x.use_in(h, "p", WRITE, i);
+          x.use("den", WRITE, h, 1, x.lane() == 0);
+      },
+      attend_tile, attend_values,
+      [](const Config &k, Thread &x) {
+          const int dim = k.c.head_dim;
+          const Int i = x.any("i", 0, dim / 64 - 1), h = mma_row(x.lane(), 0);
+          const Int at = attend_dims(x.warp(), dim / 64, i) + mma_col(x.lane(), 0);
 
-              x.use_in(h, "out", WRITE, at, 2);
-              x.use_in(h + 8, "out", WRITE, at, 2);
-              x.use("memory", READ, 0);
-          },
-          [](const Config &k, Thread &x) {
-              const Int r = x.any("r", 0, ATTEND_PARTS - 1);
+          x.use_in(h, "out", WRITE, at, 2);
+          x.use_in(h + 8, "out", WRITE, at, 2);
+          x.use("memory", READ, 0);
+      },
+      [](const Config &k, Thread &x) {
+          const Int r = x.any("r", 0, ATTEND_PARTS - 1);
 
-              x.uses.push_back({"out", READ, x.any("c", 0, k.c.head_dim - 1), 1, true, r,
-                                x.any("line", 0, ATTEND_HEADS - 1)});
-              x.use_of(r, "den", READ, x.any("h", 0, 15), true);
-              x.use("top", READ, x.any("h", 0, 15));
-          }}},
-    };
-
-    return kernels;
-}
+          x.uses.push_back({"out", READ, x.any("c", 0, k.c.head_dim - 1), 1, true, r,
+                            x.any("line", 0, ATTEND_HEADS - 1)});
+          x.use_of(r, "den", READ, x.any("h", 0, 15), true);
+          x.use("top", READ, x.any("h", 0, 15));
+      }}},
+};
 
 const Kernel *
 find(const Kernel &from, const std::string &name)
 {
-    for (const Kernel &k : table())
+    for (const Kernel &k : kernels)
         if (name == k.function &&
             (strcmp(k.file, from.file) == 0 || strstr(k.file, ".cuh") != nullptr))
             return &k;
@@ -859,7 +849,7 @@ obligations()
 {
     std::vector<Obligation> out;
 
-    for (const Kernel &k : table())
+    for (const Kernel &k : kernels)
         if (k.drop != nullptr) /* others are but called by some */
             out.push_back({"stages", k.function,
                            "no two threads meet at one place that one writes", true,
@@ -876,11 +866,11 @@ check_stages(const std::string &sources)
 {
     bool good = true;
 
-    for (const Kernel &k : table()) {
+    for (const Kernel &k : kernels) {
         std::set<std::string> calls;
         Nodes n;
 
-        for (const Kernel &f : table())
+        for (const Kernel &f : kernels)
             if (&f != &k && find(k, f.function) == &f)
                 calls.insert(f.function);
         const bool there = scan(sources + "/" + k.file, k.function, k.names, calls, n);
