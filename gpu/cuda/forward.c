@@ -96,10 +96,7 @@ cuda_exchange(struct backend *b, uint16_t *f, int n, struct err *e)
 {
     if (!b->exchange)
         return 0;
-    CU_TRY(cudaMemcpyAsync(b->s.head_x, f, (size_t)n * b->c.hidden * sizeof *f,
-                           cudaMemcpyDeviceToDevice, b->rk.stream),
-           e);
-    return 0;
+    return copy_cuda(&b->rk, b->s.head_x, f, (size_t)n * b->c.hidden * sizeof *f, e);
 }
 
 /* A layer but for the end of its second sublayer, which is left. */

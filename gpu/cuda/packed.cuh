@@ -20,49 +20,8 @@
  * own, times the block's scale they are added up in ascending order, a warp has a part of the
  * inputs and warps are added up in ascending order. Rows of x are columns of their own.
  */
-#include "gpu/cuda/device.cuh"
-#include "gpu/index/mma.h"
-#include "gpu/index/packed.h"
-#include "gpu/ops/linear.h"
-
-enum {
-    PACK_ALL = 2112,  /* warps that a device can use at a time */
-    PACK_EXPERTS = 6, /* expert matrices are run that many together, at least */
-};
-
-/* 16-byte loads of a lane for a tile. */
-static __host__ __device__ constexpr int
-pack_loads(int kind)
-{
-    return kind == MATRIX_FP4 ? 1 : kind == MATRIX_FP8 ? 2 : 4;
-}
-
-/* Warps that share a tile's inputs: by shape alone, as it decides the order of sums. As many as
- * can work at a time, so that all begin and end together. */
-static __host__ __device__ inline int
-pack_split(int kind, int out, int in)
-{
-    const int tiles = out / PACK_M * (kind == MATRIX_FP4 ? PACK_EXPERTS : 1);
-    int s = 1;
-
-    while (s < PACK_WARPS && 2 * s * tiles <= PACK_ALL && in / PACK_K >= 4 * s)
-        s *= 2;
-    return s;
-}
-
-struct packed_job {
-    const uint4 *w;
-    const uint8_t *scale;
-    const uint16_t *x;
-    void *y;
-    int kind, out, in, rows, x_stride, y_stride, y_f32, split, quant;
-};
-
-static __device__ __forceinline__ uint32_t
-times_2_60(uint32_t x)
-{
-    return times_bf16x2(x, 0x5d805d80);
-}
+#include "gpu/cuda/packed_job.cuh"
+#include "gpu/cuda/packed_x.cuh"
 
 /* e8m0 as f32; 2^-127 counts as 0. */
 static __device__ __forceinline__ float
@@ -157,65 +116,6 @@ tile_times(const uint4 *w, uint32_t scale, const uint4 (*x)[2], float (*total)[4
                 total[n][i] = fmaf(c[0][i], s, total[n][i]);
         }
     }
-}
-
-static __device__ __forceinline__ uint4
-times_2_60(uint4 v)
-{
-    return make_uint4(times_2_60(v.x), times_2_60(v.y), times_2_60(v.z), times_2_60(v.w));
-}
-
-/* act_quant of 8 values of a group of 128 that 16 neighbouring lanes share. */
-static __device__ __forceinline__ uint4
-quantised(uint4 x)
-{
-    const uint32_t u[4] = {x.x, x.y, x.z, x.w};
-    float v[8], amax = 1e-4f, s;
-    uint32_t q[4];
-
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        bf16_pair(u[i], v + 2 * i);
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        amax = fmaxf(amax, fabsf(v[i]));
-#pragma unroll
-    for (int d = 8; d > 0; d /= 2)
-        amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, d));
-    s = e8m0_to_f32(f32_to_e8m0_up(amax * (1.0f / 448.0f)));
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        q[i] = fp8_round_pair(v[2 * i], v[2 * i + 1], s);
-    return make_uint4(q[0], q[1], q[2], q[3]);
-}
-
-/*
- * Rows r0 .. r1 - 1 of x, at most 8, to shared memory, by all threads: rounded to FP8 if `quant`,
- * and times 2^60 where weights want it. A group of 128 that is cut short has zeros behind.
- */
-template <int KIND>
-static __device__ __forceinline__ void
-stage_x(const struct packed_job &a, int r0, int r1, const int *source, uint16_t *to)
-{
-    const int vectors = (a.in + 127) / 128 * 16;
-    const int all = ((r1 - r0) * vectors + WARP - 1) / WARP * WARP; /* whole warps */
-
-    for (int i = threadIdx.x; i < all; i += PACK_WARPS * WARP) {
-        const int r = min(i / vectors, r1 - r0 - 1), k = i % vectors * 8;
-        const uint16_t *row =
-            a.x + row_start(source != NULL ? source[r0 + r] : r0 + r, a.x_stride);
-        uint4 v = make_uint4(0, 0, 0, 0);
-
-        if (k < a.in)
-            v = *(const uint4 *)(row + k);
-        if (a.quant)
-            v = quantised(v);
-        if (KIND != MATRIX_BF16)
-            v = times_2_60(v);
-        if (k < a.in && i < (r1 - r0) * vectors)
-            *(uint4 *)(to + packed_x(r, a.in) + k) = v;
-    }
-    __syncthreads();
 }
 
 /* This lane's inputs of a chunk, from row[n] (NULL: zeros). One column of rows (NT 1) has been
@@ -340,6 +240,81 @@ block_tiles(const struct packed_job &a, int block, const uint16_t *const *row, F
         at[0] = sum; /* only this thread looks at these places */
     }
     __syncthreads();
+}
+
+/*
+ * Outputs of one block for rows r0 .. of a.rows; source: which row of x each is. wait: x comes
+ * from the kernel in front. Behind the sums is room for 8 rows of x, if NT is 1.
+ */
+template <int KIND, int NT, int MT>
+static __device__ __forceinline__ void
+block_product(const struct packed_job &a, int block, int r0, int r1, const int *source,
+              bool wait, float *shared)
+{
+    constexpr int COLS = NT * PACK_N, SIZE = MT * PACK_M * COLS;
+
+    const int lane = threadIdx.x % WARP, groups = PACK_WARPS / a.split;
+    const int o0 = block * groups * MT * PACK_M, end = min(r1, r0 + COLS);
+    uint16_t *staged = (uint16_t *)(shared + PACK_WARPS * SIZE);
+    const uint16_t *row[NT];
+
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        const int r = r0 + n * PACK_N + lane / 4;
+
+        row[n] = NULL;
+        if (r < r1 && NT == 1)
+            row[n] = staged + packed_x(r - r0, a.in) + lane % 4 * 8;
+        else if (r < r1)
+            row[n] = a.x + row_start(source != NULL ? source[r] : r, a.x_stride) +
+                     lane % 4 * 8;
+    }
+    block_tiles<KIND, NT, MT>(
+        a, block, row,
+        [&] {
+            if (wait)
+                pdl_wait();
+            if (NT == 1)
+                stage_x<KIND>(a, r0, end, source, staged);
+        },
+        shared);
+    for (int i = threadIdx.x; i < (end - r0) * groups * MT * PACK_M; i += blockDim.x) {
+        const int r = piece_row(i, groups * MT * PACK_M);
+        const int at = piece_at(i, groups * MT * PACK_M, 1);
+        const int o = o0 + at;
+        const float v = shared[packed_sum(at / (MT * PACK_M) * a.split, MT, COLS, 0,
+                                          at % (MT * PACK_M), r)];
+
+        if (o >= a.out)
+            continue;
+        if (a.y_f32)
+            ((float *)a.y)[row_start(r0 + r, a.y_stride) + o] = v;
+        else
+            ((uint16_t *)a.y)[row_start(r0 + r, a.y_stride) + o] = f32_to_bf16(v);
+    }
+    __syncthreads(); /* shared is free again */
+}
+
+/* Blocks on a multiprocessor that registers are kept free for. */
+static constexpr int
+blocks_wanted(int kind, int nt)
+{
+    return nt > 2 ? 1 : nt > 1 || kind == MATRIX_FP8 ? 2 : 3;
+}
+
+static inline int
+blocks_of(int out, int split, int mt)
+{
+    return ceil_div(out, PACK_WARPS / split * mt * PACK_M);
+}
+
+/* Dynamic shared memory: sums, and for few rows the rows themselves. */
+static inline size_t
+shared_for(int nt, int mt, int rows, int in)
+{
+    const size_t staged = (size_t)packed_x(rows < PACK_N ? rows : PACK_N, in) * 2;
+
+    return packed_shared(nt, mt) + (nt == 1 ? staged : 0);
 }
 
 #endif /* GPU_CUDA_PACKED_CUH */

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Products of expert matrices: which of them run is in device memory, found by blocks themselves.
+ * packed.cuh has the layout and the order of sums; the plain twin is linear.cu.
+ */
+#include "base/err.h"
+#include "gpu/cuda/kernels.h"
+#include "gpu/cuda/packed.cuh"
+
+/*
+ * Grid: blocks of the shared one, which wait for no choice, then those of each active expert;
+ * matrices.
+ */
+template <int KIND, int SHARED, int NT, int MT>
+static __global__ void __launch_bounds__(PACK_THREADS, NT > 1 ? 2 : blocks_wanted(KIND, NT))
+packed_expert_kernel(const __grid_constant__ struct expert_args a, int split, int split_one,
+                     int blocks, int blocks_one)
+{
+    LAUNCH_SHARED(16, float, shared);
+
+    pdl_go();
+    if (SHARED >= 0 && (int)blockIdx.x < blocks_one) {
+        const struct packed_job j = {(const uint4 *)a.one.packed,
+                                     a.one.scale,
+                                     a.x_one,
+                                     a.y_one,
+                                     SHARED,
+                                     a.one.out,
+                                     a.one.in,
+                                     a.rows_one,
+                                     a.one.in,
+                                     a.one.out,
+                                     0,
+                                     split_one,
+                                     a.quant};
+
+        for (int r = 0; r < a.rows_one; r += NT * PACK_N)
+            block_product < SHARED<0 ? MATRIX_FP8 : SHARED, NT, MT>(
+                                j, blockIdx.x, r, a.rows_one, NULL, r == 0, shared);
+        return;
+    }
+    const int at = blockIdx.x - blocks_one, active = at / blocks, block = at % blocks;
+
+    pdl_wait();
+    if (active >= a.active[0])
+        return;
+    const int x = a.active[1 + active], r1 = a.first[x + 1];
+    const struct matrix *m = &a.w[blockIdx.y][x];
+    const struct packed_job j = {(const uint4 *)m->packed,
+                                 m->scale,
+                                 a.x,
+                                 a.y[blockIdx.y],
+                                 KIND,
+                                 m->out,
+                                 m->in,
+                                 r1,
+                                 m->in,
+                                 m->out,
+                                 0,
+                                 split,
+                                 a.quant};
+
+    for (int r = a.first[x]; r < r1; r += NT * PACK_N)
+        block_product<KIND, NT, MT>(j, block, r, r1, a.source, false, shared);
+}
+
+template <int KIND, int SHARED, int NT, int MT>
+static int
+launch_experts(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
+{
+    const int split = pack_split(a->shape.kind, a->shape.out, a->shape.in);
+    const int split_one = SHARED >= 0 ? pack_split(a->one.kind, a->one.out, a->one.in)
+                                      : split;
+    const int routed = blocks_of(a->shape.out, split, MT);
+    const int one = SHARED >= 0 ? blocks_of(a->one.out, split_one, MT) : 0;
+    const int in = SHARED >= 0 && a->one.in > a->shape.in ? a->one.in : a->shape.in;
+    const dim3 grid(one + routed * a->max_active, a->n_mats);
+    const size_t shared = shared_for(NT, MT, a->one_row ? 1 : PACK_N, in);
+
+    if (shared > rk->shared_bytes)
+        return err_set(e, ERR_INTERNAL, 0, "experts: %d inputs", in);
+    if (shared > 48 * 1024)
+        SHARED_TRY((packed_expert_kernel<KIND, SHARED, NT, MT>), shared, e);
+    CU_TRY(launch_pdl(rk, packed_expert_kernel<KIND, SHARED, NT, MT>, grid, PACK_THREADS,
+                      shared, *a, split, split_one, routed, one),
+           e);
+    return 0;
+}
+
+template <int KIND, int SHARED>
+static int
+few_or_many(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
+{
+    return a->many ? launch_experts<KIND, SHARED, 2, 2>(rk, a, e)
+                   : launch_experts<KIND, SHARED, 1, 1>(rk, a, e);
+}
+
+int
+packed_expert_cuda(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
+{
+    const bool shared = a->rows_one > 0;
+
+    if (a->max_active == 0)
+        return 0;
+    if (shared && (a->n_mats != 1 || a->one.packed == NULL))
+        return err_set(e, ERR_INTERNAL, 0, "experts: a shared one beside %d", a->n_mats);
+    if (shared && a->shape.kind == MATRIX_FP4 && a->one.kind == MATRIX_FP8)
+        return few_or_many<MATRIX_FP4, MATRIX_FP8>(rk, a, e);
+    if (shared && a->shape.kind == MATRIX_FP8 && a->one.kind == MATRIX_FP8)
+        return few_or_many<MATRIX_FP8, MATRIX_FP8>(rk, a, e);
+    if (shared && a->shape.kind == MATRIX_BF16 && a->one.kind == MATRIX_BF16)
+        return few_or_many<MATRIX_BF16, MATRIX_BF16>(rk, a, e);
+    if (shared)
+        return err_set(e, ERR_INTERNAL, 0, "experts: kinds %d and %d", a->shape.kind,
+                       a->one.kind);
+    switch (a->shape.kind) {
+    case MATRIX_FP4: return few_or_many<MATRIX_FP4, -1>(rk, a, e);
+    case MATRIX_FP8: return few_or_many<MATRIX_FP8, -1>(rk, a, e);
+    default: return few_or_many<MATRIX_BF16, -1>(rk, a, e);
+    }
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef GPU_CUDA_PACKED_X_CUH
+#define GPU_CUDA_PACKED_X_CUH
+
+/*
+ * How a block of a product with few rows gets its rows of x: into shared memory, made into what the
+ * tensor cores take.
+ */
+#include "gpu/cuda/packed_job.cuh"
+
+static __device__ __forceinline__ uint4
+times_2_60(uint4 v)
+{
+    return make_uint4(times_2_60(v.x), times_2_60(v.y), times_2_60(v.z), times_2_60(v.w));
+}
+
+/* act_quant of 8 values of a group of 128 that 16 neighbouring lanes share. */
+static __device__ __forceinline__ uint4
+quantised(uint4 x)
+{
+    const uint32_t u[4] = {x.x, x.y, x.z, x.w};
+    float v[8], amax = 1e-4f, s;
+    uint32_t q[4];
+
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        bf16_pair(u[i], v + 2 * i);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        amax = fmaxf(amax, fabsf(v[i]));
+#pragma unroll
+    for (int d = 8; d > 0; d /= 2)
+        amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, d));
+    s = e8m0_to_f32(f32_to_e8m0_up(amax * (1.0f / 448.0f)));
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        q[i] = fp8_round_pair(v[2 * i], v[2 * i + 1], s);
+    return make_uint4(q[0], q[1], q[2], q[3]);
+}
+
+/*
+ * Rows r0 .. r1 - 1 of x, at most 8, to shared memory, by all threads: rounded to FP8 if `quant`,
+ * and times 2^60 where weights want it. A group of 128 that is cut short has zeros behind.
+ */
+template <int KIND>
+static __device__ __forceinline__ void
+stage_x(const struct packed_job &a, int r0, int r1, const int *source, uint16_t *to)
+{
+    const int vectors = (a.in + 127) / 128 * 16;
+    const int all = ((r1 - r0) * vectors + WARP - 1) / WARP * WARP; /* whole warps */
+
+    for (int i = threadIdx.x; i < all; i += PACK_WARPS * WARP) {
+        const int r = min(i / vectors, r1 - r0 - 1), k = i % vectors * 8;
+        const uint16_t *row =
+            a.x + row_start(source != NULL ? source[r0 + r] : r0 + r, a.x_stride);
+        uint4 v = make_uint4(0, 0, 0, 0);
+
+        if (k < a.in)
+            v = *(const uint4 *)(row + k);
+        if (a.quant)
+            v = quantised(v);
+        if (KIND != MATRIX_BF16)
+            v = times_2_60(v);
+        if (k < a.in && i < (r1 - r0) * vectors)
+            *(uint4 *)(to + packed_x(r, a.in) + k) = v;
+    }
+    __syncthreads();
+}
+
+#endif /* GPU_CUDA_PACKED_X_CUH */
