@@ -80,6 +80,11 @@ set_one(struct engine_args *a, int option, const char *value, struct err *e)
             return err_prefix(e, "--vocab");
         a->vocab = (uint32_t)n;
         return 0;
+    case 'y':
+        a->synthetic = true;
+        return num_u64(value, 0, UINT64_MAX, &a->seed, e) == 0
+                   ? 0
+                   : err_prefix(e, "--synthetic");
     case 'B':
         return num_bytes(value, 1, SIZE_MAX, &a->opts.arena_bytes, e) == 0
                    ? 0
@@ -107,6 +112,7 @@ engine_args_parse(struct engine_args *a, int argc, char **argv, struct err *e)
         {"arena-fd", required_argument, NULL, 'A'},
         {"arena-bytes", required_argument, NULL, 'B'},
         {"vocab", required_argument, NULL, 'v'},
+        {"synthetic", required_argument, NULL, 'y'},
         {0},
     };
     int option;

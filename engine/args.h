@@ -2,6 +2,7 @@
 #ifndef ENGINE_ARGS_H
 #define ENGINE_ARGS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "gpu/backend.h"
@@ -19,6 +20,8 @@ struct engine_args {
     struct backend_opts opts;
     int link_fd, status_fd, arena_fd; /* -1: none, of the last two */
     uint32_t vocab;                   /* --vocab: for the stand-in that tests use; else 0 */
+    bool synthetic; /* --synthetic SEED: weights made up (model/synthetic.h), for benchmarks */
+    uint64_t seed;
 };
 
 /* ERR_INVALID: a sentence for stderr. Also if it was not fathomd that started the program. */

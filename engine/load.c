@@ -164,7 +164,8 @@ load(struct loaded *l, const struct engine_args *a, struct link_status *status,
         return err_set(e, ERR_DAMAGED, 0, "tokenizer.json has %u ids, config.json %d",
                        tokenizer_n_ids(l->tokenizer), l->config.vocab_size);
     say_progress(status, AT_TENSORS);
-    l->weights = weights_open(a->model, &l->config, report, &reports, e);
+    l->weights = a->synthetic ? weights_synthetic(&l->config, a->seed, e)
+                              : weights_open(a->model, &l->config, report, &reports, e);
     if (reports > MOST_REPORTS)
         log_line(LOG_ERROR, "checkpoint text=\"and %d more\"", reports - MOST_REPORTS);
     if (l->weights == NULL)

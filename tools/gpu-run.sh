@@ -8,13 +8,14 @@
 #   tools/gpu-run.sh --pack FILE BUILD        programs of BUILD and the libraries that they want,
 #                                             for a machine with a driver and nothing else
 #
-# PARTS (default: all of "ops model eval bench sanitize") says what runs. Logs go to DIR, and a
+# PARTS (default: all of "ops model eval bench profile serve sanitize") says what runs. Logs go to DIR, and a
 # table comes last. Status 1 if anything failed.
 set -u
 
 top=$(cd "$(dirname "$0")/.." && pwd)
 programs="tests/kernels/cuda_linear_test tests/kernels/cuda_ops_test tests/kernels/cuda_model_test
-tools/benchmarks/bench-cuda tools/fathom-eval"
+tools/benchmarks/bench-cuda tools/benchmarks/bench-serve tools/fathom-eval daemon/fathomd
+engine/fathom-engine"
 
 pack() {
     file=$1 build=$2 dir=$(mktemp -d) || exit 1
@@ -76,8 +77,8 @@ eval=$(find_program fathom-eval) bench=$(find_program bench-cuda)
 srcdir=$top CMOCKA_MESSAGE_OUTPUT=STDOUT
 GOLDEN_DIR=${GOLDEN_DIR-$top/../shared/golden}
 export srcdir CMOCKA_MESSAGE_OUTPUT GOLDEN_DIR
-tiny=$top/tests/golden/flash-tiny mini=$top/models/fathom-mini
-parts=" ${PARTS-ops model eval bench sanitize} "
+tiny=$top/tests/golden/flash-tiny mini=$top/models/fathom-mini flash=$top/tests/data/flash
+parts=" ${PARTS-ops model eval bench profile serve sanitize} "
 failed=0
 table=$out/table
 : >"$table"
@@ -151,6 +152,33 @@ for b in p:
 sys.exit(not abs(off["cuda"]) <= max(1e-3, abs(off["other"])))
 '
 
+# What ncu tells of each launch, added up by kernel; the read rate of the log of bench, if there is one.
+kernels='
+import csv, re, sys
+rate = 4.65e12
+try:
+    rate = float(re.search(r"reading only\s+([0-9]+) GB/s", open(sys.argv[2]).read())[1]) * 1e9
+except (OSError, TypeError):
+    pass
+at = {}
+for row in csv.DictReader(l for l in open(sys.argv[1]) if l[0] == "\"") :
+    v = at.setdefault(row["ID"], {"name": row["Kernel Name"]})
+    v[row["Metric Name"]] = float(row["Metric Value"].replace(",", ""))
+sums = {}
+for v in at.values():
+    name = re.sub(r"\(.*|^void |\(anonymous namespace\)::|\(int\)", "", v["name"].replace("(int)", ""))
+    s = sums.setdefault(name, [0, 0.0, 0.0])
+    s[0] += 1
+    s[1] += v["gpu__time_duration.sum"] * 1e-9
+    s[2] += v["dram__bytes_read.sum"]
+total = sum(s[1] for s in sums.values())
+print(f"{len(at)} launches, {total * 1e6:.0f} us")
+for name, (n, t, b) in sorted(sums.items(), key=lambda i: -i[1][1]):
+    print(f"{name:44.44} {n:4} {t * 1e6 / n:9.2f} us each {100 * t / total:5.1f} % of all "
+          f"{b / n * 1e-6:9.2f} MB {100 * b / t / rate:5.1f} % of the read rate")
+sys.exit(not at)
+'
+
 # cpu is the best table that the machine has, other another one.
 options_of() {
     case $1 in
@@ -199,7 +227,26 @@ case $parts in *" eval "*)
 esac
 case $parts in *" bench "*)
     part bench 150 "$bench" "$mini"
-    cat "$out/bench.log"
+    part bench-half 200 "$bench" --synthetic "$flash" --half
+    part bench-whole 200 "$bench" --synthetic "$flash" --experts 200
+    cat "$out/bench.log" "$out/bench-half.log" "$out/bench-whole.log"
+    ;;
+esac
+case $parts in *" profile "*)
+    # Two layers without compression, two of each kind with: a token at 1k and at 1M, 64, 128, 512.
+    for p in 1024:1 1047552:1 8192:64 131072:128 8192:512; do
+        part "profile-$p" 120 ncu --profile-from-start off --clock-control none --csv \
+            --metrics gpu__time_duration.sum,dram__bytes_read.sum \
+            "$bench" --synthetic "$flash" --half --layers 6 --profile "${p%:*}" --rows "${p#*:}"
+        echo "== kernels of a step of ${p#*:} behind ${p%:*}, six layers"
+        python3 -c "$kernels" "$out/profile-$p.log" "$out/bench.log"
+    done
+    ;;
+esac
+case $parts in *" serve "*)
+    DAEMON_OPTIONS="--backend cuda" part serve 200 "$top/tools/bench-serve.sh" --half \
+        "$flash/config.json" "$build" --contexts 1024,32768 --batches 4,16
+    cat "$out/serve.log"
     ;;
 esac
 case $parts in *" sanitize "*)
