@@ -20,7 +20,8 @@ struct engine_args {
     struct backend_opts opts;
     int link_fd, status_fd, arena_fd; /* -1: none, of the last two */
     uint32_t vocab;                   /* --vocab: for the stand-in that tests use; else 0 */
-    bool synthetic; /* --synthetic SEED: weights made up (model/synthetic.h), for benchmarks */
+    bool
+        synthetic; /* --synthetic SEED: weights made up (model/synthetic.h), for benchmarks */
     uint64_t seed;
 };
 

@@ -66,7 +66,8 @@ struct gather_args {
 int gather_cuda(struct cuda_rank *rk, const struct gather_args *a, struct err *e);
 
 /* bytes: a multiple of 16, as are the addresses. */
-int copy_cuda(struct cuda_rank *rk, void *dst, const void *src, size_t bytes, struct err *e);
+int copy_cuda(struct cuda_rank *rk, void *dst, const void *src, size_t bytes,
+              struct err *e);
 
 /* Rows of the step into their sequences' rings, the last `slots` of each span: the row of
  * position p to slot p % slots. bytes: a multiple of 4. */
