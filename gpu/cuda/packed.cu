@@ -101,32 +101,33 @@ matrix_pack_cuda(struct cuda_rank *rk, const struct matrix *m, int row0, int row
     return 0;
 }
 
-template <int NT, int MT>
+template <int NT, int MT, typename X>
 static __device__ __forceinline__ void
-any_kind(const struct packed_job &a, int block, int r0, int r1, const int *source,
-         bool wait, float *shared)
+any_kind(const struct packed_job &a, int block, int r0, int r1, const X &x, float *shared)
 {
     switch (a.kind) {
-    case MATRIX_FP4:
-        block_product<MATRIX_FP4, NT, MT>(a, block, r0, r1, source, wait, shared);
-        break;
-    case MATRIX_FP8:
-        block_product<MATRIX_FP8, NT, MT>(a, block, r0, r1, source, wait, shared);
-        break;
-    default: block_product<MATRIX_BF16, NT, MT>(a, block, r0, r1, source, wait, shared);
+    case MATRIX_FP4: block_product<MATRIX_FP4, NT, MT>(a, block, r0, r1, x, shared); break;
+    case MATRIX_FP8: block_product<MATRIX_FP8, NT, MT>(a, block, r0, r1, x, shared); break;
+    default: block_product<MATRIX_BF16, NT, MT>(a, block, r0, r1, x, shared);
     }
 }
 
-/* Grid: blocks of all jobs, groups of 8 NT rows. ONLY: the kind of all jobs, or ANY_KIND. */
-template <int ONLY, int NT, int MT>
+/* Grid: blocks of all jobs, and sides; groups of 8 NT rows. ONLY: the kind of all jobs, or
+ * ANY_KIND. */
+template <int ONLY, int NT, int MT, typename X>
 static __global__ void __launch_bounds__(PACK_THREADS, blocks_wanted(ONLY, NT))
-packed_kernel(const __grid_constant__ struct packed_jobs all, int n)
+packed_kernel(const __grid_constant__ struct packed_jobs all, int n,
+              const __grid_constant__ X x)
 {
     LAUNCH_SHARED(16, float, shared);
     const int r0 = blockIdx.y * NT * PACK_N;
     int i = 0;
 
     pdl_go();
+    if (X::SIDES && (int)blockIdx.x >= all.first[n]) {
+        x.side(blockIdx.x - all.first[n], shared);
+        return;
+    }
     while (i + 1 < n && (int)blockIdx.x >= all.first[i + 1])
         i++;
     if (r0 >= all.j[i].rows) {
@@ -135,17 +136,17 @@ packed_kernel(const __grid_constant__ struct packed_jobs all, int n)
     }
     if constexpr (ONLY != ANY_KIND)
         block_product<ONLY, NT, MT>(all.j[i], blockIdx.x - all.first[i], r0, all.j[i].rows,
-                                    NULL, true, shared);
+                                    x, shared);
     else
-        any_kind<NT, MT>(all.j[i], blockIdx.x - all.first[i], r0, all.j[i].rows, NULL, true,
-                         shared);
+        any_kind<NT, MT>(all.j[i], blockIdx.x - all.first[i], r0, all.j[i].rows, x, shared);
 }
 
-template <int ONLY, int NT, int MT>
+/* sides: how many blocks of X's there are. */
+template <int ONLY, int NT, int MT, typename X>
 static int
-launch(struct cuda_rank *rk, struct packed_jobs *all, int n, int rows, struct err *e)
+launch(struct cuda_rank *rk, struct packed_jobs *all, int n, int rows, int sides,
+       const X &x, struct err *e)
 {
-    const dim3 grid_rows(1, ceil_div(rows, NT * PACK_N));
     int blocks = 0, in = 0;
 
     for (int i = 0; i < n; i++) {
@@ -154,24 +155,26 @@ launch(struct cuda_rank *rk, struct packed_jobs *all, int n, int rows, struct er
         in = all->j[i].in > in ? all->j[i].in : in;
     }
     all->first[n] = blocks;
+    const dim3 grid(blocks + sides, ceil_div(rows, NT * PACK_N));
     const size_t shared = shared_for(NT, MT, rows, in);
 
     if (shared > rk->shared_bytes)
         return err_set(e, ERR_INTERNAL, 0, "linear: %d inputs", in);
     if (shared > 48 * 1024)
-        SHARED_TRY((packed_kernel<ONLY, NT, MT>), shared, e);
-    CU_TRY(launch_pdl(rk, packed_kernel<ONLY, NT, MT>, dim3(blocks, grid_rows.y),
-                      PACK_THREADS, shared, *all, n),
+        SHARED_TRY((packed_kernel<ONLY, NT, MT, X>), shared, e);
+    CU_TRY(launch_pdl(rk, packed_kernel<ONLY, NT, MT, X>, grid, PACK_THREADS, shared, *all,
+                      n, x),
            e);
     return 0;
 }
 
-int
-packed_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n, struct err *e)
+/* What the kernel is told of the products; *rows: the most, *only_fp8: all matrices are. */
+static int
+jobs_of(const struct linear_args *a, int n, struct packed_jobs *all, int *rows,
+        bool *only_fp8, struct err *e)
 {
-    struct packed_jobs all;
-    int rows = 0, only_fp8 = 1;
-
+    *rows = 0;
+    *only_fp8 = true;
     if (n > MAX_JOBS)
         return err_set(e, ERR_INTERNAL, 0, "linear: %d jobs", n);
     for (int i = 0; i < n; i++) {
@@ -179,31 +182,44 @@ packed_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n, str
 
         if (a[i].x_stride % 8 != 0 || !is_aligned(a[i].x, 16))
             return err_set(e, ERR_INTERNAL, 0, "linear: rows %d apart", a[i].x_stride);
-        all.j[i] = {(const uint4 *)m->packed,
-                    m->scale,
-                    a[i].x,
-                    a[i].y,
-                    m->kind,
-                    m->out,
-                    m->in,
-                    a[i].rows,
-                    a[i].x_stride,
-                    a[i].y_stride,
-                    a[i].y_f32,
-                    pack_split(m->kind, m->out, m->in),
-                    a[i].quant};
-        rows = a[i].rows > rows ? a[i].rows : rows;
-        only_fp8 &= m->kind == MATRIX_FP8;
+        all->j[i] = {(const uint4 *)m->packed,
+                     m->scale,
+                     a[i].x,
+                     a[i].y,
+                     m->kind,
+                     m->out,
+                     m->in,
+                     a[i].rows,
+                     a[i].x_stride,
+                     a[i].y_stride,
+                     a[i].y_f32,
+                     pack_split(m->kind, m->out, m->in),
+                     a[i].quant};
+        *rows = a[i].rows > *rows ? a[i].rows : *rows;
+        *only_fp8 &= m->kind == MATRIX_FP8;
     }
+    return 0;
+}
+
+int
+packed_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n, struct err *e)
+{
+    const struct rows_in_order x = {};
+    struct packed_jobs all;
+    int rows;
+    bool only_fp8;
+
+    if (jobs_of(a, n, &all, &rows, &only_fp8, e) == -1)
+        return -1;
     if (rows == 0)
         return 0;
     if (rows <= 8 && only_fp8)
-        return launch<MATRIX_FP8, 1, 1>(rk, &all, n, rows, e);
+        return launch<MATRIX_FP8, 1, 1>(rk, &all, n, rows, 0, x, e);
     if (rows <= 8)
-        return launch<ANY_KIND, 1, 1>(rk, &all, n, rows, e);
+        return launch<ANY_KIND, 1, 1>(rk, &all, n, rows, 0, x, e);
     if (rows <= 16)
-        return launch<ANY_KIND, 2, 2>(rk, &all, n, rows, e);
+        return launch<ANY_KIND, 2, 2>(rk, &all, n, rows, 0, x, e);
     if (rows <= 32)
-        return launch<ANY_KIND, 4, 2>(rk, &all, n, rows, e);
-    return launch<ANY_KIND, 8, 2>(rk, &all, n, rows, e);
+        return launch<ANY_KIND, 4, 2>(rk, &all, n, rows, 0, x, e);
+    return launch<ANY_KIND, 8, 2>(rk, &all, n, rows, 0, x, e);
 }

@@ -243,13 +243,13 @@ block_tiles(const struct packed_job &a, int block, const uint16_t *const *row, F
 }
 
 /*
- * Outputs of one block for rows r0 .. of a.rows; source: which row of x each is. wait: x comes
- * from the kernel in front. Behind the sums is room for 8 rows of x, if NT is 1.
+ * Outputs of one block for rows r0 .. of r1, which x brings (packed_x.cuh). Behind the sums is room
+ * for 8 rows of x, if NT is 1.
  */
-template <int KIND, int NT, int MT>
+template <int KIND, int NT, int MT, typename X>
 static __device__ __forceinline__ void
-block_product(const struct packed_job &a, int block, int r0, int r1, const int *source,
-              bool wait, float *shared)
+block_product(const struct packed_job &a, int block, int r0, int r1, const X &x,
+              float *shared)
 {
     constexpr int COLS = NT * PACK_N, SIZE = MT * PACK_M * COLS;
 
@@ -266,18 +266,11 @@ block_product(const struct packed_job &a, int block, int r0, int r1, const int *
         if (r < r1 && NT == 1)
             row[n] = staged + packed_x(r - r0, a.in) + lane % 4 * 8;
         else if (r < r1)
-            row[n] = a.x + row_start(source != NULL ? source[r] : r, a.x_stride) +
+            row[n] = a.x + row_start(x.source != NULL ? x.source[r] : r, a.x_stride) +
                      lane % 4 * 8;
     }
     block_tiles<KIND, NT, MT>(
-        a, block, row,
-        [&] {
-            if (wait)
-                pdl_wait();
-            if (NT == 1)
-                stage_x<KIND>(a, r0, end, source, staged);
-        },
-        shared);
+        a, block, row, [&] { x.template ready<KIND, NT>(a, r0, end, staged); }, shared);
     for (int i = threadIdx.x; i < (end - r0) * groups * MT * PACK_M; i += blockDim.x) {
         const int r = piece_row(i, groups * MT * PACK_M);
         const int at = piece_at(i, groups * MT * PACK_M, 1);

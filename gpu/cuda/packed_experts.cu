@@ -35,8 +35,9 @@ packed_expert_kernel(const __grid_constant__ struct expert_args a, int split, in
                                      a.quant};
 
         for (int r = 0; r < a.rows_one; r += NT * PACK_N)
-            block_product < SHARED<0 ? MATRIX_FP8 : SHARED, NT, MT>(
-                                j, blockIdx.x, r, a.rows_one, NULL, r == 0, shared);
+            block_product <
+                SHARED<0 ? MATRIX_FP8 : SHARED, NT, MT>(j, blockIdx.x, r, a.rows_one,
+                                                        rows_of_x{NULL, r == 0}, shared);
         return;
     }
     const int at = blockIdx.x - blocks_one, active = at / blocks, block = at % blocks;
@@ -61,7 +62,7 @@ packed_expert_kernel(const __grid_constant__ struct expert_args a, int split, in
                                  a.quant};
 
     for (int r = a.first[x]; r < r1; r += NT * PACK_N)
-        block_product<KIND, NT, MT>(j, block, r, r1, a.source, false, shared);
+        block_product<KIND, NT, MT>(j, block, r, r1, rows_of_x{a.source, false}, shared);
 }
 
 template <int KIND, int SHARED, int NT, int MT>

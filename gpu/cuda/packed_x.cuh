@@ -38,6 +38,14 @@ quantised(uint4 x)
     return make_uint4(q[0], q[1], q[2], q[3]);
 }
 
+/* 8 values of a row of x as products with matrices of that kind take them. */
+template <int KIND>
+static __device__ __forceinline__ uint4
+as_wanted(uint4 v)
+{
+    return KIND != MATRIX_BF16 ? times_2_60(v) : v;
+}
+
 /*
  * Rows r0 .. r1 - 1 of x, at most 8, to shared memory, by all threads: rounded to FP8 if `quant`,
  * and times 2^60 where weights want it. A group of 128 that is cut short has zeros behind.
@@ -59,12 +67,54 @@ stage_x(const struct packed_job &a, int r0, int r1, const int *source, uint16_t 
             v = *(const uint4 *)(row + k);
         if (a.quant)
             v = quantised(v);
-        if (KIND != MATRIX_BF16)
-            v = times_2_60(v);
         if (k < a.in && i < (r1 - r0) * vectors)
-            *(uint4 *)(to + packed_x(r, a.in) + k) = v;
+            *(uint4 *)(to + packed_x(r, a.in) + k) = as_wanted<KIND>(v);
     }
     __syncthreads();
 }
+
+/*
+ * Where a product's rows of x come from is a type: those that a kernel in front has written, or one
+ * that makes few rows in every block. Such a type has
+ *   source: which row of x each is, or NULL;
+ *   ready<KIND, NT>(a, r0, r1, staged): called by all threads of a block when its first weights are
+ *     under way; waits for kernels in front, and for NT 1 leaves rows r0 .. r1 - 1, at most 8, in
+ *     `staged` (row r at packed_x(r - r0, a.in), as_wanted), the block in step;
+ * and if it goes with packed_kernel
+ *   SIDES, side(block, shared): whether there are blocks behind those of the products that do
+ *     something else, and what. They wait for kernels in front themselves.
+ */
+struct rows_of_x {
+    const int *source;
+    bool wait; /* for the kernel in front, which writes x */
+
+    template <int KIND, int NT>
+    __device__ __forceinline__ void ready(const struct packed_job &a, int r0, int r1,
+                                          uint16_t *staged) const
+    {
+        if (wait)
+            pdl_wait();
+        if (NT == 1)
+            stage_x<KIND>(a, r0, r1, source, staged);
+    }
+};
+
+struct rows_in_order {
+    static constexpr const int *source = NULL;
+    static constexpr bool SIDES = false;
+
+    template <int KIND, int NT>
+    __device__ __forceinline__ void ready(const struct packed_job &a, int r0, int r1,
+                                          uint16_t *staged) const
+    {
+        pdl_wait();
+        if (NT == 1)
+            stage_x<KIND>(a, r0, r1, NULL, staged);
+    }
+
+    __device__ __forceinline__ void side(int, float *) const
+    {
+    }
+};
 
 #endif /* GPU_CUDA_PACKED_X_CUH */
