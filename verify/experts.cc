@@ -14,7 +14,7 @@ using namespace formula;
 namespace
 {
 
-enum { STEP_ROWS = 512, FEW_ROWS = 8, MAX_EXPERTS = 1024, THREADS = 256, MAX_USED = 32 };
+enum { STEP_ROWS = 512, FEW_ROWS = 8, MAX_EXPERTS = 512, THREADS = 256, MAX_USED = 32 };
 
 /* route_kernel: each score of few rows is one thread's; choices and weights of a row do not run
  * into the next one's; a token's experts are inside its table. */
@@ -60,8 +60,14 @@ places_once(const Config &k, Statement &s)
     s.claim(place < n && place >= first.x && place < first.x + count.x);
     /* a place's row, of `used` choices each */
     s.claim(implies(i < n, i / k.c.n_experts_used < STEP_ROWS));
-    /* ballots: whole warps look at all choices, and no lane stays behind */
-    s.claim(whole_warps(n) >= n && whole_warps(n) % 32 == 0 && whole_warps(n) < n + 32);
+    /* a warp's part begins where the one before it ends, whole warps apart, and the last one ends
+     * behind all */
+    const int warps = 16;
+    const Int part = s.any("part", 0, warps - 1);
+
+    s.claim(moe_part(n, warps, 0) == 0 && moe_part(n, warps, warps) >= n);
+    s.claim(moe_part(n, warps, part) <= moe_part(n, warps, part + 1) &&
+            moe_part(n, warps, part) % 32 == 0);
 }
 
 /* swiglu_kernel, combine_kernel, add_rows_kernel: grids of (columns, rows); each element of each

@@ -430,26 +430,34 @@ const std::vector<Kernel> kernels = {
       }}},
     {"gpu/cuda/moe.cu",
      "assign",
-     "( count | count ) of_warp | of_warp ( | count | count )",
+     "before { { . before . before } } | before of_warp | of_warp start | before start",
      {},
      512,
      "assign",
-     3,
+     2,
      {[](const Config &, Thread &x) {
-          x.use("count", WRITE, x.warp() + x.any("id", 0, 63) * 16, 1, x.lane() == 0);
+          x.use_in(x.warp(), "before", WRITE, x.lane() + x.any("i", 0, 15) * 32);
       },
-      [](const Config &, Thread &x) { x.use("count", READ, x.t); },
       [](const Config &, Thread &x) {
+          x.use_in(x.warp(), "before", READ, x.any("id", 0, 511));
+      },
+      [](const Config &, Thread &x) { /* one of the lanes that have this id */
+                                      x.use_in(x.warp(), "before", ATOMIC,
+                                               x.any("id", 0, 511));
+      },
+      [](const Config &, Thread &x) {
+          x.use_in(x.any("w", 0, 15), "before", WRITE, x.t);
           x.use("of_warp", WRITE, x.warp(), 1, x.lane() == 31);
       },
       [](const Config &, Thread &x) {
           const Int w = x.any("w", 0, 31);
 
           x.use("of_warp", READ, w, 1, w < x.warp());
+          x.use("start", WRITE, x.t);
       },
-      [](const Config &, Thread &x) { x.use("count", WRITE, x.t); },
       [](const Config &, Thread &x) {
-          x.use("count", READ, x.warp() + x.any("id", 0, 63) * 16);
+          x.use_in(x.warp(), "before", READ, x.any("id", 0, 511));
+          x.use("start", READ, x.any("id", 0, 511));
       }}},
     {"gpu/cuda/attention.cu",
      "score_kernel",

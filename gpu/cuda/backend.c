@@ -11,7 +11,7 @@
 #include "gpu/cuda/cuda.h"
 #include "model/weights.h"
 
-enum { MAX_SEQS = 65536, MAX_EXPERTS = 1024, MAX_USED = 32, MAX_NORM = 16384 };
+enum { MAX_SEQS = 65536, MAX_EXPERTS = 512, MAX_USED = 32, MAX_NORM = 16384 };
 
 static void
 cuda_close(struct backend *b)

@@ -6,92 +6,133 @@
  * the company of other rows does not show.
  */
 #include "base/err.h"
-#include "gpu/cuda/device.cuh"
+#include "gpu/cuda/gate.cuh"
 #include "gpu/cuda/streams.cuh"
 #include "gpu/index/moe.h"
 #include "gpu/index/rows.h"
 #include "gpu/ops/moe.h"
 
-enum { MAX_EXPERTS = 1024, MAX_USED = 32, THREADS = 256, FEW_ROWS = 8 };
-
-static __device__ __forceinline__ float
-gate_score(float logit)
-{
-    return sqrtf(logit > 20.0f ? logit : (float)log1p((double)exp_f32(logit)));
-}
-
-/* The best not yet taken of score + bias: the larger, of equal ones the lower id; what is no
- * number comes last. The same answer in every lane. */
-static __device__ int
-best_left(const float *score, const float *bias, const bool *taken, int n)
-{
-    float best = -CUDART_INF_F;
-    int id = n;
-
-    for (int x = threadIdx.x % WARP; x < n; x += WARP) {
-        float v = score[x] + bias[x];
-
-        v = isnan(v) ? -CUDART_INF_F : v;
-        if (!taken[x] && (id == n || v > best)) {
-            best = v;
-            id = x;
-        }
-    }
-    for (int d = WARP / 2; d > 0; d /= 2) {
-        const float v = __shfl_xor_sync(~0u, best, d);
-        const int x = __shfl_xor_sync(~0u, id, d);
-
-        if (x < n && (id == n || v > best || (v == best && x < id))) {
-            best = v;
-            id = x;
-        }
-    }
-    return id;
-}
-
-struct choice {
-    float score[MAX_EXPERTS];
-    bool taken[MAX_EXPERTS];
-    int chosen[MAX_USED];
+enum {
+    THREADS = 256,
+    FEW_ROWS = 8,
+    COUNTING = 16, /* warps that share out the choices */
+    AHEAD = 4,     /* choices that a lane loads together */
 };
 
-/* One warp, when the scores are there and nothing is taken. */
+/*
+ * One block: a thread is an expert, a warp has a part of all choices. First a warp counts those of
+ * each expert in its part, and how many of an expert are in front of each; then experts add up what
+ * warps have counted, in order; then all places are known.
+ */
 static __device__ void
-choose(const struct route_args &a, size_t row, struct choice *c)
+assign(const struct route_args &a)
 {
-    float *score = c->score;
-    bool *taken = c->taken;
-    int *chosen = c->chosen;
-    const int t = threadIdx.x % WARP;
+    __shared__ uint16_t before[COUNTING][MAX_EXPERTS];
+    __shared__ int start[MAX_EXPERTS], of_warp[2][WARP];
+    const int x = threadIdx.x, n = a.rows * a.k, lane = x % WARP, warp = x / WARP;
+    const int warps = min((int)blockDim.x / WARP, COUNTING);
+    const int i0 = moe_part(n, warps, warp), i1 = moe_part(n, warps, warp + 1);
 
-    for (int i = 0; i < a.k; i++) {
-        const int x = a.bias == NULL ? a.table[row_start(a.token[row].token, a.k) + i]
-                                     : best_left(score, a.bias, taken, a.n_experts);
+    for (int i = lane; i < a.n_experts && warp < warps; i += WARP)
+        before[warp][i] = 0;
+    for (int first = i0; first < i1; first += AHEAD * WARP) {
+        int id[AHEAD];
 
-        if (t == 0) {
-            int at = i; /* kept in ascending order */
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {
+            const int i = first + j * WARP + lane;
 
-            for (; at > 0 && chosen[at - 1] > x; at--)
-                chosen[at] = chosen[at - 1];
-            chosen[at] = x;
-            taken[x] = true;
+            id[j] = i < min(i1, n) ? a.chosen[i] : -1;
         }
-        __syncwarp();
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {
+            const int i = first + j * WARP + lane;
+            const uint32_t same = __match_any_sync(~0u, id[j]);
+            const int rank = __popc(same & ((1u << lane) - 1));
+            int others = 0;
+
+            __syncwarp(); /* counts of the turn before are there */
+            if (id[j] >= 0) {
+                others = before[warp][id[j]];
+                a.slot[i] = others + rank;
+            }
+            __syncwarp();
+            if (id[j] >= 0 && rank == 0)
+                before[warp][id[j]] = others + __popc(same);
+        }
     }
-    if (t == 0) {
-        float sum = 0.0f;
+    __syncthreads();
+    int at = 0; /* of this expert */
 
-        for (int i = 0; i < a.k; i++)
-            sum += score[chosen[i]];
-        for (int i = 0; i < a.k; i++) {
-            a.chosen[row_start(row, a.k) + i] = chosen[i];
-            a.weight[row_start(row, a.k) + i] = score[chosen[i]] / sum * a.scale;
+    if (x < a.n_experts)
+        for (int w = 0; w < warps; w++) {
+            const int count = before[w][x];
+
+            before[w][x] = at;
+            at += count;
         }
+    /* places before this expert's, and how many of the experts before have any */
+    int all = at, some = at > 0;
+
+    for (int d = 1; d < WARP; d *= 2) {
+        const int v = __shfl_up_sync(~0u, all, d), u = __shfl_up_sync(~0u, some, d);
+
+        all += lane >= d ? v : 0;
+        some += lane >= d ? u : 0;
+    }
+    if (lane == WARP - 1) {
+        of_warp[0][warp] = all;
+        of_warp[1][warp] = some;
+    }
+    __syncthreads();
+    for (int w = 0; w < warp; w++) {
+        all += of_warp[0][w];
+        some += of_warp[1][w];
+    }
+    if (x < a.n_experts) {
+        start[x] = all - at;
+        a.first[x + 1] = all;
+        if (x == 0)
+            a.first[0] = 0;
+        if (at > 0)
+            a.active[some] = x; /* active[0] is how many */
+        if (x == a.n_experts - 1)
+            a.active[0] = some;
+    }
+    __syncthreads();
+    for (int i = i0 + lane; i < min(i1, n); i += AHEAD * WARP) {
+        int id[AHEAD], rank[AHEAD];
+        float weight[AHEAD];
+
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++)
+            if (i + j * WARP < min(i1, n)) {
+                id[j] = a.chosen[i + j * WARP];
+                rank[j] = a.slot[i + j * WARP];
+                weight[j] = a.weight[i + j * WARP];
+            }
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++)
+            if (i + j * WARP < min(i1, n)) {
+                const int to = moe_place(start[id[j]], before[warp][id[j]] + rank[j]);
+
+                a.slot[i + j * WARP] = to;
+                a.source[to] = (i + j * WARP) / a.k;
+                a.slot_weight[to] = weight[j];
+            }
     }
 }
 
-/* One warp a row. */
-static __global__ void __launch_bounds__(WARP)
+static __global__ void __launch_bounds__(MAX_EXPERTS)
+assign_kernel(const __grid_constant__ struct route_args a)
+{
+    pdl_go();
+    pdl_wait();
+    assign(a);
+}
+
+/* A block is a row. */
+static __global__ void __launch_bounds__(THREADS)
 choose_kernel(const __grid_constant__ struct route_args a,
               const __grid_constant__ struct streams_in_args back)
 {
@@ -103,107 +144,11 @@ choose_kernel(const __grid_constant__ struct route_args a,
         way_back(back, blockIdx.x);
         return;
     }
-    for (int x = threadIdx.x; x < a.n_experts; x += WARP) {
+    for (int x = threadIdx.x; x < a.n_experts; x += THREADS)
         c.score[x] = gate_score(a.gate[row_start(blockIdx.x, a.n_experts) + x]);
-        c.taken[x] = false;
-    }
-    __syncwarp();
-    choose(a, blockIdx.x, &c);
-}
-
-/* One block: a thread is an expert and looks for its rows, in order, twice. */
-static __device__ void
-assign(const struct route_args &a)
-{
-    __shared__ int of_warp[2][WARP];
-    __shared__ int count[MAX_EXPERTS];
-    const int x = threadIdx.x, n = a.rows * a.k, warps = blockDim.x / WARP;
-    int at = 0;
-
-    if (n <= 64)
-        for (int i = 0; i < n && x < a.n_experts; i++)
-            at += a.chosen[i] == x;
-    else {
-        for (int id = x / WARP; id < a.n_experts; id += warps) {
-            int some = 0;
-
-            for (int i = x % WARP; i < whole_warps(n); i += WARP)
-                some += __popc(__ballot_sync(~0u, i < n && a.chosen[i] == id));
-            if (x % WARP == 0)
-                count[id] = some;
-        }
-        __syncthreads();
-        at = x < a.n_experts ? count[x] : 0;
-    }
-    /* places before this expert's, and how many of the experts before have any */
-    const int lane = x % WARP, warp = x / WARP;
-    int before = at, some = at > 0;
-
-    for (int d = 1; d < WARP; d *= 2) {
-        const int v = __shfl_up_sync(~0u, before, d), u = __shfl_up_sync(~0u, some, d);
-
-        before += lane >= d ? v : 0;
-        some += lane >= d ? u : 0;
-    }
-    if (lane == WARP - 1) {
-        of_warp[0][warp] = before;
-        of_warp[1][warp] = some;
-    }
     __syncthreads();
-    for (int w = 0; w < warp; w++) {
-        before += of_warp[0][w];
-        some += of_warp[1][w];
-    }
-    if (x < a.n_experts) {
-        a.first[x + 1] = before;
-        if (x == 0)
-            a.first[0] = 0;
-        if (at > 0)
-            a.active[some] = x; /* active[0] is how many */
-        if (x == a.n_experts - 1)
-            a.active[0] = some;
-    }
-    if (n > 64) {
-        __syncthreads();
-        if (x < a.n_experts)
-            count[x] = before - at;
-        __syncthreads();
-        for (int id = x / WARP; id < a.n_experts; id += warps) {
-            int place = count[id];
-
-            for (int i = x % WARP; i < whole_warps(n); i += WARP) {
-                const bool is = i < n && a.chosen[i] == id;
-                const unsigned all = __ballot_sync(~0u, is);
-                const int to = moe_place(place, __popc(all & ((1u << x % WARP) - 1)));
-
-                if (is) {
-                    a.slot[i] = to;
-                    a.source[to] = i / a.k;
-                    a.slot_weight[to] = a.weight[i];
-                }
-                place += __popc(all);
-            }
-        }
-        return;
-    }
-    if (at == 0)
-        return;
-    at = before - at;
-    for (int i = 0; i < n; i++) {
-        if (a.chosen[i] != x)
-            continue;
-        a.slot[i] = at;
-        a.source[at] = i / a.k;
-        a.slot_weight[at++] = a.weight[i];
-    }
-}
-
-static __global__ void __launch_bounds__(MAX_EXPERTS)
-assign_kernel(const __grid_constant__ struct route_args a)
-{
-    pdl_go();
-    pdl_wait();
-    assign(a);
+    if (threadIdx.x < WARP)
+        choose(a, blockIdx.x, &c);
 }
 
 /* All of it in one block, for few rows: one after another, scores by all threads. */
@@ -219,11 +164,9 @@ route_kernel(const __grid_constant__ struct route_args a,
         way_back(back, blockIdx.x - 1);
         return;
     }
-    for (int i = threadIdx.x; i < a.rows * a.n_experts; i += blockDim.x) {
+    for (int i = threadIdx.x; i < a.rows * a.n_experts; i += blockDim.x)
         c[piece_row(i, a.n_experts)].score[piece_at(i, a.n_experts, 1)] =
             gate_score(a.gate[i]);
-        c[piece_row(i, a.n_experts)].taken[piece_at(i, a.n_experts, 1)] = false;
-    }
     __syncthreads();
     for (int r = threadIdx.x / WARP; r < a.rows; r += blockDim.x / WARP)
         choose(a, r, &c[r]);
@@ -249,8 +192,9 @@ route_cuda(struct cuda_rank *rk, const struct route_args *a, struct err *e)
             e);
         return 0;
     }
-    CU_TRY(launch_pdl(rk, choose_kernel, dim3(a->rows, 1 + beside), WARP, 0, *a, back), e);
-    CU_TRY(launch_pdl(rk, assign_kernel, dim3(1), threads < 512 ? 512 : threads, 0, *a), e);
+    CU_TRY(launch_pdl(rk, choose_kernel, dim3(a->rows, 1 + beside), THREADS, 0, *a, back),
+           e);
+    CU_TRY(launch_pdl(rk, assign_kernel, dim3(1), MAX_EXPERTS, 0, *a), e);
     return 0;
 }
 

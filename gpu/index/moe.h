@@ -10,11 +10,19 @@
  */
 enum { MOE_WARP = 32 };
 
-/* Threads, or turns of a loop, for n things, so that no warp is cut. */
+/* Threads for n things, so that no warp is cut. */
 INDEX_FN INDEX_INT
 whole_warps(INDEX_INT n)
 {
     return (n + MOE_WARP - 1) / MOE_WARP * MOE_WARP;
+}
+
+/* Of n things in whole warps' stretches, one to each of `warps`: where the part begins, the end of
+ * the one before. Behind n there is nothing. */
+INDEX_FN INDEX_INT
+moe_part(INDEX_INT n, INDEX_INT warps, INDEX_INT part)
+{
+    return whole_warps((n + warps - 1) / warps) * part;
 }
 
 /* The place of a row that has `before` others of its expert in front, from the expert's first

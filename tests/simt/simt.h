@@ -81,6 +81,15 @@ struct simt_exchange {
     unsigned from;
 };
 
+struct simt_match {
+    int value;
+    uint32_t same; /* out: lanes with that value */
+};
+
+struct simt_extremes {
+    uint32_t value, least, most; /* out: of all */
+};
+
 struct simt_mma { /* as PTX has mma.m16n8k16 */
     float *c;
     const uint32_t *a;
@@ -92,8 +101,8 @@ struct simt_matrices { /* as PTX has ldmatrix.x4 */
     const void *row;
 };
 
-simt_op simt_sync_op, simt_exchange_op, simt_mma_op, simt_ldmatrix_op,
-    simt_ldmatrix_trans_op;
+simt_op simt_sync_op, simt_exchange_op, simt_match_op, simt_extremes_op, simt_mma_op,
+    simt_ldmatrix_op, simt_ldmatrix_trans_op;
 uint32_t simt_ballot(uint32_t mask, bool yes);
 
 /* runtime.c: put on a stream (a cudaStream_t); a cudaError_t. */

@@ -33,6 +33,37 @@ simt_exchange_op(void *const *brought, uint32_t mask)
         }
 }
 
+void
+simt_match_op(void *const *brought, uint32_t mask)
+{
+    for (unsigned i = 0; i < SIMT_WARP; i++)
+        for (unsigned j = 0; j < SIMT_WARP; j++)
+            if (mask >> i & mask >> j & 1)
+                ((struct simt_match *)brought[i])->same |=
+                    (uint32_t)(((const struct simt_match *)brought[j])->value ==
+                               ((const struct simt_match *)brought[i])->value)
+                    << j;
+}
+
+void
+simt_extremes_op(void *const *brought, uint32_t mask)
+{
+    uint32_t least = UINT32_MAX, most = 0;
+
+    for (unsigned i = 0; i < SIMT_WARP; i++)
+        if (mask >> i & 1) {
+            const uint32_t v = ((const struct simt_extremes *)brought[i])->value;
+
+            least = v < least ? v : least;
+            most = v > most ? v : most;
+        }
+    for (unsigned i = 0; i < SIMT_WARP; i++)
+        if (mask >> i & 1) {
+            ((struct simt_extremes *)brought[i])->least = least;
+            ((struct simt_extremes *)brought[i])->most = most;
+        }
+}
+
 struct ballot {
     bool yes;
     uint32_t all;

@@ -86,6 +86,34 @@ __ballot_sync(uint32_t mask, int yes)
     return simt_ballot(mask, yes != 0);
 }
 
+/* The lanes that bring the same. */
+static inline uint32_t
+__match_any_sync(uint32_t mask, int v)
+{
+    struct simt_match m = {v, 0};
+
+    simt_together(simt_match_op, mask, &m);
+    return m.same;
+}
+
+static inline uint32_t
+__reduce_max_sync(uint32_t mask, uint32_t v)
+{
+    struct simt_extremes e = {v, 0, 0};
+
+    simt_together(simt_extremes_op, mask, &e);
+    return e.most;
+}
+
+static inline uint32_t
+__reduce_min_sync(uint32_t mask, uint32_t v)
+{
+    struct simt_extremes e = {v, 0, 0};
+
+    simt_together(simt_extremes_op, mask, &e);
+    return e.least;
+}
+
 /* One thread runs at a time, so these are whole as they are. */
 template <typename T>
 static inline T
