@@ -8,6 +8,8 @@
 
 #include "model/config.h"
 
+struct draw;
+struct drawn;
 struct err;
 struct weights;
 
@@ -47,6 +49,7 @@ struct backend_info {
     uint64_t kv_limit, kv_used;
     uint32_t max_seqs, max_step_tokens,
         max_rewind; /* max_rewind: tokens seq_rewind can undo */
+    bool draws;     /* step_seq.draw may be used, and seq_row is there */
 };
 
 /* One sequence's share of a step. */
@@ -56,6 +59,9 @@ struct step_seq {
     const uint32_t *tokens; /* [n_tokens], each below vocab */
     uint32_t n_logits;      /* rows wanted: of the last n_logits tokens, at most n_tokens */
     float *logits;          /* out, f32 [n_logits][vocab]; NULL if n_logits is 0 */
+    const struct draw *draw; /* NULL, or how the token behind the last one is drawn; then
+                                n_logits is 0, and no logits come to the host */
+    struct drawn *drawn;     /* out, if draw is given */
     float *mtp_logits; /* out, f32 [n_tokens][vocab] or NULL; needs opts.mtp. Row i: the
                                draft for the token after tokens[i], from the state in front of
                                tokens[i]; the row of position 0 has no such state: zeros. */
@@ -108,6 +114,10 @@ struct backend_ops {
 
     /* ERR_QUOTA (no room for caches) and ERR_CONTEXT_FULL leave every sequence as it was. */
     int (*step)(struct backend *b, const struct step *s, struct err *e);
+
+    /* The row of logits that a token was drawn from in the last step, f32 [vocab]. ERR_NOT_FOUND:
+     * it is gone, with the next step at the latest. NULL if the backend does not draw. */
+    int (*seq_row)(struct backend *b, uint32_t seq, float *row, struct err *e);
 };
 
 extern const struct backend_ops backend_cpu;

@@ -17,6 +17,8 @@ check_share(const struct step_seq *q, const struct step_bounds *k, struct err *e
         (q->n_logits > 0 && q->logits == NULL))
         return err_set(e, ERR_INVALID, 0, "sequence %u: %u tokens, %u rows of logits",
                        q->seq, q->n_tokens, q->n_logits);
+    if (q->draw != NULL && (!k->draws || q->n_logits > 0 || q->drawn == NULL))
+        return err_set(e, ERR_INVALID, 0, "sequence %u: no token can be drawn", q->seq);
     if (q->mtp_logits != NULL && !k->draft)
         return err_set(e, ERR_INVALID, 0, "sequence %u: opened without the draft block",
                        q->seq);

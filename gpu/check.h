@@ -12,6 +12,7 @@ struct step_bounds {
     const struct model_config *c;
     uint32_t max_seqs, max_tokens;
     bool draft; /* opened with the draft block */
+    bool draws; /* backend_info's */
     int (*find)(const struct backend *b, uint32_t seq,
                 struct err *e); /* open, and not coming */
     uint64_t (*len)(const struct backend *b, uint32_t seq);

@@ -185,24 +185,22 @@ integers_of(v8u *to, const v8d *w)
     *to = (v8u)(*w * LOGITS_UNIT + integers) - (v8u)((v8d){0} + integers);
 }
 
-EACH_PROCESSOR double
-logits_sum(const float *x, uint32_t n, float max, double scale, uint64_t *weights)
+EACH_PROCESSOR uint64_t
+logits_sum(const float *x, uint32_t n, float max, double scale)
 {
-    v8d sum = {0}, w[2];
+    v8d w[2];
     v8u all = {0}, k[2];
+    uint64_t sum = 0;
 
     for (uint32_t i = 0; i < n; i += LANES) {
         weights_of(w, x + i, n - i, (double)max, scale);
         integers_of(&k[0], &w[0]);
         integers_of(&k[1], &w[1]);
-        sum += w[0] + w[1];
         all += k[0] + k[1];
     }
-    *weights = 0;
     for (int i = 0; i < HALF; i++)
-        *weights += all[i];
-    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) +
-           ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+        sum += all[i];
+    return sum;
 }
 
 EACH_PROCESSOR void

@@ -27,9 +27,9 @@ float logits_clean(const float *x, uint32_t n, float *out, float *block_max);
 float logits_max(const float *x, uint32_t n);
 bool logits_finite(const float *x, uint32_t n); /* all of them are numbers */
 
-/* The sum of exp((x - max) * scale), and of weights; (x - max) * scale must not be above 0, and
- * below -708 exp is 0. weights: w u64 [n], n at most LOGITS_BLOCK. */
-double logits_sum(const float *x, uint32_t n, float max, double scale, uint64_t *weights);
+/* Weights, and their sum; (x - max) * scale must not be above 0. w u64 [n], n at most
+ * LOGITS_BLOCK. */
+uint64_t logits_sum(const float *x, uint32_t n, float max, double scale);
 void logits_weights(const float *x, uint32_t n, float max, double scale, uint64_t *w);
 
 #endif /* MODEL_LOGITS_H */

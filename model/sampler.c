@@ -82,12 +82,11 @@ float
 sampler_logprob(const float *logits, uint32_t vocab, uint32_t id)
 {
     const float max = logits_max(logits, vocab);
-    uint64_t weights;
 
     if (id >= vocab || clean(logits[id]) == -INFINITY)
         return -INFINITY;
     return (float)((double)clean(logits[id]) -
-                   ((double)max + log(logits_sum(logits, vocab, max, 1, &weights))));
+                   draw_log_sum(max, logits_sum(logits, vocab, max, 1)));
 }
 
 /* The n_top best of the model's own distribution: insertion into a short list. */
@@ -168,32 +167,13 @@ adjust(struct sampler *s, const struct sample_params *p, const uint32_t *history
     return 0;
 }
 
-/* 53 random bits for position pos. */
-static uint64_t
-random_bits(uint64_t seed, uint64_t pos)
-{
-    const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
-    const uint32_t counter[4] = {(uint32_t)pos, (uint32_t)(pos >> 32), 0, 0};
-    uint32_t out[4];
-
-    philox4x32(key, counter, out);
-    return ((uint64_t)out[1] << 32 | out[0]) >> 11;
-}
-
-/* A part of the sum of weights, rounded up. */
-static uint64_t
-share(float part, uint64_t sum)
-{
-    return (uint64_t)ceil((double)part * (double)sum);
-}
-
 /* Those that top-k, top-p and min-p leave, and their weight; without filters those that are likely,
  * and everybody's. */
 static uint64_t
 filter(const struct sampler *s, struct candidates *k, const struct sample_params *p)
 {
     const bool by_k = p->top_k > 0 && p->top_k < k->vocab;
-    const uint64_t least = p->min_p > 0 ? share(p->min_p, (uint64_t)LOGITS_UNIT) : 0;
+    const uint64_t least = p->min_p > 0 ? draw_share(p->min_p, (uint64_t)LOGITS_UNIT) : 0;
     uint64_t all = s->weights;
 
     if (!by_k && p->top_p >= 1 && least > 0) {
@@ -208,12 +188,12 @@ filter(const struct sampler *s, struct candidates *k, const struct sample_params
             candidates_keep(k, p->top_k);
         all = k->sum;
     } else if (all == 0 || k->scale != 1) {
-        logits_sum(k->x, k->vocab, k->max, k->scale, &all);
+        all = logits_sum(k->x, k->vocab, k->max, k->scale);
     }
     if (p->top_p < 1) {
-        if (!by_k && k->sum < share(p->top_p, all) && !k->all)
+        if (!by_k && k->sum < draw_share(p->top_p, all) && !k->all)
             candidates_gather(k, 1);
-        candidates_cut(k, share(p->top_p, all));
+        candidates_cut(k, draw_share(p->top_p, all));
     }
     if (least > 0)
         candidates_drop(k, least);
@@ -230,8 +210,7 @@ draw(struct sampler *s, const struct sample_params *p, uint64_t pos, float max)
                            .max = max,
                            .scale = 1 / (double)p->temperature,
                            .c = s->c};
-    const unsigned __int128 all = filter(s, &k, p);
-    const uint64_t passed = (uint64_t)(all * random_bits(p->seed, pos) >> 53);
+    const uint64_t passed = draw_passed(p->seed, pos, filter(s, &k, p));
 
     if (k.sum <= passed) /* only where nothing was filtered */
         candidates_gather(&k, 1);
@@ -262,7 +241,8 @@ sampler_choose(struct sampler *s, const struct sample_params *p, const float *lo
         return err_set(e, ERR_INVALID, 0,
                        "no logit is a finite number: no token to choose at position %llu",
                        (unsigned long long)pos);
-    out->log_sum = (double)max + log(logits_sum(s->x, s->vocab, max, 1, &s->weights));
+    s->weights = logits_sum(s->x, s->vocab, max, 1);
+    out->log_sum = draw_log_sum(max, s->weights);
     list_top(s, p->n_top, out);
     if (adjust(s, p, history, n_history, n_drawn, &max, e) == -1)
         return -1;
@@ -273,4 +253,31 @@ sampler_choose(struct sampler *s, const struct sample_params *p, const float *lo
     out->id = p->temperature > 0 ? draw(s, p, pos, max) : first_largest(s, max);
     out->logprob = (float)((double)clean(logits[out->id]) - out->log_sum);
     return 0;
+}
+
+bool
+sampler_draw(const struct sample_params *p, uint32_t n_drawn, struct draw *out)
+{
+    const bool penalties = (p->repetition != 1 || p->presence != 0 || p->frequency != 0) &&
+                           p->penalty_window > 0;
+
+    if (penalties || p->n_bias > 0 || p->n_top > 0 ||
+        (n_drawn < p->min_tokens && p->n_stop_tokens > 0))
+        return false;
+    *out = (struct draw){.scale = p->temperature > 0 ? 1 / (double)p->temperature : 0,
+                         .seed = p->seed,
+                         .least = p->min_p > 0 ? draw_share(p->min_p, (uint64_t)LOGITS_UNIT)
+                                               : 0,
+                         .top_p = p->top_p,
+                         .top_k = p->top_k};
+    return true;
+}
+
+void
+sampler_drawn(const struct drawn *d, struct sample_choice *out)
+{
+    out->id = d->token;
+    out->log_sum = draw_log_sum(d->max, d->weights);
+    out->logprob = (float)((double)d->logit - out->log_sum);
+    out->n_top = 0;
 }

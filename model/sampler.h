@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "model/draw.h"
+
 struct err;
 
 enum {
@@ -87,11 +89,17 @@ int sampler_choose(struct sampler *s, const struct sample_params *p, const float
                    const uint32_t *history, size_t n_history, uint64_t pos,
                    uint32_t n_drawn, struct sample_choice *out, struct err *e);
 
-/* Natural log-probability of id under softmax(logits), summed in double. */
-float sampler_logprob(const float *logits, uint32_t vocab, uint32_t id);
+/*
+ * The same by a device, in two halves. sampler_draw: what is to be drawn beside the step that makes
+ * the row; false: it depends on more than the row (bias, penalties, min_tokens not reached, lists
+ * of the best). sampler_drawn: what came back, as sampler_choose would have said it; ERR_INTERNAL
+ * if not all logits were numbers.
+ */
+bool sampler_draw(const struct sample_params *p, uint32_t n_drawn, struct draw *out);
+void sampler_drawn(const struct drawn *d, struct sample_choice *out);
 
-/* Four 32-bit words of Philox4x32-10. Known-answer vectors in tests. */
-void philox4x32(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4]);
+/* Natural log-probability of id under softmax(logits). */
+float sampler_logprob(const float *logits, uint32_t vocab, uint32_t id);
 
 /*
  * Stop strings across token borders. Feed each token's bytes; true once one of the strings is

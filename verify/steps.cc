@@ -79,7 +79,7 @@ grids_fit(const Config &k, Statement &s)
     s.claim(rows * k.c.n_experts <= INT32_MAX && rows * k.c.n_experts_used <= INT32_MAX);
 }
 
-/* embed_kernel, gather_kernel, add_rows_kernel, argmax_kernel: rows of the table, copies of rows,
+/* embed_kernel, gather_kernel, add_rows_kernel, best_kernel: rows of the table, copies of rows,
  * rows of a vocabulary: inside, in whole words. */
 void
 rows_inside(const Config &k, Statement &s)

@@ -28,6 +28,7 @@ cuda_close(struct backend *b)
     for (int i = 0; i < 2; i++)
         cudaFreeHost(b->up.buffer[i]);
     cudaFreeHost(b->logits_host);
+    cudaFreeHost(b->drawn_host);
     cudaFreeHost(b->table_host);
     rank_close(&b->rk);
     for (int i = 0; i < b->n_mem; i++)
@@ -95,9 +96,12 @@ host_plan(struct backend *b, struct err *e)
     b->jobs = cuda_host(b, (size_t)b->c.o_groups + 16, sizeof *b->jobs, e);
     b->head_out = cuda_host(b, t, sizeof *b->head_out, e);
     b->draft_out = cuda_host(b, t, sizeof *b->draft_out, e);
+    b->head_drawn = cuda_host(b, t, sizeof *b->head_drawn, e);
+    b->head_seq = cuda_host(b, t, sizeof *b->head_seq, e);
     b->pos = cuda_host(b, t, sizeof *b->pos, e);
     if (b->spans == NULL || b->draft_spans == NULL || b->tokens == NULL ||
-        b->jobs == NULL || b->head_out == NULL || b->draft_out == NULL || b->pos == NULL)
+        b->jobs == NULL || b->head_out == NULL || b->draft_out == NULL ||
+        b->head_drawn == NULL || b->head_seq == NULL || b->pos == NULL)
         return -1;
     return 0;
 }
@@ -139,6 +143,9 @@ open_all(struct backend *b, const struct weights *w, const struct backend_opts *
     CU_TRY(cudaMallocHost((void **)&b->logits_host,
                           (size_t)CUDA_LOGIT_ROWS * b->c.vocab_size * sizeof(float)),
            e);
+    CU_TRY(
+        cudaMallocHost((void **)&b->drawn_host, CUDA_STEP_TOKENS * sizeof *b->drawn_host),
+        e);
     if (o->arena != NULL)
         cuda_kv_memory(b, o->arena, (size_t)o->arena_bytes);
     b->arena.used = 0;
@@ -191,6 +198,7 @@ cuda_info(const struct backend *b, struct backend_info *out)
         .max_seqs = b->max_seqs,
         .max_step_tokens = CUDA_STEP_TOKENS,
         .max_rewind = MAX_REWIND,
+        .draws = true,
     };
     snprintf(out->detail, sizeof out->detail, "%s, %d SMs, %zu MiB planned%s", b->rk.name,
              b->rk.sms, b->arena.size >> 20, b->pageable ? ", arena pageable" : "");
@@ -222,6 +230,7 @@ cuda_step(struct backend *b, const struct step *s, struct err *e)
                                   .max_seqs = b->max_seqs,
                                   .max_tokens = CUDA_STEP_TOKENS,
                                   .draft = b->net.draft != NULL,
+                                  .draws = true,
                                   .find = cuda_find_whole,
                                   .len = cuda_seq_len};
 
@@ -250,4 +259,5 @@ const struct backend_ops backend_cuda = {
     .kv_set = cuda_kv_set,
     .kv_busy = cuda_kv_busy,
     .step = cuda_step,
+    .seq_row = cuda_seq_row,
 };

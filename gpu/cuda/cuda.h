@@ -78,9 +78,11 @@ struct cuda_rows {
 /* Rows whose logits are wanted, and where they go. */
 struct head_rows {
     const int *index; /* device */
-    float **out;      /* host, each f32 [vocab] */
+    float **out;      /* host, each f32 [vocab]; NULL: they stay on the device */
     int n;
-    bool draw; /* they stay on the device, where the largest of each is found */
+    bool stay;                    /* all of them do */
+    bool draw;                    /* a token from each, to scratch */
+    const struct dev_draw *draws; /* device */
 };
 
 struct cuda_step {
@@ -105,7 +107,9 @@ struct cuda_graph {
 };
 
 struct cuda_scratch {
-    uint32_t *token;          /* [CUDA_LOGIT_ROWS]: the best of each row of logits */
+    uint32_t *token;          /* [CUDA_LOGIT_ROWS]: drawn from each row of logits */
+    struct drawn *drawn;      /* [T] of the head's rows */
+    uint8_t *sample;          /* [CUDA_LOGIT_ROWS][sample_bytes] */
     uint16_t *x, *y, *yq, *f; /* bf16 [T][hc][d], then [T][d] */
     float *mix, *post, *comb, *part;
     uint16_t *qr, *q, *o, *z, *kv;
@@ -158,6 +162,8 @@ struct backend {
     struct cuda_span *spans, *draft_spans; /* [max_seqs] */
     struct linear_args *jobs;              /* [o_groups + 16] */
     float **head_out, **draft_out;         /* [T] */
+    struct drawn **head_drawn;             /* [T], of the head's rows: host, or NULL */
+    uint32_t *head_seq;                    /* [T], of the same: whose they are */
     const uint32_t **tokens;               /* [max_seqs] of each span */
     uint64_t *pos;                         /* [T] */
     uint8_t *rings;                        /* device, [max_seqs][seq_bytes] */
@@ -169,8 +175,10 @@ struct backend {
     struct cuda_graph graphs[CUDA_GRAPHS];
     uint64_t n_steps;
     bool no_graphs;     /* tests: every step as it is */
-    int decoded;        /* rows of logits that the last step has left on the device */
+    int decoded;        /* rows of logits that the last step, a replayed one, has made */
+    int kept;           /* rows of logits of the last step that are still in scratch */
     float *logits_host; /* pinned, [CUDA_LOGIT_ROWS][vocab] */
+    struct drawn *drawn_host;    /* pinned, [T] */
     struct streams_in_args back; /* of the sublayer that is under way */
     struct upload up;
     struct cuda_scratch s;
@@ -245,6 +253,7 @@ int cuda_head(struct backend *b, const struct mixer *hc, const float *norm,
 int cuda_exchange(struct backend *b, uint16_t *f, int n, struct err *e);
 int cuda_forward_begin(struct backend *b, const struct step *s, int upload, struct err *e);
 int cuda_forward(struct backend *b, const struct step *s, struct err *e);
+int cuda_seq_row(struct backend *b, uint32_t seq, float *row, struct err *e);
 
 static inline struct linear_args
 linear_job(const struct matrix *w, const uint16_t *x, void *y, int rows)

@@ -148,7 +148,10 @@ logits_out(struct backend *b, float *const *out, int m, struct err *e)
     const size_t vocab = (size_t)b->c.vocab_size;
 
     for (int i = 0, n; i < m; i += n) {
-        for (n = 1; i + n < m && out[i + n] == out[i] + (size_t)n * vocab;)
+        n = 1;
+        if (out[i] == NULL)
+            continue;
+        while (i + n < m && out[i + n] == out[i] + (size_t)n * vocab)
             n++;
         CU_TRY(cudaMemcpyAsync(out[i], b->s.logits + (size_t)i * vocab,
                                (size_t)n * vocab * sizeof(float), cudaMemcpyDeviceToHost,
@@ -156,6 +159,22 @@ logits_out(struct backend *b, float *const *out, int m, struct err *e)
                e);
     }
     return 0;
+}
+
+/* Tokens from m rows of logits, the head's from row `first` on. */
+static int
+draw_tokens(struct backend *b, const struct head_rows *h, int first, int m, struct err *e)
+{
+    const struct sample_args a = {.x = b->s.logits,
+                                  .draw = h->draws + first,
+                                  .token = b->s.token,
+                                  .drawn = b->s.drawn + first,
+                                  .work = b->s.sample,
+                                  .row_bytes = sample_bytes(b->c.vocab_size),
+                                  .rows = m,
+                                  .n = b->c.vocab_size};
+
+    return h->draw ? sample_cuda(&b->rk, &a, e) : 0;
 }
 
 int
@@ -182,11 +201,8 @@ cuda_head(struct backend *b, const struct mixer *hc, const float *norm, const ui
             linear_job(&b->net.head, s->y + (size_t)i * c->hidden, s->logits, m);
 
         a.y_f32 = 1;
-        if (linear_cuda(&b->rk, &a, 1, e) == -1 ||
-            (h->draw &&
-             argmax_cuda(&b->rk, s->logits, m, c->vocab_size, s->token, e) == -1))
-            return -1;
-        if (!h->draw && logits_out(b, h->out + i, m, e) == -1)
+        if (linear_cuda(&b->rk, &a, 1, e) == -1 || draw_tokens(b, h, i, m, e) == -1 ||
+            (!h->stay && logits_out(b, h->out + i, m, e) == -1))
             return -1;
     }
     return 0;
@@ -226,7 +242,8 @@ is_decode(const struct backend *b, const struct step *st, const struct cuda_step
         (b->net.draft != NULL && p->d.n != p->r.n))
         return false;
     for (uint32_t i = 0; i < st->n_seqs; i++)
-        if (st->seqs[i].n_tokens != 1 || st->seqs[i].n_logits != 1)
+        if (st->seqs[i].n_tokens != 1 ||
+            (st->seqs[i].n_logits != 1 && st->seqs[i].draw == NULL))
             return false;
     return true;
 }
@@ -299,7 +316,9 @@ cuda_forward_begin(struct backend *b, const struct step *st, int upload, struct 
     if (upload_step(b, st, &p, upload, e) == -1 || cuda_tables_send(b, st, e) == -1)
         return -1;
     decode = is_decode(b, st, &p);
-    p.head.draw = decode;
+    p.head.stay = decode;
+    p.head.draw |= decode; /* all graphs of a shape are alike */
+    b->kept = p.head.n <= CUDA_LOGIT_ROWS && p.draft_head.n == 0 ? p.head.n : 0;
     if (decode)
         p.r.longest = p.d.longest = length_class(b, p.r.longest);
     if ((decode ? run_graph(b, &p, e) : body(b, &p, e)) == -1)
@@ -314,22 +333,67 @@ cuda_forward_begin(struct backend *b, const struct step *st, int upload, struct 
     return 0;
 }
 
-/* The step has been checked and its pages are taken. Logits of a decoding step come back by pinned
- * memory, as a graph has no say in where they go. */
+/* What the host waits for: tokens; rows of a decoding step, by pinned memory, as a graph has no say
+ * in where they go. */
+static int
+bring_back(struct backend *b, int n, bool drawn, struct err *e)
+{
+    const size_t vocab = (size_t)b->c.vocab_size;
+
+    if (drawn)
+        CU_TRY(cudaMemcpyAsync(b->drawn_host, b->s.drawn, (size_t)n * sizeof *b->drawn_host,
+                               cudaMemcpyDeviceToHost, b->rk.stream),
+               e);
+    for (int i = 0, m; i < b->decoded; i += m) {
+        for (m = 0; i + m < b->decoded && b->head_out[i + m] != NULL;)
+            m++;
+        if (m > 0)
+            CU_TRY(cudaMemcpyAsync(b->logits_host + (size_t)i * vocab,
+                                   b->s.logits + (size_t)i * vocab,
+                                   (size_t)m * vocab * sizeof(float),
+                                   cudaMemcpyDeviceToHost, b->rk.stream),
+                   e);
+        m += i + m < b->decoded;
+    }
+    return rank_wait(&b->rk, e);
+}
+
+/* The step has been checked and its pages are taken. */
 int
 cuda_forward(struct backend *b, const struct step *st, struct err *e)
 {
-    const size_t row = (size_t)b->c.vocab_size * sizeof(float);
+    const size_t vocab = (size_t)b->c.vocab_size;
+    bool drawn = false;
+    int n = 0;
 
-    if (cuda_forward_begin(b, st, 0, e) == -1)
-        return -1;
-    if (b->decoded > 0)
-        CU_TRY(cudaMemcpyAsync(b->logits_host, b->s.logits, (size_t)b->decoded * row,
-                               cudaMemcpyDeviceToHost, b->rk.stream),
-               e);
-    if (rank_wait(&b->rk, e) == -1)
+    for (uint32_t i = 0; i < st->n_seqs; i++) {
+        drawn |= st->seqs[i].draw != NULL;
+        n += st->seqs[i].draw != NULL ? 1 : (int)st->seqs[i].n_logits;
+    }
+    if (cuda_forward_begin(b, st, 0, e) == -1 || bring_back(b, n, drawn, e) == -1)
         return -1;
     for (int i = 0; i < b->decoded; i++)
-        memcpy(st->seqs[i].logits, (const uint8_t *)b->logits_host + (size_t)i * row, row);
+        if (b->head_out[i] != NULL)
+            memcpy(b->head_out[i], b->logits_host + (size_t)i * vocab,
+                   vocab * sizeof(float));
+    for (int i = 0; i < n && drawn; i++)
+        if (b->head_drawn[i] != NULL)
+            *b->head_drawn[i] = b->drawn_host[i];
     return 0;
+}
+
+int
+cuda_seq_row(struct backend *b, uint32_t seq, float *row, struct err *e)
+{
+    const size_t vocab = (size_t)b->c.vocab_size;
+
+    for (int i = 0; i < b->kept; i++) {
+        if (b->head_seq[i] != seq || b->head_drawn[i] == NULL)
+            continue;
+        CU_TRY(cudaMemcpyAsync(row, b->s.logits + (size_t)i * vocab, vocab * sizeof *row,
+                               cudaMemcpyDeviceToHost, b->rk.stream),
+               e);
+        return rank_wait(&b->rk, e);
+    }
+    return err_set(e, ERR_NOT_FOUND, 0, "sequence %u: its row of logits is gone", seq);
 }

@@ -5,6 +5,7 @@
 #include "gpu/cuda/rank.h"
 #include "gpu/ops/attention.h"
 #include "gpu/ops/linear.h"
+#include "model/draw.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -45,11 +46,29 @@ struct embed_args {
     int n, copies, dim;
 };
 
-/* token[i] = the first of the largest of x f32 [rows][n] */
-int argmax_cuda(struct cuda_rank *rk, const float *x, int rows, int n, uint32_t *token,
-                struct err *e);
-
 int embed_cuda(struct cuda_rank *rk, const struct embed_args *a, struct err *e);
+
+/* sample.cu: the next token of each row of x f32 [rows][n], drawn for position pos: to token [rows],
+ * and with what goes with it to drawn [rows]. work: [rows][row_bytes], of sample_bytes(n) each. */
+struct dev_draw {
+    struct draw d;
+    uint64_t pos;
+};
+
+enum { SAMPLE_SLICE = 1024, SAMPLE_BINS = 1024 };
+
+struct sample_args {
+    const float *x;
+    const struct dev_draw *draw; /* [rows] */
+    uint32_t *token;
+    struct drawn *drawn;
+    uint8_t *work;
+    size_t row_bytes;
+    int rows, n;
+};
+
+size_t sample_bytes(int n);
+int sample_cuda(struct cuda_rank *rk, const struct sample_args *a, struct err *e);
 
 /* dst[i] = src[index[i]], or for index < 0 what its span's ring holds of the row's position:
  * rows of `bytes`, a multiple of 16. rows, spans and ring only where an index is negative. */

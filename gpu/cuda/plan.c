@@ -175,6 +175,8 @@ cuda_scratch_plan(struct backend *b)
     TAKE(head_x, t * hc * d);
     TAKE(logits, (size_t)CUDA_LOGIT_ROWS * c->vocab_size);
     TAKE(token, CUDA_LOGIT_ROWS);
+    TAKE(drawn, t);
+    TAKE(sample, CUDA_LOGIT_ROWS * sample_bytes(c->vocab_size));
     if (b->net.draft != NULL) {
         TAKE(draft_x, t * hc * d);
         TAKE(draft_h, t * hc * d);

@@ -50,43 +50,6 @@ embed_cuda(struct cuda_rank *rk, const struct embed_args *a, struct err *e)
     return 0;
 }
 
-/* A block is a row. */
-static __global__ void __launch_bounds__(1024)
-argmax_kernel(const float *x, int n, uint32_t *token)
-{
-    __shared__ unsigned long long best;
-    unsigned long long mine = 0;
-
-    pdl_go();
-    pdl_wait();
-    if (threadIdx.x == 0)
-        best = 0;
-    __syncthreads();
-    x += row_start(blockIdx.x, n);
-    /* ordered like the number, and the lower of equal ones first */
-    for (int i = threadIdx.x; i < n; i += 1024) {
-        const uint32_t u = __float_as_uint(x[i]);
-        const uint32_t key = isnan(x[i]) ? 0 : u >> 31 ? ~u : u | 0x80000000u;
-        const unsigned long long v = (unsigned long long)key << 32 | (0xffffffffu - i);
-
-        mine = v > mine ? v : mine;
-    }
-    atomicMax(&best, mine);
-    __syncthreads();
-    if (threadIdx.x == 0)
-        token[blockIdx.x] = 0xffffffffu - (uint32_t)best;
-}
-
-int
-argmax_cuda(struct cuda_rank *rk, const float *x, int rows, int n, uint32_t *token,
-            struct err *e)
-{
-    if (rows == 0)
-        return 0;
-    CU_TRY(launch_pdl(rk, argmax_kernel, dim3(rows), 1024, 0, x, n, token), e);
-    return 0;
-}
-
 static __global__ void __launch_bounds__(THREADS)
 gather_kernel(struct gather_args a)
 {

@@ -151,6 +151,15 @@ cuda_seq_open(struct backend *b, uint32_t seq, struct err *e)
     return 0;
 }
 
+/* seq_row has it no more. */
+static void
+forget_row(struct backend *b, uint32_t seq)
+{
+    for (int i = 0; i < b->kept; i++)
+        if (b->head_seq[i] == seq)
+            b->head_drawn[i] = NULL;
+}
+
 void
 cuda_seq_close(struct backend *b, uint32_t seq)
 {
@@ -160,6 +169,7 @@ cuda_seq_close(struct backend *b, uint32_t seq)
         cudaEventSynchronize(
             b->seqs[seq].copied); /* its pages may be somebody else's next */
     pages_cut(b, &b->seqs[seq], 0);
+    forget_row(b, seq);
     b->seqs[seq] =
         (struct cuda_seq){.pages = b->seqs[seq].pages, .copied = b->seqs[seq].copied};
 }
@@ -199,6 +209,8 @@ cuda_seq_rewind(struct backend *b, uint32_t seq, uint64_t len, struct err *e)
     q = &b->seqs[seq];
     if (check_rewind(len, q->len, q->high, q->floor, e) == -1)
         return -1;
+    if (len < q->len)
+        forget_row(b, seq);
     q->len = len;
     pages_cut(b, q, len);
     return 0;

@@ -30,7 +30,8 @@ upload_bytes(const struct backend *b)
                         padded(T * sizeof(struct dev_row)) + 2 * cs;
     const size_t entries = padded(T * sizeof(struct dev_entry)) + padded(sizeof(int)) + cs;
 
-    return 2 * rows + CUDA_RATIOS * entries + 3 * padded(T * sizeof(int));
+    return 2 * rows + CUDA_RATIOS * entries + 3 * padded(T * sizeof(int)) +
+           padded(T * sizeof(struct dev_draw));
 }
 
 static void *
@@ -137,19 +138,28 @@ step_rows(struct backend *b, const struct step *s, struct cuda_rows *r)
 static void
 head_rows(struct backend *b, const struct step *s, struct cuda_step *p)
 {
-    const void *at;
+    const void *at, *draws_at;
     int *index = take(&b->up, (size_t)p->r.n, sizeof *index, &at);
+    struct dev_draw *draws = take(&b->up, (size_t)p->r.n, sizeof *draws, &draws_at);
     struct head_rows *h = &p->head;
 
-    *h = (struct head_rows){.index = at, .out = b->head_out};
+    *h = (struct head_rows){.index = at, .out = b->head_out, .draws = draws_at};
     for (uint32_t i = 0; i < s->n_seqs; i++) {
         const struct step_seq *q = &s->seqs[i];
-        const int row0 = b->spans[i].row0 + b->spans[i].n - (int)q->n_logits;
+        const uint32_t n = q->draw != NULL ? 1 : q->n_logits;
+        const int row0 = b->spans[i].row0 + b->spans[i].n - (int)n;
 
-        for (uint32_t t = 0; t < q->n_logits; t++) {
+        for (uint32_t t = 0; t < n; t++) {
             index[h->n] = row0 + (int)t;
-            h->out[h->n++] = q->logits + (size_t)t * b->c.vocab_size;
+            draws[h->n] = (struct dev_draw){.pos = b->spans[i].start + q->n_tokens};
+            if (q->draw != NULL)
+                draws[h->n].d = *q->draw;
+            b->head_drawn[h->n] = q->draw != NULL ? q->drawn : NULL;
+            b->head_seq[h->n] = q->seq;
+            h->out[h->n++] = q->draw != NULL ? NULL
+                                             : q->logits + (size_t)t * b->c.vocab_size;
         }
+        h->draw |= q->draw != NULL;
     }
 }
 

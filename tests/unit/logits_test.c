@@ -64,7 +64,7 @@ check_row(const float *x, uint32_t n, double scale)
 {
     float out[MOST], best[MOST / LOGITS_BLOCK + 1], max = -INFINITY;
     uint64_t weights, sum = 0, w[LOGITS_BLOCK];
-    double want = 0, have;
+    double want = 0;
 
     for (uint32_t i = 0; i < n; i++)
         max = counts_as(x[i]) > max ? counts_as(x[i]) : max;
@@ -77,8 +77,9 @@ check_row(const float *x, uint32_t n, double scale)
         assert_true(out[i] <= best[i / LOGITS_BLOCK]);
         want += y < -708 ? 0 : exp(y);
     }
-    have = logits_sum(x, n, max, scale, &weights);
-    assert_true(fabs(have - want) <= 1e-12 * want);
+    weights = logits_sum(x, n, max, scale);
+    assert_true(fabs((double)weights / LOGITS_UNIT - want) <=
+                1e-12 * want + n * 0.51 / LOGITS_UNIT);
     for (uint32_t at = 0; at < n; at += LOGITS_BLOCK) {
         const uint32_t m = n - at < LOGITS_BLOCK ? n - at : LOGITS_BLOCK;
         float most = -INFINITY;
@@ -153,35 +154,25 @@ test_same_bits_on_every_processor(void **state)
 {
     float x[MOST];
     float clean[MOST], best[MOST / LOGITS_BLOCK + 1];
-    uint64_t a[LOGITS_BLOCK], b[LOGITS_BLOCK], ones, others;
+    uint64_t a[LOGITS_BLOCK], b[LOGITS_BLOCK];
     uint32_t differ = 0;
 
     (void)state;
     for (int round = 0; round < 300; round++) {
         const uint32_t n = 1 + rng() % MOST, m = n < LOGITS_BLOCK ? n : LOGITS_BLOCK;
         const double scale = 0.1 + (double)(rng() % 3000) / 1000;
-        double one, other;
         float max;
 
         fill(x, n);
         max = plain_max(x, n);
         assert_true(logits_max(x, n) == max && plain_clean(x, n, clean, best) == max);
-        one = logits_sum(x, n, max, scale, &ones);
-        other = plain_sum(x, n, max, scale, &others);
-        assert_memory_equal(&one, &other, sizeof one);
-        assert_true(ones == others);
+        assert_true(logits_sum(x, n, max, scale) == plain_sum(x, n, max, scale));
         logits_weights(x, m, max, scale, a);
         plain_weights(x, m, max, scale, b);
         assert_memory_equal(a, b, m * sizeof *a);
-        /* what it would notice: a sum in another order, an exp that is another one */
-        other = 0;
-        for (uint32_t i = 0; i < m; i++) {
-            const double y = ((double)counts_as(x[i]) - (double)max) * scale;
-
-            other += y < -708 ? 0 : exp(y);
-        }
-        one = logits_sum(x, m, max, scale, &ones);
-        differ += memcmp(&one, &other, sizeof one) != 0;
+        /* what it would notice: an exp that is another one, by one part in 2^30 */
+        differ += logits_sum(x, n, max, scale) !=
+                  plain_sum(x, n, max, scale * (1 + 0x1p-30));
     }
     assert_true(differ > 100);
 }

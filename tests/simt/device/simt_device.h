@@ -142,6 +142,37 @@ __ldg(const T *p)
     return *p;
 }
 
+template <typename T>
+static inline T
+__ldcg(const T *p)
+{
+    return *p;
+}
+
+/* Blocks run one after another: what one has written the next one sees. */
+static inline void
+__threadfence(void)
+{
+}
+
+static inline long long
+__double_as_longlong(double x)
+{
+    long long i;
+
+    memcpy(&i, &x, sizeof i);
+    return i;
+}
+
+static inline double
+__longlong_as_double(long long i)
+{
+    double x;
+
+    memcpy(&x, &i, sizeof x);
+    return x;
+}
+
 static inline int
 __popc(uint32_t x)
 {

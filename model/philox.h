@@ -1,15 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#ifndef MODEL_PHILOX_H
+#define MODEL_PHILOX_H
+
+#include <stdint.h>
+
 /*
  * Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3",
  * SC 2011): a block function of (key, counter) without state. That is why it is here: the
  * draw at a position needs nothing that was drawn before it, so a restart, a fork or a batch
- * cannot change it. Any thread.
+ * cannot change it. For C and CUDA; known-answer vectors in tests.
  */
-#include <config.h>
+#ifdef __CUDACC__
+#    define PHILOX_FN static __host__ __device__ inline
+#else
+#    define PHILOX_FN static inline
+#endif
 
-#include "model/sampler.h"
-
-void
+/* Four 32-bit words. */
+PHILOX_FN void
 philox4x32(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4])
 {
     uint32_t k0 = key[0], k1 = key[1];
@@ -32,3 +40,5 @@ philox4x32(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4])
     out[2] = c2;
     out[3] = c3;
 }
+
+#endif /* MODEL_PHILOX_H */

@@ -1,0 +1,566 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The token that comes next, drawn where the logits are: that of model/sampler.c for the same row,
+ * since weights are integers, whose sums are the same in any order (docs/SAMPLING.md).
+ *
+ * A row is cut into slices, a block each. best_kernel finds the largest logit. draw_kernel makes the
+ * weights and counts them in bins, from the best to the worst; each block also leaves its logits in
+ * the order of their bins. The block that comes last for a row has everybody's bins: top-k, top-p
+ * and the draw each want the fewest best candidates that come to something. Which bin the last of
+ * them is in, the bins say; and that one's members, some hundred, are compared with each other.
+ */
+#include <float.h>
+
+#include "base/err.h"
+#include "gpu/cuda/device.cuh"
+#include "gpu/cuda/kernels.h"
+#include "model/draw.h"
+
+enum {
+    THREADS = 512,
+    WARPS = THREADS / WARP,
+    EACH = SAMPLE_SLICE / THREADS,
+    BINS = SAMPLE_BINS,
+    OWN = BINS / THREADS,
+    FEW = 1024,  /* members of a bin that are compared with each other */
+    DIGIT = 10,  /* bits: as many values as there are bins */
+    READERS = 4, /* threads that read a slice's members of a bin */
+};
+
+using word = unsigned long long;
+
+/* A logit and its token in one number that is larger for the better candidate. */
+static __device__ __forceinline__ word
+key_of(float x, int id)
+{
+    const uint32_t u = __float_as_uint(x);
+
+    return (word)(u >> 31 ? ~u : u | 0x80000000u) << 32 | (0xffffffffu - (uint32_t)id);
+}
+
+static __device__ __forceinline__ float
+logit_of(word key)
+{
+    const uint32_t u = (uint32_t)(key >> 32);
+
+    return __uint_as_float(u >> 31 ? u & 0x7fffffffu : ~u);
+}
+
+static __device__ __forceinline__ uint32_t
+token_of(word key)
+{
+    return 0xffffffffu - (uint32_t)key;
+}
+
+/* As logits_clean does it, and one zero only: equal logits have equal bits. */
+static __device__ __forceinline__ float
+clean(float x)
+{
+    if (isnan(x))
+        return -INFINITY;
+    return x > FLT_MAX ? FLT_MAX : x == 0.0f ? 0.0f : x;
+}
+
+/* model/logits.c's, operation by operation. */
+static __device__ __forceinline__ word
+weight_of(float x, double max, double scale)
+{
+    const double to_integer = 0x1.8p52, log2e = 0x1.71547652b82fep+0, integers = 0x1p52;
+    const double ln2_high = 0x1.62e42ffp-1, ln2_low = -0x1.718432a1b0e26p-35;
+    const double y = ((double)x - max) * scale;
+
+    if (!(y >= -708.0))
+        return 0;
+
+    const double shifted = y * log2e + to_integer, k = shifted - to_integer;
+    const double r = (y - k * ln2_high) - k * ln2_low, r2 = r * r, r4 = r2 * r2;
+    const double a = (1.0 + r) + r2 * (0x1p-1 + r * (1.0 / 6));
+    const double b = (1.0 / 24 + r * (1.0 / 120)) + r2 * (1.0 / 720 + r * (1.0 / 5040));
+    const double c = (1.0 / 40320 + r * (1.0 / 362880)) +
+                     r2 * (1.0 / 3628800 + r * (1.0 / 39916800)) + r4 * (1.0 / 479001600);
+    const double p = a + r4 * (b + r4 * c);
+    const double w =
+        __longlong_as_double((long long)((word)__double_as_longlong(p) +
+                                         ((word)__double_as_longlong(shifted) << 52)));
+
+    return (word)__double_as_longlong(w * LOGITS_UNIT + integers) -
+           (word)__double_as_longlong(integers);
+}
+
+/* What is known of some logits. */
+struct found {
+    word best;
+    float least; /* number */
+    uint32_t odd;
+};
+
+struct totals {
+    word one, strong; /* weights at temperature 1; those that min-p leaves */
+    uint32_t arrived;
+};
+
+/* A row's scratch memory. */
+struct work {
+    word *list;         /* [slices][SAMPLE_SLICE]: keys in the order of their bins */
+    word *sum;          /* [BINS] */
+    struct found *part; /* [slices] */
+    struct totals *all;
+    uint32_t *count; /* [BINS] */
+    uint16_t *end;   /* [slices][BINS]: where a bin ends in the list */
+};
+
+size_t
+sample_bytes(int n)
+{
+    const size_t slices = ceil_div(n, SAMPLE_SLICE);
+    const size_t bytes = slices * (SAMPLE_SLICE * sizeof(word) + sizeof(struct found) +
+                                   BINS * sizeof(uint16_t)) +
+                         BINS * (sizeof(word) + sizeof(uint32_t)) + sizeof(struct totals);
+
+    return (bytes + 15) / 16 * 16;
+}
+
+static __device__ __forceinline__ struct work
+work_of(const struct sample_args &a, int row, int slices)
+{
+    struct work w;
+
+    w.list = (word *)(a.work + row_start(row, a.row_bytes));
+    w.sum = w.list + row_start(slices, SAMPLE_SLICE);
+    w.part = (struct found *)(w.sum + BINS);
+    w.all = (struct totals *)(w.part + slices);
+    w.count = (uint32_t *)(w.all + 1);
+    w.end = (uint16_t *)(w.count + BINS);
+    return w;
+}
+
+static __device__ __forceinline__ struct found
+better_of(struct found a, struct found b)
+{
+    a.best = b.best > a.best ? b.best : a.best;
+    a.least = fminf(a.least, b.least);
+    a.odd |= b.odd;
+    return a;
+}
+
+/* Everybody's, in every thread. */
+static __device__ __forceinline__ struct found
+block_found(struct found f)
+{
+    __shared__ struct found part[WARPS];
+    const int lane = threadIdx.x % WARP;
+
+    for (int d = WARP / 2; d > 0; d /= 2)
+        f = better_of(f, {__shfl_xor_sync(~0u, f.best, d), __shfl_xor_sync(~0u, f.least, d),
+                          __shfl_xor_sync(~0u, f.odd, d)});
+    if (lane == 0)
+        part[threadIdx.x / WARP] = f;
+    __syncthreads();
+    f = part[lane % WARPS];
+    for (int d = WARPS / 2; d > 0; d /= 2)
+        f = better_of(f, {__shfl_xor_sync(~0u, f.best, d), __shfl_xor_sync(~0u, f.least, d),
+                          __shfl_xor_sync(~0u, f.odd, d)});
+    return f;
+}
+
+static __global__ void __launch_bounds__(THREADS)
+best_kernel(const __grid_constant__ struct sample_args a)
+{
+    const int slice = blockIdx.x, row = blockIdx.y, slices = gridDim.x;
+    const float *x = a.x + row_start(row, a.n);
+    const struct work w = work_of(a, row, slices);
+    struct found f = {0, FLT_MAX, 0};
+
+    pdl_go();
+    pdl_wait();
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        const int id = grid_item(slice, SAMPLE_SLICE, i * THREADS + threadIdx.x);
+
+        if (id < a.n) {
+            const float raw = x[id], v = clean(raw);
+
+            f = better_of(f, {key_of(v, id), v == -INFINITY ? FLT_MAX : v,
+                              (uint32_t) !(fabsf(raw) <= FLT_MAX)});
+        }
+    }
+    f = block_found(f);
+    if (threadIdx.x == 0)
+        w.part[slice] = f;
+    for (int i = grid_item(slice, THREADS, threadIdx.x); i < BINS; i += slices * THREADS) {
+        w.count[i] = 0;
+        w.sum[i] = 0;
+    }
+    if (slice == 0 && threadIdx.x == 0)
+        *w.all = {0, 0, 0};
+}
+
+/* What the threads in front of this one have; *all: everybody. */
+template <typename T>
+static __device__ __forceinline__ T
+sum_before(T v, T *all)
+{
+    __shared__ T part[WARPS];
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    T upto = v, before = 0;
+
+    for (int d = 1; d < WARP; d *= 2) {
+        const T other = __shfl_up_sync(~0u, upto, d);
+
+        upto += lane >= d ? other : 0;
+    }
+    __syncthreads(); /* part may still be read from the call before */
+    if (lane == WARP - 1)
+        part[warp] = upto;
+    __syncthreads();
+    *all = 0;
+    for (int i = 0; i < WARPS; i++) {
+        before += i < warp ? part[i] : 0;
+        *all += part[i];
+    }
+    return before + upto - v;
+}
+
+/* Bins, and what candidates of better bins come to. */
+struct bins {
+    uint32_t n[OWN], n_before[OWN];
+    word w[OWN], w_before[OWN];
+};
+
+/* Makes the prefixes of n and w. */
+static __device__ __forceinline__ void
+line_up(struct bins *b, uint32_t *all_n, word *all_w)
+{
+    uint32_t n = 0;
+    word w = 0;
+
+    for (int i = 0; i < OWN; i++) {
+        n += b->n[i];
+        w += b->w[i];
+    }
+    n = sum_before(n, all_n);
+    w = sum_before(w, all_w);
+    for (int i = 0; i < OWN; i++) {
+        b->n_before[i] = n;
+        b->w_before[i] = w;
+        n += b->n[i];
+        w += b->w[i];
+    }
+}
+
+/* Where the last of the candidates is that come to something: one of n members of a bin whose keys
+ * begin with `prefix`, behind candidates that come to n_before and w_before. */
+struct place {
+    int bin, shift;
+    word prefix;
+    uint32_t n, n_before;
+    word w_before;
+};
+
+/* Candidates up to one, and what they weigh. */
+struct picked {
+    word key, weight;
+};
+
+/* What the threads of the last block share. */
+struct shared {
+    uint32_t count[BINS];
+    word sum[BINS];
+    word key[FEW], weight[FEW];
+    struct place at;
+    struct picked picked;
+    uint32_t n;
+};
+
+/* What a row is, and how it is to be drawn from. */
+struct task {
+    struct work w;
+    struct draw d;
+    double max;
+    int slices, n;
+};
+
+/* The bin that has the goal, if it is one of this thread's; values of digits are bins, too. */
+static __device__ __forceinline__ void
+find_goal(struct shared &s, const struct bins &b, word goal, bool count)
+{
+    for (int i = 0; i < OWN; i++) {
+        const word before = count ? b.n_before[i] : b.w_before[i];
+
+        if (before < goal && goal <= before + (count ? b.n[i] : b.w[i])) {
+            s.at.bin = threadIdx.x * OWN + i;
+            s.at.n = b.n[i];
+            s.at.n_before = b.n_before[i];
+            s.at.w_before = b.w_before[i];
+        }
+    }
+}
+
+/* f(key) for all members of a place's bin whose keys have its prefix. */
+template <typename F>
+static __device__ __forceinline__ void
+each_member(const struct task &k, const struct place &p, F f)
+{
+    for (int slice = threadIdx.x / READERS; slice < k.slices; slice += THREADS / READERS) {
+        const uint16_t *end = k.w.end + row_start(slice, BINS) + p.bin;
+        const int from = p.bin > 0 ? __ldcg(end - 1) : 0, to = __ldcg(end);
+
+        for (int i = from + threadIdx.x % READERS; i < to; i += READERS) {
+            const word key = __ldcg(k.w.list + row_start(slice, SAMPLE_SLICE) + i);
+
+            if (p.shift == 64 || key >> p.shift == p.prefix)
+                f(key);
+        }
+    }
+}
+
+/* A bin of too many: those of one value of the next bits of their keys. */
+static __device__ void
+narrow(struct shared &s, const struct task &k, struct place *p, word goal, bool count)
+{
+    const int bits = p->shift < DIGIT ? p->shift : DIGIT, shift = p->shift - bits;
+    const uint32_t most = (1u << bits) - 1;
+    struct bins b;
+    uint32_t all_n;
+    word all_w;
+
+    for (int i = threadIdx.x; i < BINS; i += THREADS) {
+        s.count[i] = 0;
+        s.sum[i] = 0;
+    }
+    __syncthreads();
+    each_member(k, *p, [&](word key) {
+        const uint32_t digit = most - ((uint32_t)(key >> shift) & most);
+
+        atomicAdd(&s.count[digit], 1u);
+        atomicAdd(&s.sum[digit], weight_of(logit_of(key), k.max, k.d.scale));
+    });
+    __syncthreads();
+    for (int i = 0; i < OWN; i++) {
+        b.n[i] = s.count[threadIdx.x * OWN + i];
+        b.w[i] = s.sum[threadIdx.x * OWN + i];
+    }
+    line_up(&b, &all_n, &all_w);
+    for (int i = 0; i < OWN; i++) {
+        b.n_before[i] += p->n_before;
+        b.w_before[i] += p->w_before;
+    }
+    find_goal(s, b, goal, count);
+    __syncthreads();
+    p->prefix = (p->shift == 64 ? 0 : p->prefix << bits) | (most - (uint32_t)s.at.bin);
+    p->shift = shift;
+    p->n = s.at.n;
+    p->n_before = s.at.n_before;
+    p->w_before = s.at.w_before;
+    __syncthreads();
+}
+
+/* The last of the fewest best candidates that come to `goal`, 1 at least and no more than all do:
+ * in number or in weight. */
+static __device__ __forceinline__ struct picked
+pick(struct shared &s, const struct task &k, const struct bins &b, word goal, bool count)
+{
+    struct place p;
+
+    find_goal(s, b, goal, count);
+    if (threadIdx.x == 0)
+        s.n = 0;
+    __syncthreads();
+    p = s.at;
+    p.shift = 64;
+    p.prefix = 0;
+    __syncthreads();
+    while (p.n > FEW)
+        narrow(s, k, &p, goal, count);
+    each_member(k, p, [&](word key) {
+        const uint32_t i = atomicAdd(&s.n, 1u);
+
+        s.key[i] = key;
+        s.weight[i] = weight_of(logit_of(key), k.max, k.d.scale);
+    });
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < p.n; i += THREADS) {
+        const word mine = s.key[i];
+        word w = p.w_before, n = p.n_before;
+
+        for (uint32_t j = 0; j < p.n; j++)
+            if (s.key[j] >= mine) {
+                w += s.weight[j];
+                n++;
+            }
+        if ((count ? n : w) >= goal && (count ? n - 1 : w - s.weight[i]) < goal)
+            s.picked = {mine, w};
+    }
+    __syncthreads();
+    return s.picked;
+}
+
+/* Steps 5 to 8, by the last block of a row. */
+static __device__ __forceinline__ word
+chosen_key(struct shared &s, const struct task &k, uint64_t pos)
+{
+    struct bins b;
+    uint32_t n;
+    word all;
+
+    for (int i = 0; i < OWN; i++) {
+        b.n[i] = __ldcg(k.w.count + threadIdx.x * OWN + i);
+        b.w[i] = __ldcg(k.w.sum + threadIdx.x * OWN + i);
+    }
+    line_up(&b, &n, &all);
+    if (k.d.top_k > 0 && k.d.top_k < n)
+        all = pick(s, k, b, k.d.top_k, true).weight;
+    if (k.d.top_p < 1) {
+        const word goal = draw_share(k.d.top_p, all);
+
+        if (goal < all)
+            all = pick(s, k, b, goal > 0 ? goal : 1, false).weight;
+    }
+    if (k.d.least > 0) {
+        /* those that it leaves are some of the best, too */
+        const word strong = __ldcg(&k.w.all->strong);
+
+        all = strong < all ? strong : all;
+    }
+    return pick(s, k, b, draw_passed(k.d.seed, pos, all) + 1, false).key;
+}
+
+/* Which bin, from the best on; of equal logits the same. */
+static __device__ __forceinline__ int
+bin_of(float x, double max, double per)
+{
+    const double bin = (max - (double)x) * per;
+
+    return bin < BINS - 1 ? (int)bin : BINS - 1;
+}
+
+/* The weights of this block's slice: everybody's sums; its list. */
+static __device__ __forceinline__ void
+weigh(struct shared &s, const struct task &k, const float *x, int slice, double per)
+{
+    __shared__ word one, strong;
+    const struct work &w = k.w;
+    word mine = 0, left = 0, weight[EACH];
+    uint32_t n = 0, all, before;
+
+    if (threadIdx.x == 0)
+        one = strong = 0;
+    __syncthreads(); /* and bins are empty */
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        const word at_one = weight_of(x[i], k.max, 1.0);
+
+        weight[i] = k.d.scale == 1.0 ? at_one
+                    : k.d.scale > 0  ? weight_of(x[i], k.max, k.d.scale)
+                                     : 0;
+        mine += at_one;
+        left += weight[i] >= k.d.least ? weight[i] : 0;
+        if (weight[i] > 0) {
+            atomicAdd(&s.count[bin_of(x[i], k.max, per)], 1u);
+            atomicAdd(&s.sum[bin_of(x[i], k.max, per)], weight[i]);
+        }
+    }
+    for (int d = WARP / 2; d > 0; d /= 2) {
+        mine += __shfl_xor_sync(~0u, mine, d);
+        left += __shfl_xor_sync(~0u, left, d);
+    }
+    if (threadIdx.x % WARP == 0) {
+        atomicAdd(&one, mine);
+        atomicAdd(&strong, left);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        atomicAdd(&w.all->one, one);
+        atomicAdd(&w.all->strong, strong);
+    }
+    if (k.d.scale == 0)
+        return;
+    for (int i = 0; i < OWN; i++) {
+        const int bin = threadIdx.x * OWN + i;
+
+        if (s.count[bin] > 0) {
+            atomicAdd(&w.count[bin], s.count[bin]);
+            atomicAdd(&w.sum[bin], s.sum[bin]);
+        }
+        n += s.count[bin];
+    }
+    before = sum_before(n, &all);
+    for (int i = 0; i < OWN; i++) {
+        const int bin = threadIdx.x * OWN + i;
+
+        n = s.count[bin];
+        s.count[bin] = before;
+        before += n;
+        w.end[row_start(slice, BINS) + bin] = (uint16_t)before;
+    }
+    __syncthreads();
+    for (int i = 0; i < EACH; i++)
+        if (weight[i] > 0)
+            w.list[row_start(slice, SAMPLE_SLICE) +
+                   atomicAdd(&s.count[bin_of(x[i], k.max, per)], 1u)] =
+                key_of(x[i], grid_item(slice, SAMPLE_SLICE, i * THREADS + threadIdx.x));
+}
+
+static __global__ void __launch_bounds__(THREADS)
+draw_kernel(const __grid_constant__ struct sample_args a)
+{
+    __shared__ struct shared s;
+    __shared__ bool last;
+    const int slice = blockIdx.x, row = blockIdx.y;
+    struct task k = {work_of(a, row, gridDim.x), a.draw[row].d, 0, (int)gridDim.x, a.n};
+    struct found f = {0, FLT_MAX, 0};
+    float x[EACH], max;
+    double span;
+
+    pdl_go();
+    for (int i = threadIdx.x; i < BINS; i += THREADS) {
+        s.count[i] = 0;
+        s.sum[i] = 0;
+    }
+    pdl_wait();
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        const int id = grid_item(slice, SAMPLE_SLICE, i * THREADS + threadIdx.x);
+
+        x[i] = id < a.n ? clean(a.x[row_start(row, a.n) + id]) : -INFINITY;
+    }
+    for (int i = threadIdx.x; i < k.slices; i += THREADS)
+        f = better_of(f, k.w.part[i]);
+    f = block_found(f);
+    max = logit_of(f.best);
+    k.max = (double)max;
+    /* Weights end 32 below the best, if there are any that low. */
+    span = k.max - (double)f.least;
+    if (k.d.scale > 0 && span * k.d.scale > 32)
+        span = 32 / k.d.scale;
+    weigh(s, k, x, slice, span > 0 ? BINS / span : 0);
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0)
+        last = atomicAdd(&k.w.all->arrived, 1u) == gridDim.x - 1;
+    __syncthreads();
+    if (!last)
+        return;
+    __threadfence();
+    if (k.d.scale > 0 && max > -INFINITY)
+        f.best = chosen_key(s, k, a.draw[row].pos);
+    if (threadIdx.x == 0) {
+        a.token[row] = token_of(f.best);
+        a.drawn[row] = {__ldcg(&k.w.all->one), max, logit_of(f.best), token_of(f.best),
+                        f.odd};
+    }
+}
+
+int
+sample_cuda(struct cuda_rank *rk, const struct sample_args *a, struct err *e)
+{
+    const dim3 grid(ceil_div(a->n, SAMPLE_SLICE), a->rows);
+
+    if (a->n < 1 || a->n > LOGITS_MOST)
+        return err_set(e, ERR_INTERNAL, 0, "sample: rows of %d", a->n);
+    if (a->rows == 0)
+        return 0;
+    CU_TRY(launch_pdl(rk, best_kernel, grid, THREADS, 0, *a), e);
+    CU_TRY(launch_pdl(rk, draw_kernel, grid, THREADS, 0, *a), e);
+    return 0;
+}
