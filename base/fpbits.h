@@ -87,18 +87,18 @@ fpbits_e4m3_unpack(FP_WORD w, FP_WORD *first, FP_WORD *second)
     *second = (w << 4 & 0x80f080f0) | (w >> 4 & 0x07000700);
 }
 
-/* Eight e2m1 codes, the first one lowest: two of them to each place that unpacking looks at. */
+/* Eight e2m1 codes, the first one lowest: two of them to each place that unpacking looks at, all
+ * four bits of a code one shift away from where they go, but of the last two. */
 FP_INLINE FP_WORD
 fpbits_e2m1_pack(FP_WORD codes)
 {
-    const int size_at[4] = {6, 3, 0, 9}, sign_at[4] = {15, 12, 14, 13};
+    /* places of a code's size, bits 0, 1 and 2, and sign, in the word of an even one */
+    const int at[4][4] = {{6, 7, 8, 15}, {2, 3, 4, 11}, {28, 29, 30, 5}, {0, 1, 10, 9}};
     FP_WORD w = 0;
 
-    for (int i = 0; i < 8; i++) {
-        const FP_WORD c = codes >> 4 * i & 0xf;
-
-        w = w | ((c & 7) << size_at[i / 2] | (c >> 3) << sign_at[i / 2]) << 16 * (i % 2);
-    }
+    for (int i = 0; i < 8; i++)
+        for (int b = 0; b < 4; b++)
+            w = w | (codes >> (4 * i + b) & 1) << (at[i / 2][b] + 16 * (i % 2)) % 32;
     return w;
 }
 
@@ -107,9 +107,9 @@ FP_INLINE void
 fpbits_e2m1_unpack(FP_WORD w, FP_WORD *p)
 {
     p[0] = w & 0x81c081c0;
-    p[1] = w << 3 & 0x81c081c0;
-    p[2] = (w << 6 & 0x01c001c0) | (w << 1 & 0x80008000);
-    p[3] = (w >> 3 & 0x01c001c0) | (w << 2 & 0x80008000);
+    p[1] = w << 4 & 0x81c081c0;
+    p[2] = (w << 10 | w >> 22) & 0x81c081c0;
+    p[3] = (w << 6 & 0x80c080c0) | (w >> 2 & 0x01000100);
 }
 
 /* The same of eight codes as they are, the first one lowest: codes i and i + 4 to p[i]. */

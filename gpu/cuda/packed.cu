@@ -115,7 +115,7 @@ any_kind(const struct packed_job &a, int block, int r0, int r1, const X &x, floa
 /* Grid: blocks of all jobs, and sides; groups of 8 NT rows. ONLY: the kind of all jobs, or
  * ANY_KIND. */
 template <int ONLY, int NT, int MT, typename X>
-static __global__ void __launch_bounds__(PACK_THREADS, blocks_wanted(ONLY, NT))
+static __global__ void __launch_bounds__(PACK_THREADS, blocks_wanted(NT))
 packed_kernel(const __grid_constant__ struct packed_jobs all, int n,
               const __grid_constant__ X x)
 {
@@ -193,7 +193,7 @@ jobs_of(const struct linear_args *a, int n, struct packed_jobs *all, int *rows,
                      a[i].x_stride,
                      a[i].y_stride,
                      a[i].y_f32,
-                     pack_split(m->kind, m->out, m->in),
+                     pack_split(m->kind, m->in),
                      a[i].quant};
         *rows = a[i].rows > *rows ? a[i].rows : *rows;
         *only_fp8 &= m->kind == MATRIX_FP8;

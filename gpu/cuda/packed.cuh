@@ -30,16 +30,28 @@ exponent(uint32_t e)
     return __uint_as_float(e << 23);
 }
 
-/* One tile's scales: FP4 has four a lane, FP8 one, BF16 none. */
+/* A tile's scales from its chunk c on, for this lane: FP4 has four of a chunk, FP8 one of two
+ * chunks, BF16 none. */
 template <int KIND>
-static __device__ __forceinline__ uint32_t
-load_scales(const struct packed_job &a, int tile, int chunk)
+static __device__ __forceinline__ const void *
+scales_of(const struct packed_job &a, int tile, int c)
 {
     if constexpr (KIND == MATRIX_FP4)
-        return __ldg((const uint32_t *)a.scale +
-                     packed_fp4_scale(tile, a.in / PACK_K, chunk, threadIdx.x % WARP / 4));
+        return (const uint32_t *)a.scale +
+               packed_fp4_scale(tile, a.in / PACK_K, c, threadIdx.x % WARP / 4);
+    else
+        return a.scale + packed_fp8_scale(tile, a.in, 0);
+}
+
+/* Of chunk c + d, if `at` is scales_of c. */
+template <int KIND>
+static __device__ __forceinline__ uint32_t
+load_scales(const void *at, int c, int d)
+{
+    if constexpr (KIND == MATRIX_FP4)
+        return __ldg((const uint32_t *)at + packed_fp4_scale(0, 1, d, 0));
     else if constexpr (KIND == MATRIX_FP8)
-        return __ldg(a.scale + packed_fp8_scale(tile, a.in, chunk));
+        return __ldg((const uint8_t *)at + (unsigned)(c + d) * PACK_K / 128);
     else
         return 0;
 }
@@ -152,24 +164,33 @@ tiles_times(const struct packed_job &a, int tile, int c0, int c1,
     const int lane = threadIdx.x % WARP, chunks = a.in / PACK_K, last = a.out / PACK_M - 1;
     uint4 w[D][MT][V], x[NT][2];
     uint32_t scale[D][MT];
+    const uint4 *from[MT]; /* of chunk c, as c goes on */
+    const void *scales[MT];
 
-#define LOAD(d, c)                                                                  \
-    for (int m = 0; m < MT; m++) {                                                  \
-        const int at = min(tile + m, last);                                         \
-                                                                                    \
-        _Pragma("unroll") for (int v = 0; v < V; v++)                               \
-            w[d][m][v] = load_once(a.w + packed_vector(at, chunks, c, V, v, lane)); \
-        scale[d][m] = load_scales<KIND>(a, at, c);                                  \
+#pragma unroll
+    for (int m = 0; m < MT; m++) {
+        const int at = min(tile + m, last);
+
+        from[m] = a.w + packed_vector(at, chunks, c0, V, 0, lane);
+        scales[m] = scales_of<KIND>(a, at, c0);
     }
+#define LOAD(d, next)                                                                   \
+    for (int m = 0; m < MT; m++) {                                                      \
+        _Pragma("unroll") for (int v = 0; v < V; v++)                                   \
+            w[d][m][v] = load_once(from[m] + packed_vector(0, 1, (next) + d, V, v, 0)); \
+        scale[d][m] = load_scales<KIND>(scales[m], c, (next) + d);                      \
+    }
+
+    int c = c0;
 
 #pragma unroll
     for (int d = 0; d < D; d++)
-        if (c0 + d < c1) {
+        if (c + d < c1) {
 #pragma unroll
-            LOAD(d, c0 + d)
+            LOAD(d, 0)
         }
     ready();
-    for (int c = c0; c < c1; c += D) {
+    for (; c < c1; c += D) {
 #pragma unroll
         for (int d = 0; d < D; d++) {
             if (c + d >= c1)
@@ -180,8 +201,14 @@ tiles_times(const struct packed_job &a, int tile, int c0, int c1,
                 tile_times<KIND, NT>(w[d][m], scale[d][m], x, total[m]);
             if (c + d + D < c1) {
 #pragma unroll
-                LOAD(d, c + d + D)
+                LOAD(d, D)
             }
+        }
+#pragma unroll
+        for (int m = 0; m < MT; m++) {
+            from[m] += packed_vector(0, 1, D, V, 0, 0);
+            if (KIND == MATRIX_FP4)
+                scales[m] = (const uint32_t *)scales[m] + packed_fp4_scale(0, 1, D, 0);
         }
     }
 #undef LOAD
@@ -194,30 +221,49 @@ packed_shared(int nt, int mt)
     return PACK_WARPS * mt * PACK_M * nt * PACK_N * 4;
 }
 
+/* f of a number that the compiler knows, as divisions by others take long. */
+template <int N> struct known {
+    static constexpr int n = N;
+};
+
+template <typename F>
+static __device__ __forceinline__ auto
+with_split(int split, F f)
+{
+    static_assert(PACK_WARPS == 8, "powers of two up to it");
+    return split == 1   ? f(known<1>())
+           : split == 2 ? f(known<2>())
+           : split == 4 ? f(known<4>())
+                        : f(known<8>());
+}
+
 /*
- * The block's outputs, MT tiles a group of `split` warps, into sum f32 [groups][MT 16][8 NT] in
- * shared memory, by all threads; the block is in step when it returns.
+ * The block's outputs, MT tiles a group of `split` warps, this warp's from `tile` on, into sum f32
+ * [groups][MT 16][8 NT] in shared memory, by all threads; the block is in step when it returns.
  * rows: this lane's row of x for each 8 (lane / 4), or NULL.
  */
 template <int KIND, int NT, int MT, typename F>
 static __device__ __forceinline__ void
-block_tiles(const struct packed_job &a, int block, const uint16_t *const *row, F ready,
+block_tiles(const struct packed_job &a, int tile, const uint16_t *const *row, F ready,
             float *shared)
 {
     constexpr int COLS = NT * PACK_N, SIZE = MT * PACK_M * COLS;
 
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, chunks = a.in / PACK_K;
-    const int part = warp % a.split, groups = PACK_WARPS / a.split;
-    const int tile = packed_first_tile(block, warp, a.split, MT);
     const float up = KIND == MATRIX_FP8 ? 0x1p60f : KIND == MATRIX_FP4 ? 0x1p66f : 1.0f;
     float total[MT][NT][4] = {};
 
-    if (tile * PACK_M < a.out)
-        tiles_times<KIND, NT, MT>(a, tile, packed_first_chunk(chunks, part, a.split),
-                                  packed_first_chunk(chunks, part + 1, a.split), row, ready,
-                                  total);
-    else
+    if (tile * PACK_M < a.out) {
+        const int c0 = with_split(
+            a.split, [&](auto s) { return packed_first_chunk(chunks, warp % s.n, s.n); });
+        const int c1 = with_split(a.split, [&](auto s) {
+            return packed_first_chunk(chunks, warp % s.n + 1, s.n);
+        });
+
+        tiles_times<KIND, NT, MT>(a, tile, c0, c1, row, ready, total);
+    } else {
         ready();
+    }
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -231,14 +277,21 @@ block_tiles(const struct packed_job &a, int block, const uint16_t *const *row, F
             to[8 * COLS + 1] = total[m][n][3] * up;
         }
     __syncthreads();
-    for (int i = threadIdx.x; i < groups * SIZE && a.split > 1; i += blockDim.x) {
-        float *at = shared + packed_group_sum(i, SIZE, a.split);
-        float sum = at[0];
+    with_split(a.split, [&](auto s) {
+        constexpr int split = s.n;
 
-        for (int p = 1; p < a.split; p++)
-            sum += at[p * SIZE];
-        at[0] = sum; /* only this thread looks at these places */
-    }
+        for (int i = threadIdx.x; i < PACK_WARPS / split * SIZE && split > 1;
+             i += PACK_THREADS) {
+            float *at = shared + packed_group_sum(i, SIZE, split);
+            float sum = at[0];
+
+#pragma unroll
+            for (int p = 1; p < split; p++)
+                sum += at[p * SIZE];
+            at[0] = sum; /* only this thread looks at these places */
+        }
+        return 0;
+    });
     __syncthreads();
 }
 
@@ -251,11 +304,13 @@ static __device__ __forceinline__ void
 block_product(const struct packed_job &a, int block, int r0, int r1, const X &x,
               float *shared)
 {
-    constexpr int COLS = NT * PACK_N, SIZE = MT * PACK_M * COLS;
+    constexpr int COLS = NT * PACK_N;
 
-    const int lane = threadIdx.x % WARP, groups = PACK_WARPS / a.split;
-    const int o0 = block * groups * MT * PACK_M, end = min(r1, r0 + COLS);
-    uint16_t *staged = (uint16_t *)(shared + PACK_WARPS * SIZE);
+    const int lane = threadIdx.x % WARP, end = min(r1, r0 + COLS);
+    const int tile = with_split(a.split, [&](auto s) {
+        return packed_first_tile(block, threadIdx.x / WARP, s.n, MT);
+    });
+    uint16_t *staged = (uint16_t *)((uint8_t *)shared + packed_shared(NT, MT));
     const uint16_t *row[NT];
 
 #pragma unroll
@@ -270,29 +325,34 @@ block_product(const struct packed_job &a, int block, int r0, int r1, const X &x,
                      lane % 4 * 8;
     }
     block_tiles<KIND, NT, MT>(
-        a, block, row, [&] { x.template ready<KIND, NT>(a, r0, end, staged); }, shared);
-    for (int i = threadIdx.x; i < (end - r0) * groups * MT * PACK_M; i += blockDim.x) {
-        const int r = piece_row(i, groups * MT * PACK_M);
-        const int at = piece_at(i, groups * MT * PACK_M, 1);
-        const int o = o0 + at;
-        const float v = shared[packed_sum(at / (MT * PACK_M) * a.split, MT, COLS, 0,
-                                          at % (MT * PACK_M), r)];
+        a, tile, row, [&] { x.template ready<KIND, NT>(a, r0, end, staged); }, shared);
+    with_split(a.split, [&](auto s) {
+        constexpr int split = s.n;
+        constexpr int OUTS = PACK_WARPS / split * MT * PACK_M; /* of the block */
 
-        if (o >= a.out)
-            continue;
-        if (a.y_f32)
-            ((float *)a.y)[row_start(r0 + r, a.y_stride) + o] = v;
-        else
-            ((uint16_t *)a.y)[row_start(r0 + r, a.y_stride) + o] = f32_to_bf16(v);
-    }
+        for (int i = threadIdx.x; i < (end - r0) * OUTS; i += PACK_THREADS) {
+            const int r = piece_row(i, OUTS), at = piece_at(i, OUTS, 1);
+            const int o = block * OUTS + at;
+            const float v = shared[packed_sum(at / (MT * PACK_M) * split, MT, COLS, 0,
+                                              at % (MT * PACK_M), r)];
+
+            if (o >= a.out)
+                continue;
+            if (a.y_f32)
+                ((float *)a.y)[row_start(r0 + r, a.y_stride) + o] = v;
+            else
+                ((uint16_t *)a.y)[row_start(r0 + r, a.y_stride) + o] = f32_to_bf16(v);
+        }
+        return 0;
+    });
     __syncthreads(); /* shared is free again */
 }
 
 /* Blocks on a multiprocessor that registers are kept free for. */
 static constexpr int
-blocks_wanted(int kind, int nt)
+blocks_wanted(int nt)
 {
-    return nt > 2 ? 1 : nt > 1 || kind == MATRIX_FP8 ? 2 : 3;
+    return nt > 2 ? 1 : nt > 1 ? 2 : 3;
 }
 
 static inline int

@@ -12,7 +12,7 @@
  * matrices.
  */
 template <int KIND, int SHARED, int NT, int MT>
-static __global__ void __launch_bounds__(PACK_THREADS, NT > 1 ? 2 : blocks_wanted(KIND, NT))
+static __global__ void __launch_bounds__(PACK_THREADS, NT > 1 ? 2 : blocks_wanted(NT))
 packed_expert_kernel(const __grid_constant__ struct expert_args a, int split, int split_one,
                      int blocks, int blocks_one)
 {
@@ -69,9 +69,8 @@ template <int KIND, int SHARED, int NT, int MT>
 static int
 launch_experts(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
 {
-    const int split = pack_split(a->shape.kind, a->shape.out, a->shape.in);
-    const int split_one = SHARED >= 0 ? pack_split(a->one.kind, a->one.out, a->one.in)
-                                      : split;
+    const int split = pack_split(a->shape.kind, a->shape.in);
+    const int split_one = SHARED >= 0 ? pack_split(a->one.kind, a->one.in) : split;
     const int routed = blocks_of(a->shape.out, split, MT);
     const int one = SHARED >= 0 ? blocks_of(a->one.out, split_one, MT) : 0;
     const int in = SHARED >= 0 && a->one.in > a->shape.in ? a->one.in : a->shape.in;

@@ -12,8 +12,7 @@
 
 enum {
     PACK_THREADS = PACK_WARPS * WARP,
-    PACK_ALL = 2112,  /* warps that a device can use at a time */
-    PACK_EXPERTS = 6, /* expert matrices are run that many together, at least */
+    PACK_PART = 8192,
 };
 
 /* 16-byte loads of a lane for a tile. */
@@ -23,15 +22,16 @@ pack_loads(int kind)
     return kind == MATRIX_FP4 ? 1 : kind == MATRIX_FP8 ? 2 : 4;
 }
 
-/* Warps that share a tile's inputs: by shape alone, as it decides the order of sums. As many as
- * can work at a time, so that all begin and end together. */
+/* Warps that share a tile's inputs: by shape alone, as it decides the order of sums. So many that
+ * each has PACK_PART bytes of weights, be they few or many: then warps of different matrices begin
+ * and end together. */
 static __host__ __device__ inline int
-pack_split(int kind, int out, int in)
+pack_split(int kind, int in)
 {
-    const int tiles = out / PACK_M * (kind == MATRIX_FP4 ? PACK_EXPERTS : 1);
+    const int bytes = in / PACK_K * pack_loads(kind) * WARP * 16; /* of a tile */
     int s = 1;
 
-    while (s < PACK_WARPS && 2 * s * tiles <= PACK_ALL && in / PACK_K >= 4 * s)
+    while (s < PACK_WARPS && s * PACK_PART < bytes)
         s *= 2;
     return s;
 }

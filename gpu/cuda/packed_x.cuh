@@ -48,27 +48,43 @@ as_wanted(uint4 v)
 
 /*
  * Rows r0 .. r1 - 1 of x, at most 8, to shared memory, by all threads: rounded to FP8 if `quant`,
- * and times 2^60 where weights want it. A group of 128 that is cut short has zeros behind.
+ * and times 2^60 where weights want it. A group of 128 that is cut short has zeros behind. A warp
+ * takes 256 values of a row at a time, and has two such pieces under way.
  */
 template <int KIND>
 static __device__ __forceinline__ void
 stage_x(const struct packed_job &a, int r0, int r1, const int *source, uint16_t *to)
 {
-    const int vectors = (a.in + 127) / 128 * 16;
-    const int all = ((r1 - r0) * vectors + WARP - 1) / WARP * WARP; /* whole warps */
+    const int lane = threadIdx.x % WARP;
+    int r = r0, k0 = threadIdx.x / WARP * WARP * 8;
 
-    for (int i = threadIdx.x; i < all; i += PACK_WARPS * WARP) {
-        const int r = min(i / vectors, r1 - r0 - 1), k = i % vectors * 8;
-        const uint16_t *row =
-            a.x + row_start(source != NULL ? source[r0 + r] : r0 + r, a.x_stride);
-        uint4 v = make_uint4(0, 0, 0, 0);
+    while (r < r1) {
+        uint4 v[2];
+        int row[2], k[2];
 
-        if (k < a.in)
-            v = *(const uint4 *)(row + k);
-        if (a.quant)
-            v = quantised(v);
-        if (k < a.in && i < (r1 - r0) * vectors)
-            *(uint4 *)(to + packed_x(r, a.in) + k) = as_wanted<KIND>(v);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            while (k0 >= a.in && r < r1) {
+                k0 -= (a.in + WARP * 8 - 1) / (WARP * 8) * (WARP * 8);
+                r++;
+            }
+            row[i] = r;
+            k[i] = k0 + lane * 8;
+            v[i] = make_uint4(0, 0, 0, 0);
+            if (r < r1 && k[i] < a.in)
+                v[i] =
+                    *(const uint4 *)(a.x +
+                                     row_start(source != NULL ? source[r] : r, a.x_stride) +
+                                     k[i]);
+            k0 += PACK_THREADS * 8;
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            if (a.quant)
+                v[i] = quantised(v[i]);
+            if (row[i] < r1 && k[i] < a.in)
+                *(uint4 *)(to + packed_x(row[i] - r0, a.in) + k[i]) = as_wanted<KIND>(v[i]);
+        }
     }
     __syncthreads();
 }
