@@ -44,6 +44,12 @@ choose_done(struct engine *en)
 }
 
 static int
+odd_logits(const struct seq *s, struct err *e)
+{
+    return err_set(e, ERR_INTERNAL, 0, "logits at position %zu are not finite", s->len);
+}
+
+static int
 choose(const struct engine *en, struct sampler *sampler, struct job *j)
 {
     struct sampling *sa = j->sampling;
@@ -53,8 +59,7 @@ choose(const struct engine *en, struct sampler *sampler, struct job *j)
 
     memset(&sa->choice, 0, sizeof sa->choice); /* padding too: it goes over the link */
     if (!logits_finite(s->row, en->info.vocab))
-        return err_set(&sa->err, ERR_INTERNAL, 0, "logits at position %zu are not finite",
-                       s->len);
+        return odd_logits(s, &sa->err);
     return sampler_choose(sampler, &sa->params, s->row, s->tokens + s->len - n, n, s->len,
                           (uint32_t)sa->n_drawn, &sa->choice, &sa->err);
 }
@@ -91,14 +96,38 @@ choose_all(struct engine *en)
     pool_run(c.n, c.share, choose_some, &c);
 }
 
+bool
+choose_by_backend(const struct engine *en, struct job *j)
+{
+    struct sampling *sa = j->sampling;
+
+    return en->info.draws && j->rows == NULL &&
+           sampler_draw(&sa->params, (uint32_t)sa->n_drawn, &sa->draw);
+}
+
+/* What the backend has drawn. */
+static int
+take_drawn(const struct engine *en, struct job *j)
+{
+    struct sampling *sa = j->sampling;
+
+    memset(&sa->choice, 0, sizeof sa->choice);
+    if (sa->drawn.odd != 0)
+        return odd_logits(&en->seqs.all[j->seq], &sa->err);
+    sampler_drawn(&sa->drawn, &sa->choice);
+    return 0;
+}
+
 const struct sample_choice *
 choose_one(struct engine *en, struct job *j)
 {
     struct sampling *sa = j->sampling;
 
-    if (!sa->chosen)
+    if (sa->has_drawn)
+        sa->failed = take_drawn(en, j) == -1;
+    else if (!sa->chosen)
         choose_for(en, en->samplers[0], j);
-    sa->chosen = false;
+    sa->chosen = sa->has_drawn = false;
     if (!sa->failed)
         return &sa->choice;
     j->err = sa->err;

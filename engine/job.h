@@ -16,6 +16,11 @@ struct sampling {
     struct stop_matcher stops;
     uint64_t n_drawn; /* those of before a restart included */
 
+    /* The next token as the backend is drawing it, or has drawn it beside its last step. */
+    struct draw draw;
+    struct drawn drawn;
+    bool has_drawn;
+
     /* choose.c's: the next token, or why there is none, if it is known already. */
     bool chosen, failed;
     struct sample_choice choice;

@@ -23,7 +23,8 @@ seqs_init(struct seqs *ss, const struct backend_ops *ops, struct backend *b, str
                         .backend = b,
                         .max = info.max_seqs,
                         .vocab = info.vocab,
-                        .max_positions = info.max_positions};
+                        .max_positions = info.max_positions,
+                        .draws = info.draws};
     ss->all = calloc(ss->max, sizeof *ss->all);
     if (ss->all == NULL)
         return err_set(e, ERR_QUOTA, 0, "no memory for %u sequences", ss->max);
@@ -265,12 +266,25 @@ seq_has_row(const struct seq *s)
     return s->computed == s->len && s->row_ok;
 }
 
+void
+seq_fetch_row(struct seqs *ss, uint32_t n)
+{
+    struct seq *s = &ss->all[n];
+    struct err why;
+
+    if (ss->draws && s->backed && !s->row_ok && s->row != NULL)
+        s->row_ok = ss->ops->seq_row(ss->backend, n, s->row, &why) == 0;
+}
+
 int
 seq_want_row(struct seqs *ss, uint32_t n, struct err *e)
 {
     struct seq *s = &ss->all[n];
 
-    if (s->len == 0 || s->computed < s->len || s->row_ok)
+    if (s->len == 0 || s->computed < s->len)
+        return 0;
+    seq_fetch_row(ss, n);
+    if (s->row_ok)
         return 0;
     if (s->set_row != NULL && s->len == s->set_at) {
         memcpy(s->row, s->set_row, ss->vocab * sizeof *s->row);

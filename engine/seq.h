@@ -44,6 +44,7 @@ struct seqs {
     struct seq *all; /* [max] */
     uint32_t max, vocab;
     size_t max_positions;
+    bool draws; /* the backend does */
 };
 
 int seqs_init(struct seqs *ss, const struct backend_ops *ops, struct backend *b,
@@ -70,6 +71,10 @@ int seq_append(struct seqs *ss, struct seq *s, uint32_t token, struct err *e);
 /* Sees to it that running computed .. len - 1, if that is anything, leaves the row behind len. */
 int seq_want_row(struct seqs *ss, uint32_t n, struct err *e);
 bool seq_has_row(const struct seq *s);
+
+/* The row behind the tokens in the caches, if a token was drawn from it and the backend still has
+ * it. */
+void seq_fetch_row(struct seqs *ss, uint32_t n);
 
 /* Tokens and their whole pages, for a sequence that is coming or has no tokens; then its state
  * and the row behind it, which makes it one of len tokens, all computed. */

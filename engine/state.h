@@ -74,6 +74,9 @@ void choose_done(struct engine *en);
 void choose_all(struct engine *en);
 const struct sample_choice *choose_one(struct engine *en, struct job *j);
 
+/* May the backend draw the next token of this SAMPLE? Then j->sampling->draw says how. */
+bool choose_by_backend(const struct engine *en, struct job *j);
+
 /* copy.c. After a job has done what it can: */
 enum progress { OVER, NEEDS_STEP, COPIES };
 

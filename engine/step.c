@@ -79,10 +79,14 @@ fill_share(struct engine *en, struct step_seq *sh, struct job *j, uint32_t take,
     to_row = sh->n_logits == 0 && end == s->len + s->ahead;
     if (seq_ready(&en->seqs, j->seq, to_row || sh->n_logits > 0, &j->err) == -1)
         return -1;
-    if (to_row) {
+    if (to_row)
+        s->row_ok = false; /* being overwritten */
+    if (to_row && j->type == LINK_SAMPLE && choose_by_backend(en, j)) {
+        sh->draw = &j->sampling->draw;
+        sh->drawn = &j->sampling->drawn;
+    } else if (to_row) {
         sh->n_logits = 1;
         sh->logits = s->row;
-        s->row_ok = false; /* being overwritten */
     }
     sh->tokens = s->tokens + s->computed;
     return 0;
@@ -124,6 +128,8 @@ settle_share(struct engine *en, struct job *j, const struct step_seq *sh)
                    en->info.vocab * sizeof *s->row);
     }
     seq_ran(s, sh->n_tokens, sh->n_logits > 0);
+    if (sh->draw != NULL)
+        j->sampling->has_drawn = true;
     if (j->type == LINK_FEED && s->len > before) {
         const struct link_fed lf = {.pos = s->len};
 

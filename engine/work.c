@@ -220,7 +220,10 @@ draw(struct engine *en, struct job *j, struct seq *s)
     sa->n_drawn++;
     stopped = match_stops(en, sa, c->id, &at);
     engine_tell(en, LINK_TOKENS, j, &lt, sizeof lt, c, sizeof *c);
-    return is_over(en, j, c->id, stopped, at) ? OVER : NEEDS_STEP;
+    if (!is_over(en, j, c->id, stopped, at))
+        return NEEDS_STEP;
+    seq_fetch_row(&en->seqs, j->seq); /* a KV_OUT would want it */
+    return OVER;
 }
 
 static enum progress
@@ -234,6 +237,8 @@ sample(struct engine *en, struct job *j)
         if (r != 0)
             return r == 1 ? OVER : job_failed(en, j);
     }
+    if (j->sampling->has_drawn)
+        return draw(en, j, s);
     if (seq_want_row(&en->seqs, j->seq, &j->err) == -1)
         return job_failed(en, j);
     return seq_has_row(s) ? draw(en, j, s) : NEEDS_STEP;

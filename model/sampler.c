@@ -170,47 +170,46 @@ adjust(struct sampler *s, const struct sample_params *p, const uint32_t *history
 /* Those that top-k, top-p and min-p leave, and their weight; without filters those that are likely,
  * and everybody's. */
 static uint64_t
-filter(const struct sampler *s, struct candidates *k, const struct sample_params *p)
+filter(const struct sampler *s, struct candidates *k, const struct draw *d)
 {
-    const bool by_k = p->top_k > 0 && p->top_k < k->vocab;
-    const uint64_t least = p->min_p > 0 ? draw_share(p->min_p, (uint64_t)LOGITS_UNIT) : 0;
+    const bool by_k = d->top_k > 0 && d->top_k < k->vocab;
     uint64_t all = s->weights;
 
-    if (!by_k && p->top_p >= 1 && least > 0) {
-        candidates_gather(k, least);
+    if (!by_k && d->top_p >= 1 && d->least > 0) {
+        candidates_gather(k, d->least);
         return k->sum;
     }
     candidates_gather(k, first_look);
     if (by_k) {
-        if (k->n < p->top_k && !k->all)
+        if (k->n < d->top_k && !k->all)
             candidates_gather(k, 1);
-        if (k->n > p->top_k)
-            candidates_keep(k, p->top_k);
+        if (k->n > d->top_k)
+            candidates_keep(k, d->top_k);
         all = k->sum;
     } else if (all == 0 || k->scale != 1) {
         all = logits_sum(k->x, k->vocab, k->max, k->scale);
     }
-    if (p->top_p < 1) {
-        if (!by_k && k->sum < draw_share(p->top_p, all) && !k->all)
+    if (d->top_p < 1) {
+        if (!by_k && k->sum < draw_share(d->top_p, all) && !k->all)
             candidates_gather(k, 1);
-        candidates_cut(k, draw_share(p->top_p, all));
+        candidates_cut(k, draw_share(d->top_p, all));
     }
-    if (least > 0)
-        candidates_drop(k, least);
-    return by_k || p->top_p < 1 || least > 0 ? k->sum : all;
+    if (d->least > 0)
+        candidates_drop(k, d->least);
+    return by_k || d->top_p < 1 || d->least > 0 ? k->sum : all;
 }
 
 /* The first candidate at which the running sum of weights passes the random part of their total. */
 static uint32_t
-draw(struct sampler *s, const struct sample_params *p, uint64_t pos, float max)
+draw(struct sampler *s, const struct draw *d, uint64_t pos, float max)
 {
     struct candidates k = {.x = s->x,
                            .block_max = s->block_max,
                            .vocab = s->vocab,
                            .max = max,
-                           .scale = 1 / (double)p->temperature,
+                           .scale = d->scale,
                            .c = s->c};
-    const uint64_t passed = draw_passed(p->seed, pos, filter(s, &k, p));
+    const uint64_t passed = draw_passed(d->seed, pos, filter(s, &k, d));
 
     if (k.sum <= passed) /* only where nothing was filtered */
         candidates_gather(&k, 1);
@@ -230,11 +229,29 @@ first_largest(const struct sampler *s, float max)
     return id;
 }
 
+static uint32_t
+choose(struct sampler *s, const struct draw *d, uint64_t pos, float max)
+{
+    return d->scale > 0 ? draw(s, d, pos, max) : first_largest(s, max);
+}
+
+static struct draw
+draw_of(const struct sample_params *p)
+{
+    return (struct draw){.scale = p->temperature > 0 ? 1 / (double)p->temperature : 0,
+                         .seed = p->seed,
+                         .least = p->min_p > 0 ? draw_share(p->min_p, (uint64_t)LOGITS_UNIT)
+                                               : 0,
+                         .top_p = p->top_p,
+                         .top_k = p->top_k};
+}
+
 int
 sampler_choose(struct sampler *s, const struct sample_params *p, const float *logits,
                const uint32_t *history, size_t n_history, uint64_t pos, uint32_t n_drawn,
                struct sample_choice *out, struct err *e)
 {
+    const struct draw d = draw_of(p);
     float max = logits_clean(logits, s->vocab, s->x, s->block_max);
 
     if (max == -INFINITY)
@@ -250,7 +267,7 @@ sampler_choose(struct sampler *s, const struct sample_params *p, const float *lo
         return err_set(e, ERR_INVALID, 0,
                        "bans and min_tokens leave no token to choose at position %llu",
                        (unsigned long long)pos);
-    out->id = p->temperature > 0 ? draw(s, p, pos, max) : first_largest(s, max);
+    out->id = choose(s, &d, pos, max);
     out->logprob = (float)((double)clean(logits[out->id]) - out->log_sum);
     return 0;
 }
@@ -264,13 +281,22 @@ sampler_draw(const struct sample_params *p, uint32_t n_drawn, struct draw *out)
     if (penalties || p->n_bias > 0 || p->n_top > 0 ||
         (n_drawn < p->min_tokens && p->n_stop_tokens > 0))
         return false;
-    *out = (struct draw){.scale = p->temperature > 0 ? 1 / (double)p->temperature : 0,
-                         .seed = p->seed,
-                         .least = p->min_p > 0 ? draw_share(p->min_p, (uint64_t)LOGITS_UNIT)
-                                               : 0,
-                         .top_p = p->top_p,
-                         .top_k = p->top_k};
+    *out = draw_of(p);
     return true;
+}
+
+void
+sampler_draw_row(struct sampler *s, const struct draw *d, uint64_t pos, const float *logits,
+                 struct drawn *out)
+{
+    const float max = logits_clean(logits, s->vocab, s->x, s->block_max);
+
+    s->weights = logits_sum(s->x, s->vocab, max, 1);
+    *out = (struct drawn){
+        .weights = s->weights, .max = max, .odd = !logits_finite(logits, s->vocab)};
+    if (max > -INFINITY)
+        out->token = choose(s, d, pos, max);
+    out->logit = s->x[out->token];
 }
 
 void

@@ -90,12 +90,14 @@ int sampler_choose(struct sampler *s, const struct sample_params *p, const float
                    uint32_t n_drawn, struct sample_choice *out, struct err *e);
 
 /*
- * The same by a device, in two halves. sampler_draw: what is to be drawn beside the step that makes
- * the row; false: it depends on more than the row (bias, penalties, min_tokens not reached, lists
- * of the best). sampler_drawn: what came back, as sampler_choose would have said it; ERR_INTERNAL
- * if not all logits were numbers.
+ * The same in two halves, with a device in between. sampler_draw: how to draw beside the step that
+ * makes the row; false: it depends on more than the row (bias, penalties, min_tokens not reached,
+ * lists of the best). sampler_drawn: what came back, as sampler_choose would have said it.
+ * sampler_draw_row does what the device does.
  */
 bool sampler_draw(const struct sample_params *p, uint32_t n_drawn, struct draw *out);
+void sampler_draw_row(struct sampler *s, const struct draw *d, uint64_t pos,
+                      const float *logits, struct drawn *out);
 void sampler_drawn(const struct drawn *d, struct sample_choice *out);
 
 /* Natural log-probability of id under softmax(logits). */

@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "model/kvlayout.h"
+#include "model/sampler.h"
 #include "tests/toy_backend.h"
 
 struct toy_seq {
@@ -16,6 +17,7 @@ struct toy_seq {
     uint64_t len, high, floor;
     uint64_t n_come; /* pages, while it is coming */
     uint64_t spoilt; /* not 0: what came was wrong, and how */
+    bool drawn;      /* in the last step, and nothing since */
     uint64_t *state; /* [room]: behind each token; below floor only where a page ends */
     size_t room;
 };
@@ -38,6 +40,8 @@ struct backend {
     uint64_t max_positions, steps, copies;
     struct toy_seq *seqs; /* [max_seqs] */
     struct copy *later;
+    struct sampler *sampler;
+    float *row; /* f32 [vocab] */
 };
 
 static toy_step_fn *on_step;
@@ -96,6 +100,8 @@ toy_row(const uint32_t *tokens, size_t n, uint32_t vocab, float *row)
     fill_row(state, vocab, row);
 }
 
+static void toy_close(struct backend *b);
+
 static struct backend *
 toy_open(const struct model_config *c, const struct weights *w,
          const struct backend_opts *o, struct err *e)
@@ -113,10 +119,16 @@ toy_open(const struct model_config *c, const struct weights *w,
         free(b);
         return NULL;
     }
+    b->sampler = sampler_new((uint32_t)c->vocab_size, e);
+    b->row = calloc((size_t)c->vocab_size, sizeof *b->row);
+    if (b->sampler == NULL || b->row == NULL) {
+        toy_close(b);
+        return NULL;
+    }
+    b->vocab = (uint32_t)c->vocab_size;
     b->opts = *o;
     if (b->opts.kv_bytes == 0)
         b->opts.kv_bytes = UINT64_C(1) << 40; /* none of it is held */
-    b->vocab = (uint32_t)c->vocab_size;
     b->max_positions = (uint64_t)c->max_positions;
     return b;
 }
@@ -176,6 +188,8 @@ toy_close(struct backend *b)
         if (b->seqs[i].open)
             toy_seq_close(b, i);
     kv_layout_done(&b->layout);
+    sampler_free(b->sampler);
+    free(b->row);
     free(b->seqs);
     free(b);
 }
@@ -225,7 +239,8 @@ toy_info(const struct backend *b, struct backend_info *out)
                                  .kv_used = used(b),
                                  .max_seqs = b->opts.max_seqs,
                                  .max_step_tokens = TOY_STEP_TOKENS,
-                                 .max_rewind = TOY_MAX_REWIND};
+                                 .max_rewind = TOY_MAX_REWIND,
+                                 .draws = true};
 }
 
 static int
@@ -285,6 +300,7 @@ toy_seq_rewind(struct backend *b, uint32_t seq, uint64_t len, struct err *e)
     if (s->high - len > TOY_MAX_REWIND || len < s->floor)
         return err_set(e, ERR_CONFLICT, 0, "rewind of %llu tokens",
                        (unsigned long long)(s->high - len));
+    s->drawn = s->drawn && s->len == len;
     s->len = len;
     return 0;
 }
@@ -301,6 +317,7 @@ check_step(const struct backend *b, const struct step *st)
         CONTRACT(is_free(b, s->seq), "step of one that is not open or not at rest");
         CONTRACT(s->n_tokens > 0 && s->n_logits <= s->n_tokens, "counts");
         CONTRACT(s->n_logits == 0 || s->logits != NULL, "rows with no room");
+        CONTRACT(s->draw == NULL || (s->n_logits == 0 && s->drawn != NULL), "a draw");
         CONTRACT(s->mtp_logits == NULL, "draft rows without opts.mtp");
         for (uint32_t k = 0; k < i; k++)
             CONTRACT(st->seqs[k].seq != s->seq, "a sequence twice in a step");
@@ -336,9 +353,12 @@ check_room(struct backend *b, const struct step *st, struct err *e)
 static int
 spoil_rows(const struct step *st)
 {
-    for (uint32_t i = 0; i < st->n_seqs; i++)
+    for (uint32_t i = 0; i < st->n_seqs; i++) {
         if (st->seqs[i].n_logits > 0)
             st->seqs[i].logits[0] = 1e30f;
+        if (st->seqs[i].draw != NULL)
+            st->seqs[i].drawn->odd = 1;
+    }
     return -1;
 }
 
@@ -353,6 +373,8 @@ toy_step(struct backend *b, const struct step *st, struct err *e)
         r = on_step(on_step_arg, b->steps, st, e);
     if (r == -1 || check_room(b, st, e) == -1)
         return spoil_rows(st);
+    for (uint32_t i = 0; i < b->opts.max_seqs; i++)
+        b->seqs[i].drawn = false;
     for (uint32_t i = 0; i < st->n_seqs; i++) {
         const struct step_seq *sh = &st->seqs[i];
         struct toy_seq *s = &b->seqs[sh->seq];
@@ -363,11 +385,30 @@ toy_step(struct backend *b, const struct step *st, struct err *e)
         for (uint32_t k = 0; k < sh->n_logits; k++)
             fill_row(s->state[s->len - sh->n_logits + k], b->vocab,
                      sh->logits + (size_t)k * b->vocab);
+        s->drawn = sh->draw != NULL;
+        if (s->drawn) {
+            fill_row(s->state[s->len - 1], b->vocab, b->row);
+            if (r == TOY_NONSENSE)
+                b->row[b->vocab - 1] = NAN;
+            sampler_draw_row(b->sampler, sh->draw, s->len, b->row, sh->drawn);
+        }
         if (r == TOY_NONSENSE && sh->n_logits > 0)
             sh->logits[(size_t)sh->n_logits * b->vocab - 1] = NAN;
         if (s->high < s->len)
             s->high = s->len;
     }
+    return 0;
+}
+
+static int
+toy_seq_row(struct backend *b, uint32_t seq, float *row, struct err *e)
+{
+    const struct toy_seq *s = &b->seqs[seq];
+
+    CONTRACT(seq < b->opts.max_seqs && s->open, "the row of a sequence that is not open");
+    if (!s->drawn)
+        return err_set(e, ERR_NOT_FOUND, 0, "the row is gone");
+    fill_row(s->state[s->len - 1], b->vocab, row);
     return 0;
 }
 
@@ -669,4 +710,5 @@ const struct backend_ops backend_toy = {
     .kv_set = toy_kv_set,
     .kv_busy = toy_kv_busy,
     .step = toy_step,
+    .seq_row = toy_seq_row,
 };
