@@ -80,11 +80,11 @@ bug gpu/index.h 's|n < slots - slot, n, slots - slot|n < slots, n, slots|' piece
     "states that run over the end of a ring"
 bug gpu/index.h 's|return block \* threads + thread;|return block * (threads - 1) + thread;|' elements-once \
     "blocks of experts' rows that overlap"
-bug gpu/index/choose.h 's|n + CHOOSE_PARTS \* 8 - 1|n|' scores-cut-up "the last scores of a query in no block"
+bug gpu/index/choose.h 's|n + parts \* 8 - 1|n|' scores-cut-up "the last scores of a query in no block"
 bug gpu/index/choose.h 's|(i + cls) % CHOOSE_LANES|(i + cls) % (CHOOSE_LANES - 1)|' counters-once \
     "counters that are added up twice"
-bug gpu/index/choose.h 's|groups + group) \* 8 + head|groups + group) * 4 + head|' queries-staged \
-    "scales of queries over each other"
+bug gpu/index/choose.h 's|(four + 2 \* pair) % 8|(four + 2 * pair) % 4|' terms-apart \
+    "terms over each other"
 bug gpu/index/mma.h 's|return lane / rows \* 8;|return lane / rows * 4;|' fragments-inside \
     "fragments that ldmatrix cannot load"
 bug gpu/index/moe.h 's|return first + before;|return first + before / 2 * 2;|' places-once \

@@ -30,7 +30,7 @@ entries(const Config &k)
 }
 
 /* Piece i of what threads fill is 16 bytes of the queries, which the mma loop finds again by
- * (eight heads, group, lane); every eighth lane writes a scale, which two lanes find again. */
+ * (eight heads, group, lane), whatever the heads that are there; words of weights are pairs. */
 void
 queries_staged(const Config &k, Statement &s)
 {
@@ -39,24 +39,35 @@ queries_staged(const Config &k, Statement &s)
     const auto i = s.two("i", 0, all - 1);
     const Int eight = i.x / CHOOSE_LANES / groups, group = i.x / CHOOSE_LANES % groups;
     const Int lane = i.x % CHOOSE_LANES, head = eight * 8 + lane / 4;
-    const Int scale = i.x / CHOOSE_LANES * 8 + lane / 4;
     const Int row = fp4_row(groups * FP4_GROUP), from = group * 16 + lane % 4 * 4;
-    const Int q = all * 16, scales = eights * groups * 8, weights = eights * 8;
 
     s.claim(choose_query(eight, groups, group, lane) == i.x && eight < eights);
-    s.claim(implies(lane % 4 == 0, choose_scale(eight, groups, group, lane / 4) == scale));
-    s.claim(scale < scales && head < eights * 8 && eights * 8 < heads + 8);
-    s.claim(implies(lane % 4 == 0 && i.y % 4 == 0 &&
-                        scale == i.y / CHOOSE_LANES * 8 + i.y % CHOOSE_LANES / 4,
-                    i.x == i.y));
+    s.claim(head < eights * 8 && eights * 8 < heads + 16 && eights % 2 == 0);
     /* codes of a query's row, then its scales */
     s.claim(from + 4 <= groups * 16 && groups * 16 + group < row - (s.mutant ? 1 : 0));
-    /* what the products read: pairs of scales and weights, aligned */
-    const Int at = choose_scale(eight, groups, group, mma_col(lane, 0));
-
-    s.claim(at % 2 == 0 && at + 2 <= scales && eight * 8 + mma_col(lane, 0) + 2 <= weights);
-    s.claim(q % 16 == 0 && q + scales * 4 + weights * 4 <= SHARED_MOST);
+    if (groups % 4 == 0)
+        s.claim((row_start(head, row) + from) % 4 == 0);
+    /* the weights that the products read are those of their two heads */
+    s.claim(eight * 4 + lane % 4 < eights * 4);
+    s.claim((eight * 4 + lane % 4) * 2 == eight * 8 + mma_col(lane, 0));
+    s.claim((all + eights) * 4 * 16 + CHOOSE_WARPS * 4 * CHOOSE_LANES * 16 <= SHARED_MOST);
     s.claim(row == Int(kv_index_row_bytes(k.c.index_head_dim)));
+}
+
+/* The terms of two heads have places of their own for each four lanes; lanes that write 16 bytes at
+ * once, and all that read a word, are on banks of their own. */
+void
+terms_apart(const Config &, Statement &s)
+{
+    const auto four = s.two("four", 0, 7), pair = s.two("pair", 0, 3);
+    const Int x = choose_term(four.x, pair.x), y = choose_term(four.y, pair.y);
+    const Int other = s.mutant ? Int(pair.y * 8 + four.y) : y;
+
+    s.alone(x, y, four.x == four.y && pair.x == pair.y);
+    s.claim(x < CHOOSE_LANES);
+    s.claim(implies(four.x / 2 == four.y / 2 && x % 8 == other % 8,
+                    four.x == four.y && pair.x == pair.y));
+    s.claim(implies(pair.x == pair.y && x % 8 == y % 8, four.x == four.y));
 }
 
 /* Four codes of a key are read as one word where rows are multiples of 4 bytes: then all that
@@ -126,38 +137,37 @@ keys_once(const Config &k, Statement &s)
     }
 }
 
-/* Each score of a query is in one part of its cluster and in one stretch there, in ascending
- * order of parts, stretches, places. */
+/* Each score of a query is in one part of its cluster and with one thread there, in ascending
+ * order of parts, threads, places; a thread's are read by 16 bytes, inside the query's. */
 void
 scores_cut_up(const Config &k, Statement &s)
 {
     const Int n = s.any("n", 1, entries(k)), most = s.any("most", 1, entries(k));
     const Int j = s.any("j", 0, entries(k) - 1);
-    const Int part = choose_part(n);
-    Int parts = 0;
 
     s.assume(j < n && n <= most);
-    for (int rank = 0; rank < CHOOSE_PARTS; rank++) {
-        const Int first = choose(rank * part < n, rank * part, n);
-        const Int mine = choose(n - first < part, n - first, part);
+    for (const int parts : {1, +CHOOSE_PARTS}) {
+        const Int part = choose_part(n, parts), rank = j / part;
+        const Int at = j - rank * part;
 
-        parts = parts + choose(j >= first && j < first + mine, Int(1), Int(0));
-        s.claim(mine >= 0 && mine <= choose_part(most));
+        s.claim(part % 8 == 0 && part * parts >= n && rank < parts);
+        s.claim(part <= choose_part(most, parts));
+        for (const int threads : {256, 512, 1024}) {
+            const Int each = choose_each(s.mutant ? part - 1 : part, threads);
+            const auto t =
+                s.two("t" + std::to_string(threads * 10 + parts), 0, threads - 1);
+            const Int own = choose_own(t.x, each), next = choose_own(t.x + 1, each);
+
+            s.claim(choose_own(threads, each) * 8 >= part && next == own + each);
+            s.claim(implies(at / 8 >= own && at / 8 < next &&
+                                at / 8 >= choose_own(t.y, each) &&
+                                at / 8 < choose_own(t.y + 1, each),
+                            t.x == t.y));
+        }
+        s.claim(choose_each(choose_part(entries(k), CHOOSE_PARTS), 1024) <= CHOOSE_EIGHTS);
+        s.claim((rank * part + at / 8 * 8) % 8 == 0);
     }
-    s.claim(parts == 1);
-    s.claim(choose_part(most) * 2 + CHOOSE_CLASSES * CHOOSE_LANES * 4 <= INT32_MAX);
-
-    const Int mine = s.any("mine", 1, entries(k)), i = s.any("i", 0, entries(k) - 1);
-    const Int stretch = choose_stretch(s.mutant ? mine - 1 : mine);
-    const auto warp = s.two("warp", 0, CHOOSE_COUNTERS - 1);
-    const auto in = [&](Int w) { return i >= w * stretch && i < w * stretch + stretch; };
-    Bool someone = false;
-
-    s.assume(i < mine);
-    s.claim(implies(in(warp.x) && in(warp.y), warp.x == warp.y));
-    for (int w = 0; w < CHOOSE_COUNTERS; w++)
-        someone = someone || in(w);
-    s.claim(someone && stretch % CHOOSE_LANES == 0);
+    s.claim(choose_stride(most) % 8 == 0 && j / 8 * 8 + 8 <= choose_stride(most));
 }
 
 /* A lane counts in a column of its own, and each counter is added up once. */
@@ -181,11 +191,13 @@ counters_once(const Config &, Statement &s)
 const std::vector<Obligation> choosing = {
     {"choose", "queries-staged", "a query's codes and scales have places, found again",
      true, queries_staged},
+    {"choose", "terms-apart", "terms have places, written and read on banks of their own",
+     false, terms_apart},
     {"choose", "keys-aligned", "words of a key's codes are aligned, inside its row", true,
      keys_aligned},
     {"choose", "keys-once", "each key is one lane's, and the grid in turn has all", true,
      keys_once},
-    {"choose", "scores-cut-up", "each score is in one part and one stretch", true,
+    {"choose", "scores-cut-up", "each score is in one part and with one thread", true,
      scores_cut_up},
     {"choose", "counters-once", "each lane has its counters, each is added up once", false,
      counters_once},

@@ -99,6 +99,16 @@ nothing(const Config &, Thread &)
 {
 }
 
+/* A warp's terms: two slots in turn, two eights of heads. */
+void
+terms(Thread &x, How how, Int pair, Int from, Int n)
+{
+    x.use_in(x.warp(), "slot", how,
+             x.turn("k", 0, 1) * 256 + x.any("u", 0, 1) * 128 +
+                 choose_term(x.lane() / 4, pair) * 4 + from,
+             n);
+}
+
 /* Pairs of one stride are disjoint (rows, butterflies-once); here they are anywhere, and only what
  * comes before and behind them counts. */
 void
@@ -558,36 +568,54 @@ const std::vector<Kernel> kernels = {
           x.use("rank", READ, 0);
       }}},
     {"gpu/cuda/choose.cu",
+     "score_keys",
+     "{ slot . slot }",
+     {"slot"},
+     256,
+     nullptr,
+     0,
+     {[](const Config &, Thread &x) { terms(x, WRITE, x.lane() % 4, 0, 4); },
+      [](const Config &, Thread &x) {
+          terms(x, READ, x.any("pair", 0, 3), x.lane() % 4, 1);
+      }}},
+    {"gpu/cuda/choose.cu",
      "scores_kernel",
-     "q scale weight | q scale weight",
-     {"q", "scale", "weight"},
+     "q weight | { { score_keys() q weight . } }",
+     {"q", "weight"},
      256,
      "scores_kernel",
      0,
      {[](const Config &k, Thread &x) {
-          const Int line = x.warp() + x.any("round", 0, k.c.index_n_heads * 16) * 8;
-
-          x.use_in(line, "q", WRITE, x.lane());
-          x.use_in(line, "scale", WRITE, x.lane() / 4, 1, x.lane() % 4 == 0);
-          x.use("weight", WRITE, x.t + x.any("h", 0, 7) * 256);
+          x.use_in(x.warp() + x.any("round", 0, k.c.index_n_heads * 16) * 8, "q", WRITE,
+                   x.lane());
+          x.use("weight", WRITE, x.t);
       },
       [](const Config &, Thread &x) {
-          for (const char *array : {"q", "scale"})
-              x.use_in(x.any("line", 0, 1 << 20), array, READ, x.any("i", 0, 31));
+          x.use_in(x.any("line", 0, 1 << 20), "q", READ, x.any("i", 0, 31));
           x.use("weight", READ, x.any("h", 0, 1 << 20));
       }}},
     {"gpu/cuda/choose.cu",
-     "find_class",
-     "| count wide || count sum | found sum |",
-     {"count", "wide", "found"},
+     "add_counts",
+     "| count wide",
+     {"count", "wide"},
      1024,
-     "find_class",
-     2,
+     nullptr,
+     0,
      {[](const Config &, Thread &x) {
-          x.use("wide", READ, choose_counter_read(x.t / 4, x.any("i", 0, 31)));
-          x.use("count", WRITE, x.turn("low", 0, 1) * 256 + x.t / 4, 1, x.t % 4 == 0);
-      },
-      [](const Config &, Thread &x) {
+         const Int c = x.t / 4 + x.any("round", 0, 0) * 256;
+
+         for (const How how : {READ, WRITE})
+             x.use("wide", how, choose_counter_read(c, x.t % 4 + x.any("i", 0, 7) * 4));
+         x.use("count", WRITE, x.turn("low", 0, 1) * 256 + c, 1, x.t % 4 == 0);
+     }}},
+    {"gpu/cuda/choose.cu",
+     "find_class",
+     "|| count sum | found sum |",
+     {"count", "found"},
+     1024,
+     nullptr,
+     0,
+     {[](const Config &, Thread &x) {
           x.use_of(x.any("r", 0, CHOOSE_PARTS - 1), "count", READ,
                    x.turn("low", 0, 1) * 256 + x.t, x.t < 256);
           x.use("sum", WRITE, x.t, 1, x.t < 256);
@@ -598,40 +626,29 @@ const std::vector<Kernel> kernels = {
       }}},
     {"gpu/cuda/choose.cu",
      "topk_cluster_kernel",
-     "key wide { wide | key wide find_class() count found wide | } above equal key | "
-     "above all equal || above all equal key ||",
-     {"key", "wide"},
+     "front wide | { wide add_counts() count wide find_class() count found } front front_equal total | "
+     "front front_equal total ||",
+     {"wide"},
      1024,
      "topk_cluster_kernel",
      0,
      {[](const Config &, Thread &x) {
-          x.use("key", WRITE, x.t + x.any("round", 0, 63) * 1024);
+          x.use("wide", WRITE, (x.t + x.any("i", 0, 1) * 1024) * 4, 4);
+          x.use("front", WRITE, x.t, 1, x.t < 32);
       },
       [](const Config &, Thread &x) {
-          x.use("wide", WRITE, x.t + x.any("i", 0, 7) * 1024);
-      },
-      [](const Config &, Thread &x) {
-          x.use("key", READ, x.t + x.any("round", 0, 63) * 1024);
           x.use("wide", ATOMIC, choose_counter(x.any("class", 0, 255), x.lane()));
       },
-      [](const Config &, Thread &x) { x.use("found", READ, 0, 2); },
+      nothing, [](const Config &, Thread &x) { x.use("found", READ, 0, 2); },
       [](const Config &, Thread &x) {
-          x.use("key", READ, x.any("i", 0, 1 << 16));
-          x.use("above", WRITE, x.warp(), 1, x.lane() == 0);
-          x.use("equal", WRITE, x.warp(), 1, x.lane() == 0);
+          x.use("front", WRITE, x.warp(), 1, x.lane() == 0 && x.t < 256);
+          x.use("total", WRITE, x.warp(), 1, x.lane() == 31);
+          x.use("front_equal", ATOMIC, 0, 1, x.t < 256); /* the one that has the class */
       },
       [](const Config &, Thread &x) {
-          for (const How how : {READ, WRITE}) {
-              x.use("above", how, x.any("w", 0, 31), 1, x.t == 0);
-              x.use("equal", how, x.any("w", 0, 31), 1, x.t == 0);
-              x.use("all", how, 0, 2, x.t == 0);
-          }
-      },
-      [](const Config &, Thread &x) {
-          x.use("above", READ, x.warp());
-          x.use("equal", READ, x.warp());
-          x.use("key", READ, x.any("i", 0, 1 << 16));
-          x.use_of(x.any("r", 0, CHOOSE_PARTS - 1), "all", READ, x.any("one", 0, 1), true);
+          x.use("front", READ, x.lane());
+          x.use("total", READ, x.lane());
+          x.use("front_equal", READ, 0);
       }},
      false,
      true},

@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "gpu/cuda/cuda.h"
 #include "gpu/index.h"
+#include "gpu/index/choose.h"
 
 static int
 rotate(struct backend *b, uint16_t *x, const float *cs, int rows, int heads, int dim,
@@ -181,7 +182,8 @@ pick_fast(struct backend *b, const struct layer *l, const struct cuda_rows *r, i
 {
     const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
-    const int chunk = (int)(s->iscore_bytes / sizeof(uint16_t) / (size_t)most);
+    const int chunk =
+        (int)(s->iscore_bytes / sizeof(uint16_t) / (size_t)choose_stride(most));
 
     for (int i = 0; i < r->n; i += chunk) {
         const struct choose_args a = {.rows = r->rows + i,
@@ -193,6 +195,7 @@ pick_fast(struct backend *b, const struct layer *l, const struct cuda_rows *r, i
                                       .picked = s->picked + (size_t)i * c->index_topk,
                                       .page_at = l->index_comp.page_at,
                                       .n = r->n - i < chunk ? r->n - i : chunk,
+                                      .n_spans = r->n_spans,
                                       .n_heads = c->index_n_heads,
                                       .dim = c->index_head_dim,
                                       .ratio = l->index_comp.ratio,

@@ -3,15 +3,17 @@
  * The indexer on tensor cores: scores of a step's queries over all compressed rows that they see,
  * and the best of them (spec 7.4, 7.5). The plain twin is index.cu; bits are the same.
  *
- * Scores: products of e2m1 values are exact in bf16 and their sums over the 32 that share scales
- * are exact in f32, in any order; scales are powers of two, so one fma a part rounds as the
- * formula does, parts and heads in ascending order. A warp has 32 keys and goes over all heads;
- * a score is kept as the 16 bits that order like it.
+ * Scores: e2m1 values under their power of two are exact in bf16, sums over the 32 that share
+ * scales are exact in f32, in any order; parts are then added in ascending order, as the formula
+ * rounds. A warp has 32 keys in registers and goes over all heads, 16 at a time: terms of two
+ * heads are rounded in pairs, and pass through shared memory, so that one lane has all heads of a
+ * key and adds them in ascending order. A block does this for some rows: as long as they are of
+ * one sequence, its keys stay. A score is kept as the 16 bits that order like it.
  *
- * The k best: a cluster of eight blocks has a query, each an eighth of its scores in shared memory.
- * Two counts of 256 classes find the k-th value; a lane counts in a column of its own, so that
- * equal classes do not wait for each other. Then each warp counts and writes a stretch of its own:
- * ascending indices, of equal scores the first.
+ * The k best: a query has one block, or a cluster of eight with an eighth of its scores each, in
+ * registers: neighbours in one thread. Two counts of 256 classes find the k-th value; a lane
+ * counts in a column of its own, so that equal classes do not wait for each other. What is in
+ * front of a thread then says where its own go: ascending indices, of equal scores the first.
  */
 #include <cooperative_groups.h>
 
@@ -29,116 +31,145 @@ namespace cg = cooperative_groups;
 enum {
     WARPS = CHOOSE_WARPS,
     KEYS = CHOOSE_KEYS,
+    THREADS = WARPS * WARP,
+    ROUND = 2, /* eights of heads whose terms are added up at once */
+    SLOTS = 2, /* one is read while the next one is written */
+    MOST_ROWS = 4,
     PARTS = CHOOSE_PARTS,
-    TOPK_WARPS = CHOOSE_COUNTERS,
-    TOPK_THREADS = TOPK_WARPS * WARP,
     CLASSES = CHOOSE_CLASSES,
+    TOPK_THREADS = 1024,
+    EIGHTS = CHOOSE_EIGHTS,
 };
 
-/* Eight e2m1 codes, low nibble first, as bf16 2^126 too small: codes i and i + 4 to r[i]. */
+/* Orders like the number: negative ones turn around. */
+static __device__ __forceinline__ uint16_t
+sort_key(float score)
+{
+    return (uint16_t)fpbits_bf16_order(f32_to_bf16(score));
+}
+
+/* Codes i and i + 4 of eight to r[i], as bf16 2^126 too small. */
 static __device__ __forceinline__ void
 widen(uint32_t w, uint32_t *r)
 {
     fpbits_e2m1_widen(w, r);
 }
 
-/* Orders like the number: negative ones turn around. */
-static __device__ __forceinline__ uint16_t
-sort_key(float score)
-{
-    return (uint16_t)fpbits_bf16_order(__float_as_uint(score) >> 16);
-}
-
-/* Shared memory of scores_kernel: queries as fragments, their scales times 2^66, weights. */
-static __host__ __device__ inline size_t
-scores_shared(int heads, int groups)
-{
-    const size_t all = (size_t)(heads + 7) / 8 * 8;
-
-    return all * groups * 4 * 16 + all * groups * 4 + all * 4;
-}
-
-/* Grid: groups of WARPS * KEYS keys in turn, rows. */
+/* The 4 codes' bytes; rows of 4 groups are whole words. */
 template <int GROUPS>
-static __global__ void __launch_bounds__(WARPS *WARP, 2)
-scores_kernel(const __grid_constant__ struct choose_args a)
+static __device__ __forceinline__ uint32_t
+code_word(const uint8_t *p)
 {
-    LAUNCH_SHARED(16, uint8_t, memory);
-    uint4 *q = (uint4 *)memory;                 /* [head / 8][group][lane] */
-    const int tiles = choose_eights(a.n_heads); /* heads that are not there add nothing */
-    float *scale = (float *)(q + (size_t)tiles * 8 * GROUPS * 4); /* [head / 8][group][8] */
-    float *weight = scale + tiles * 8 * GROUPS;
-    const int t = threadIdx.x, lane = t % WARP, warp = t / WARP, row = blockIdx.y;
-    const int row_bytes = fp4_row(GROUPS * FP4_GROUP);
-    const int per_page = KV_PAGE_TOKENS / a.ratio;
+    return GROUPS % 4 == 0
+               ? *(const uint32_t *)p
+               : p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
 
-    pdl_go();
-    pdl_wait();
-    const int n = (int)entries_visible(a.rows[row].pos, (uint64_t)a.ratio);
+template <int GROUPS>
+static __device__ __forceinline__ uint32_t
+scale_word(const uint8_t *p)
+{
+    if constexpr (GROUPS % 4 == 0) {
+        return *(const uint32_t *)p;
+    } else {
+        uint32_t w = 0;
 
-    if (n <= a.topk || (int)blockIdx.x * WARPS * KEYS >= n)
-        return;
-    for (int i = t; i < tiles * GROUPS * WARP; i += WARPS * WARP) {
-        const int l = i % WARP, g = i / WARP % GROUPS, h = i / WARP / GROUPS * 8 + l / 4;
-        const uint8_t *from = a.q + row_start(row_start(row, a.n_heads) + h, row_bytes);
-        const uint8_t *p = from + g * 16 + l % 4 * 4;
-        uint32_t r[4];
-
-        if (h >= a.n_heads) {
-            q[i] = make_uint4(0, 0, 0, 0);
-            if (l % 4 == 0)
-                scale[i / WARP * 8 + l / 4] = 0.0f;
-            continue;
-        }
-        widen(p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24, r);
-#pragma unroll
-        for (int k = 0; k < 4; k++) /* times 2^126, then 2^60 */
-            r[k] = times_bf16x2(times_bf16x2(r[k], 0x7e807e80), 0x5d805d80);
-        q[i] = make_uint4(r[0], r[1], r[2], r[3]);
-        if (l % 4 == 0)
-            scale[i / WARP * 8 + l / 4] = e8m0_to_f32(from[GROUPS * 16 + g]) * 0x1p66f;
+        for (int g = 0; g < GROUPS; g++)
+            w |= (uint32_t)p[g] << 8 * g;
+        return w;
     }
-    for (int h = t; h < tiles * 8; h += WARPS * WARP)
-        weight[h] = h < a.n_heads ? bf16_to_f32(a.w[row_start(row, a.n_heads) + h]) : 0.0f;
-    __syncthreads();
-    uint8_t *const *pages = a.spans[a.rows[row].span].pages;
+}
 
-    for (int j0 = choose_first(blockIdx.x, warp); j0 < n;
-         j0 += (int)gridDim.x * WARPS * KEYS) {
-        uint32_t key[2][GROUPS][2][4];
-        float ks[4][GROUPS], sum[4] = {};
-
-#pragma unroll
-        for (int m = 0; m < 4; m++) { /* keys lane / 4, and 8, 16, 24 further on */
-            const int j = min(choose_key(j0, m, lane), n - 1);
-            const uint8_t *p = pages[entry_page(j, per_page)] + a.page_at +
-                               entry_row(j, per_page) * row_bytes;
+/* Keys j0 .. j0 + 31, none beyond the last, as bf16 2^60 too small: exact for scales from 2^-73 to
+ * 2^61. */
+template <int GROUPS>
+static __device__ __forceinline__ void
+load_keys(const struct choose_args &a, uint8_t *const *pages, int j0, int last,
+          uint32_t (*key)[GROUPS][2][4])
+{
+    const int row_bytes = fp4_row(GROUPS * FP4_GROUP), lane = threadIdx.x % WARP;
+    const int per_page = KV_PAGE_TOKENS / a.ratio;
+    uint32_t code[4][GROUPS], scale[4];
 
 #pragma unroll
-            for (int g = 0; g < GROUPS; g++) {
-                const uint8_t *from = p + g * 16 + lane % 4 * 4;
-                const uint32_t w = GROUPS % 4 == 0 ? *(const uint32_t *)from
-                                                   : from[0] | (uint32_t)from[1] << 8 |
-                                                         (uint32_t)from[2] << 16 |
-                                                         (uint32_t)from[3] << 24;
-                uint32_t r[4];
+    for (int m = 0; m < 4; m++) { /* keys lane / 4, and 8, 16, 24 further on */
+        const int j = min(choose_key(j0, m, lane), last);
+        const uint8_t *p = pages[entry_page(j, per_page)] + a.page_at +
+                           entry_row(j, per_page) * row_bytes;
 
-                widen(w, r);
-                key[m / 2][g][0][m % 2] = r[0];
-                key[m / 2][g][0][m % 2 + 2] = r[1];
-                key[m / 2][g][1][m % 2] = r[2];
-                key[m / 2][g][1][m % 2 + 2] = r[3];
-                ks[m][g] = e8m0_to_f32(p[GROUPS * 16 + g]);
-            }
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++)
+            code[m][g] = code_word<GROUPS>(p + g * 16 + lane % 4 * 4);
+        scale[m] = scale_word<GROUPS>(p + GROUPS * 16);
+    }
+#pragma unroll
+    for (int m = 0; m < 4; m++)
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++) {
+            const uint32_t up = min((scale[m] >> 8 * g & 0xff) + 126 - 60, 254u);
+            uint32_t r[4];
+
+            widen(code[m][g], r);
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                key[m / 2][g][i / 2][i % 2 * 2 + m % 2] =
+                    times_bf16x2(r[i], up * 0x00800080);
         }
-        for (int h = 0; h < tiles; h++) {
-            float d[4][2] = {};
+}
+
+/* Queries of one row as the products take them, under their scales and 2^60 too large; pairs of
+ * weights. Heads that are not there add nothing. */
+template <int GROUPS>
+static __device__ void
+stage_queries(const struct choose_args &a, int row, uint4 *q, uint32_t *weight)
+{
+    const int eights = choose_eights(a.n_heads);
+    const uint16_t *w = a.w + row_start(row, a.n_heads);
+
+    for (int i = threadIdx.x; i < eights * GROUPS * WARP; i += THREADS) {
+        const int l = i % WARP, g = i / WARP % GROUPS, h = i / WARP / GROUPS * 8 + l / 4;
+        const uint8_t *from =
+            a.q + row_start(row_start(row, a.n_heads) + h, fp4_row(GROUPS * FP4_GROUP));
+        uint32_t r[4] = {};
+
+        if (h < a.n_heads) {
+            const uint32_t up = __float_as_uint(e8m0_to_f32(from[GROUPS * 16 + g])) >> 16;
+
+            widen(code_word<GROUPS>(from + g * 16 + l % 4 * 4), r);
+#pragma unroll
+            for (int k = 0; k < 4; k++) /* times 2^126, then 2^60 */
+                r[k] = times_bf16x2(
+                    times_bf16x2(times_bf16x2(r[k], 0x7e807e80), 0x5d805d80), up * 0x10001);
+        }
+        q[i] = make_uint4(r[0], r[1], r[2], r[3]);
+    }
+    for (int i = threadIdx.x; i < eights * 4; i += THREADS) {
+        const int h = i * 2;
+
+        weight[i] = (h < a.n_heads ? w[h] : 0u) |
+                    (uint32_t)(h + 1 < a.n_heads ? w[h + 1] : 0) << 16;
+    }
+}
+
+/* The score of one key, which is another one in each lane: j0 + choose_key(0, lane % 4, lane). */
+template <int GROUPS>
+static __device__ __forceinline__ float
+score_keys(const uint32_t (*key)[GROUPS][2][4], const uint4 *q, const uint32_t *weight,
+           int eights, uint4 *term, int lane)
+{
+    float sum = 0.0f;
+
+    for (int h0 = 0; h0 < eights; h0 += ROUND) {
+        uint4 *slot = term + h0 / ROUND % SLOTS * ROUND * WARP;
+
+#pragma unroll
+        for (int u = 0; u < ROUND; u++) {
+            const int h = h0 + u;
+            float d[4][2];
 
 #pragma unroll
             for (int g = 0; g < GROUPS; g++) {
                 const uint4 b = q[choose_query(h, GROUPS, g, lane)];
-                const float2 qs =
-                    *(const float2 *)&scale[choose_scale(h, GROUPS, g, mma_col(lane, 0))];
 
 #pragma unroll
                 for (int m = 0; m < 2; m++) {
@@ -146,60 +177,147 @@ scores_kernel(const __grid_constant__ struct choose_args a)
 
                     mma_bf16(c, key[m][g][0], b.x, b.y);
                     mma_bf16(c, key[m][g][1], b.z, b.w);
-                    d[2 * m][0] = fmaf(c[0], qs.x * ks[2 * m][g], d[2 * m][0]);
-                    d[2 * m][1] = fmaf(c[1], qs.y * ks[2 * m][g], d[2 * m][1]);
-                    d[2 * m + 1][0] = fmaf(c[2], qs.x * ks[2 * m + 1][g], d[2 * m + 1][0]);
-                    d[2 * m + 1][1] = fmaf(c[3], qs.y * ks[2 * m + 1][g], d[2 * m + 1][1]);
+#pragma unroll
+                    for (int i = 0; i < 4; i++)
+                        d[2 * m + i / 2][i % 2] = g == 0 ? c[i]
+                                                         : d[2 * m + i / 2][i % 2] + c[i];
                 }
             }
-            const float2 w = *(const float2 *)&weight[h * 8 + mma_col(lane, 0)];
+            const uint32_t w = weight[h * 4 + lane % 4];
+            uint32_t p[4];
 
 #pragma unroll
-            for (int m = 0; m < 4; m++) {
-                d[m][0] = bf16_round(fmaxf(bf16_round(d[m][0]), 0.0f) * w.x);
-                d[m][1] = bf16_round(fmaxf(bf16_round(d[m][1]), 0.0f) * w.y);
+            for (int m = 0; m < 4; m++)
+                p[m] = times_bf16x2(relu_bf16_pair(d[m][0], d[m][1]), w);
+            slot[u * WARP + choose_term(lane / 4, lane % 4)] =
+                make_uint4(p[0], p[1], p[2], p[3]);
+        }
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < ROUND * 4; i++) { /* heads in ascending order */
+            const uint32_t *from =
+                (const uint32_t *)&slot[i / 4 * WARP + choose_term(lane / 4, i % 4)];
+            float v[2];
+
+            bf16_pair(from[lane % 4], v);
+            sum = (sum + v[0]) + v[1];
+        }
+    }
+    return sum;
+}
+
+/* Shared memory of scores_kernel: each row's queries and weights; terms of each warp. */
+static __host__ __device__ inline size_t
+scores_shared(int heads, int groups, int rows)
+{
+    const size_t eights = (size_t)choose_eights(heads);
+
+    return ((eights * groups * WARP + eights) * rows + WARPS * SLOTS * ROUND * WARP) *
+           sizeof(uint4);
+}
+
+/* Grid: groups of WARPS * KEYS keys in turn, groups of rows. */
+template <int GROUPS>
+static __global__ void __launch_bounds__(THREADS, 2)
+scores_kernel(const __grid_constant__ struct choose_args a, int rows_each)
+{
+    LAUNCH_SHARED(16, uint8_t, memory);
+    const int eights = choose_eights(a.n_heads), per_row = eights * GROUPS * WARP;
+    uint4 *q = (uint4 *)memory;                    /* [row][eight][group][lane] */
+    uint4 *term = q + (size_t)per_row * rows_each; /* [warp][slot][eight][lane] */
+    uint32_t *weight = (uint32_t *)(term + WARPS * SLOTS * ROUND * WARP); /* [row][pair] */
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const int row0 = blockIdx.y * rows_each, rows = min(a.n - row0, rows_each);
+    const int first = choose_first(blockIdx.x, warp);
+    const int step = (int)gridDim.x * WARPS * KEYS;
+    uint32_t key[2][GROUPS][2][4];
+    int most = 0, have = -1; /* whose keys there are */
+
+    pdl_go();
+    for (int r = 0; r < rows; r++)
+        most = max(most, (int)entries_visible(a.rows[row0 + r].pos, (uint64_t)a.ratio));
+    if (most <= a.topk || (int)blockIdx.x * WARPS * KEYS >= most) {
+        pdl_wait();
+        return;
+    }
+    /* entries that were there before this step need not wait */
+    const struct dev_span &span = a.spans[a.rows[row0].span];
+
+    if (first + KEYS <= (int)(span.start / (uint64_t)a.ratio)) {
+        load_keys<GROUPS>(a, span.pages, first, first + KEYS - 1, key);
+        have = a.rows[row0].span;
+    }
+    pdl_wait();
+    for (int r = 0; r < rows; r++)
+        stage_queries<GROUPS>(a, row0 + r, q + r * per_row, weight + r * eights * 4);
+    __syncthreads();
+    term += warp * SLOTS * ROUND * WARP;
+    for (int j0 = first; j0 < most; j0 += step) {
+        for (int r = 0; r < rows; r++) {
+            const struct dev_row &row = a.rows[row0 + r];
+            const int n = (int)entries_visible(row.pos, (uint64_t)a.ratio);
+
+            if (n <= a.topk || j0 >= n)
+                continue;
+            if (have != row.span) {
+                const struct dev_span &s = a.spans[row.span];
+                const uint64_t end = (s.start + (uint64_t)s.n) / (uint64_t)a.ratio;
+
+                load_keys<GROUPS>(a, s.pages, j0, (int)end - 1, key);
+                have = row.span;
             }
-#pragma unroll
-            for (int s = 0; s < 4; s++) /* heads in ascending order: lane by lane */
-#pragma unroll
-                for (int m = 0; m < 4; m++)
-                    sum[m] =
-                        __shfl_sync(~0u, (sum[m] + d[m][0]) + d[m][1], (lane & ~3) | s);
-        }
-#pragma unroll
-        for (int m = 0; m < 4; m++) {
-            const int j = choose_key(j0, m, lane);
+            const float sum = score_keys<GROUPS>(
+                key, q + r * per_row, weight + r * eights * 4, eights, term, lane);
+            const int j = choose_key(j0, lane % 4, lane);
 
-            if (lane % 4 == m && j < n)
-                a.score[row_start(row, a.max_rows) + j] = sort_key(bf16_round(sum[m]));
+            if (j < n)
+                a.score[row_start(row0 + r, choose_stride(a.max_rows)) + j] = sort_key(sum);
+            __syncwarp(); /* terms may be in either slot */
         }
+        have = -1;
     }
 }
 
-/* The class in which the k-th largest of all blocks lies, and its rank inside. All threads. */
+/* A block's counts of all classes, from those of lanes, which are 0 again then. */
 static __device__ void
-find_class(cg::cluster_group &cluster, int *count, const uint32_t *wide, int k, int *found)
+add_counts(uint32_t *wide, int *count)
 {
-    __shared__ int sum[CLASSES];
     const int t = threadIdx.x;
 
     __syncthreads();
-    for (int c = t / 4; c < CLASSES; c += TOPK_THREADS / 4) {
+    for (int c = t / 4; c < CLASSES; c += (int)blockDim.x / 4) {
         int v = 0;
 
-        for (int i = t % 4; i < WARP; i += 4)
+        for (int i = t % 4; i < WARP; i += 4) {
             v += (int)wide[choose_counter_read(c, i)];
+            wide[choose_counter_read(c, i)] = 0;
+        }
         v += __shfl_xor_sync(~0u, v, 1);
         v += __shfl_xor_sync(~0u, v, 2);
         if (t % 4 == 0)
             count[c] = v;
     }
+}
+
+/* The class in which the k-th largest of all blocks lies, and its rank inside, from counts of
+ * each block; how many of class t the blocks in front have. All threads. */
+static __device__ int
+find_class(cg::cluster_group &cluster, int *count, int k, int *found)
+{
+    __shared__ int sum[CLASSES];
+    const int t = threadIdx.x, rank = (int)cluster.block_rank();
+    int before = 0;
+
     cluster.sync();
     if (t < CLASSES) {
         int v = 0;
 
-        for (int r = 0; r < PARTS; r++)
-            v += cluster.map_shared_rank(count, r)[t];
+        for (int r = 0; r < (int)gridDim.x; r++) {
+            const int x = cluster.map_shared_rank(count, r)[t];
+
+            before += r < rank ? x : 0;
+            v += x;
+        }
         sum[t] = v;
     }
     __syncthreads();
@@ -225,95 +343,153 @@ find_class(cg::cluster_group &cluster, int *count, const uint32_t *wide, int k, 
         }
     }
     __syncthreads();
+    return before;
 }
 
+/* Key i of the 8 in v. */
+static __device__ __forceinline__ unsigned
+one_of(const uint4 &v, int i)
+{
+    const uint32_t w = i / 2 == 0 ? v.x : i / 2 == 1 ? v.y : i / 2 == 2 ? v.z : v.w;
+
+    return i % 2 == 0 ? w & 0xffff : w >> 16;
+}
+
+/* The first few of 8, the others are 0. */
+static __device__ __forceinline__ uint4
+head_of(const uint4 &v, int n)
+{
+    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+    uint32_t r[4];
+
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        r[i] = n > 2 * i + 1 ? w[i] : n > 2 * i ? w[i] & 0xffff : 0;
+    return make_uint4(r[0], r[1], r[2], r[3]);
+}
+
+/* Grid: blocks of a cluster, rows. */
 static __global__ void __launch_bounds__(TOPK_THREADS)
 topk_cluster_kernel(const __grid_constant__ struct choose_args a)
 {
     LAUNCH_SHARED(16, uint8_t, memory);
-    __shared__ int count[2][CLASSES], found[2], above[TOPK_WARPS], equal[TOPK_WARPS],
-        all[2];
+    __shared__ int count[2][CLASSES], found[2], front[WARP], total[WARP], front_equal;
     cg::cluster_group cluster = cg::this_cluster();
-    uint32_t *wide = (uint32_t *)memory;                 /* [CLASSES][WARP] */
-    uint16_t *key = (uint16_t *)(wide + CLASSES * WARP); /* [part] */
-    const int t = threadIdx.x, lane = t % WARP, warp = t / WARP;
-    const int row = blockIdx.y, rank = (int)cluster.block_rank();
-
-    pdl_go();
-    pdl_wait();
+    uint32_t *wide = (uint32_t *)memory; /* [CLASSES][WARP] */
+    const int t = threadIdx.x, lane = t % WARP, warp = t / WARP, row = blockIdx.y;
     const int n = (int)entries_visible(a.rows[row].pos, (uint64_t)a.ratio);
 
-    if (n <= a.topk)
+    pdl_go();
+    if (n <= a.topk) {
+        pdl_wait();
         return;
-    const int part = choose_part(n), first = min(n, rank * part),
-              mine = min(n - first, part);
-    const uint16_t *from = a.score + row_start(row, a.max_rows) + first;
-    int *picked = a.picked + row_start(row, a.topk);
+    }
+    const int part = choose_part(n, (int)gridDim.x);
+    const int each = choose_each(part, (int)blockDim.x); /* eights of a thread */
+    const int first = (int)cluster.block_rank() * part, own = choose_own(t, each);
+    const uint4 *from =
+        (const uint4 *)(a.score + row_start(row, choose_stride(a.max_rows)) + first);
+    uint4 key[EIGHTS];
     unsigned limit = 0;
-    int rest = a.topk;
+    int rest = a.topk, before[2];
 
-    for (int i = t; i < mine; i += TOPK_THREADS)
-        key[i] = from[i];
-    for (int low = 0; low < 2; low++) {
-        for (int i = t; i < CLASSES * WARP; i += TOPK_THREADS)
-            wide[i] = 0;
-        __syncthreads();
-        for (int i = t; i < mine; i += TOPK_THREADS) {
-            const unsigned s = key[i];
+    for (int i = t; i < CLASSES * WARP / 4; i += (int)blockDim.x)
+        ((uint4 *)wide)[i] = make_uint4(0, 0, 0, 0);
+    if (t < WARP)
+        front[t] = 0;
+    pdl_wait();
+#pragma unroll
+    for (int e = 0; e < EIGHTS; e++) {
+        const int at = (own + e) * 8, left = min(part, n - first) - at;
 
-            if (!low || (s & 0xff00) == limit)
-                atomicAdd(&wide[choose_counter(low ? s & 0xff : s >> 8, lane)], 1u);
+        /* Beyond the last one are 0s: nothing is less, and they are behind all that equal them. */
+        key[e] = make_uint4(0, 0, 0, 0);
+        if (e < each && left > 0) {
+            key[e] = from[own + e];
+            if (left < 8)
+                key[e] = head_of(key[e], left);
         }
-        find_class(cluster, count[low], wide, rest, found);
-        limit |= (unsigned)found[0] << (low ? 0 : 8);
-        rest = found[1];
-        __syncthreads(); /* everyone has read found */
-    }
-    /* a warp has a stretch: multiples of 32 */
-    const int stretch = choose_stretch(mine);
-    const int i0 = warp * stretch, i1 = min(mine, i0 + stretch);
-    int n_above = 0, n_equal = 0;
-
-    for (int i = i0 + lane; i < i0 + stretch; i += WARP) {
-        const unsigned s = i < i1 ? key[i] : 0;
-
-        n_above += __popc(__ballot_sync(~0u, i < i1 && s > limit));
-        n_equal += __popc(__ballot_sync(~0u, i < i1 && s == limit));
-    }
-    if (lane == 0) {
-        above[warp] = n_above;
-        equal[warp] = n_equal;
     }
     __syncthreads();
-    if (t == 0) {
-        all[0] = all[1] = 0;
-        for (int w = 0; w < TOPK_WARPS; w++) {
-            const int x = above[w], y = equal[w];
+#pragma unroll
+    for (int low = 0; low < 2; low++) {
+#pragma unroll
+        for (int e = 0; e < EIGHTS; e++) {
+            if (e >= each)
+                break;
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const unsigned s = one_of(key[e], i);
 
-            above[w] = all[0];
-            equal[w] = all[1];
-            all[0] += x;
-            all[1] += y;
+                if (!low || (s & 0xff00) == limit)
+                    atomicAdd(&wide[choose_counter(low ? s & 0xff : s >> 8, lane)], 1u);
+            }
+        }
+        add_counts(wide, count[low]);
+        before[low] = find_class(cluster, count[low], rest, found);
+        limit |= (unsigned)found[0] << (low ? 0 : 8);
+        rest = found[1];
+    }
+    /* chosen ones and equal ones in front: of other blocks, of other warps, of other lanes */
+    int mine = 0;
+
+#pragma unroll
+    for (int e = 0; e < EIGHTS; e++) {
+        if (e >= each)
+            break;
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            const unsigned s = one_of(key[e], i);
+
+            mine += (s > limit ? 1 : 0) + (s == limit ? 1 << 16 : 0);
         }
     }
-    cluster.sync();
-    int at_above = above[warp], at_equal = equal[warp];
+    int upto = mine;
 
-    for (int r = 0; r < rank; r++) {
-        at_above += cluster.map_shared_rank(all, r)[0];
-        at_equal += cluster.map_shared_rank(all, r)[1];
-    }
-    for (int i = i0 + lane; i < i0 + stretch; i += WARP) {
-        const unsigned s = i < i1 ? key[i] : 0, before = (1u << lane) - 1;
-        const bool is_above = i < i1 && s > limit, is_equal = i < i1 && s == limit;
-        const unsigned ma = __ballot_sync(~0u, is_above), me = __ballot_sync(~0u, is_equal);
-        const int x = at_above + __popc(ma & before), y = at_equal + __popc(me & before);
+    for (int d = 1; d < WARP; d *= 2) {
+        const int v = __shfl_up_sync(~0u, upto, d);
 
-        if (is_above || (is_equal && y < rest))
-            picked[x + min(y, rest)] = first + i;
-        at_above += __popc(ma);
-        at_equal += __popc(me);
+        upto += lane >= d ? v : 0;
     }
+    if (lane == WARP - 1)
+        total[warp] = upto;
+    if (t < CLASSES) {
+        int v = (t > (int)(limit >> 8) ? before[0] : 0) +
+                (t > (int)(limit & 0xff) ? before[1] : 0);
+
+        if (t == (int)(limit & 0xff))
+            front_equal = before[1];
+        for (int d = 1; d < WARP; d *= 2)
+            v += __shfl_xor_sync(~0u, v, d);
+        if (lane == 0)
+            front[warp] = v;
+    }
+    __syncthreads();
+    int in_front = lane < warp ? total[lane] : 0, above = front[lane];
+
+    for (int d = 1; d < WARP; d *= 2) {
+        in_front += __shfl_xor_sync(~0u, in_front, d);
+        above += __shfl_xor_sync(~0u, above, d);
+    }
+    in_front += upto - mine;
+    above += in_front & 0xffff;
+    int equal = front_equal + (in_front >> 16), *picked = a.picked + row_start(row, a.topk);
+
+    if (mine != 0)
+#pragma unroll
+        for (int e = 0; e < EIGHTS; e++) {
+            if (e >= each)
+                break;
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const unsigned s = one_of(key[e], i);
+
+                if (s > limit || (s == limit && equal < rest))
+                    picked[topk_place(above, equal, rest)] = first + (own + e) * 8 + i;
+                above += s > limit ? 1 : 0;
+                equal += s == limit ? 1 : 0;
+            }
+        }
     cluster.sync(); /* nobody leaves while others read from here */
 }
 
@@ -324,29 +500,47 @@ choose_can(int n_heads, int dim, uint64_t most, size_t shared_bytes)
 
     return n_heads > 0 && dim % FP4_GROUP == 0 &&
            (groups == 1 || groups == 2 || groups == 4) &&
-           scores_shared(n_heads, groups) <= shared_bytes &&
-           (size_t)CLASSES * WARP * 4 + (size_t)choose_part((int)most) * 2 + 4096 <=
-               shared_bytes;
+           scores_shared(n_heads, groups, MOST_ROWS) <= shared_bytes &&
+           (size_t)CLASSES * WARP * 4 + 4096 <= shared_bytes &&
+           most <= (uint64_t)PARTS * TOPK_THREADS * EIGHTS * 8;
 }
 
 template <int GROUPS>
 static int
 scores(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
 {
-    const size_t shared = scores_shared(a->n_heads, GROUPS);
+    /* rows of one sequence share keys; few rows need all blocks */
+    const int rows = a->n >= MOST_ROWS * 4 && a->n >= MOST_ROWS * a->n_spans ? MOST_ROWS
+                                                                             : 1;
+    const size_t shared = scores_shared(a->n_heads, GROUPS, rows);
     const int tiles = ceil_div(a->max_rows, WARPS * KEYS), most = 2 * rk->sms;
-    const dim3 grid(tiles < most ? tiles : most, a->n);
+    const dim3 grid(tiles < most ? tiles : most, ceil_div(a->n, rows));
 
     if (shared > 48 * 1024)
         SHARED_TRY(scores_kernel<GROUPS>, shared, e);
-    CU_TRY(launch_pdl(rk, scores_kernel<GROUPS>, grid, WARPS * WARP, shared, *a), e);
+    CU_TRY(launch_pdl(rk, scores_kernel<GROUPS>, grid, THREADS, shared, *a, rows), e);
+    return 0;
+}
+
+static int
+topk(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
+{
+    const int block = TOPK_THREADS * EIGHTS * 8; /* what one block can do */
+    const bool alone = a->max_rows <= TOPK_THREADS * 8 ||
+                       (a->n >= 64 && a->max_rows <= block);
+    const int parts = alone ? 1 : PARTS, part = choose_part(a->max_rows, parts);
+    const int threads = part <= 256 * 8 ? 256 : part <= 512 * 8 ? 512 : TOPK_THREADS;
+    const size_t shared = (size_t)CLASSES * WARP * 4;
+
+    CU_TRY(launch_cluster(rk, parts, topk_cluster_kernel, dim3(parts, a->n), threads,
+                          shared, *a),
+           e);
     return 0;
 }
 
 int
 choose_cuda(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
 {
-    const size_t shared = (size_t)CLASSES * WARP * 4 + (size_t)choose_part(a->max_rows) * 2;
     int r;
 
     if (!choose_can(a->n_heads, a->dim, (uint64_t)a->max_rows, rk->shared_bytes))
@@ -358,11 +552,5 @@ choose_cuda(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
     case 2: r = scores<2>(rk, a, e); break;
     default: r = scores<4>(rk, a, e);
     }
-    if (r == -1)
-        return -1;
-    SHARED_TRY(topk_cluster_kernel, shared, e);
-    CU_TRY(launch_cluster(rk, PARTS, topk_cluster_kernel, dim3(PARTS, a->n), TOPK_THREADS,
-                          shared, *a),
-           e);
-    return 0;
+    return r == -1 ? -1 : topk(rk, a, e);
 }

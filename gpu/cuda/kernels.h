@@ -246,10 +246,10 @@ struct choose_args {
     const struct dev_span *spans;
     const uint8_t *q;  /* [n][n_heads] packed */
     const uint16_t *w; /* bf16 [n][n_heads] */
-    uint16_t *score;   /* [n][max_rows] */
+    uint16_t *score;   /* [n][choose_stride(max_rows)], aligned to 16 */
     int *picked;
     size_t page_at;
-    int n, n_heads, dim, ratio, topk, max_rows;
+    int n, n_spans, n_heads, dim, ratio, topk, max_rows;
 };
 
 bool choose_can(int n_heads, int dim, uint64_t most, size_t shared_bytes);

@@ -130,7 +130,7 @@ plan_scores(struct backend *b)
         !attend_can(&(struct attend_args){.dim = c->head_dim, .rope_dim = c->rope_dim},
                     (int)keys, b->rk.shared_bytes);
     b->plain_index = !choose_can(c->index_n_heads, c->index_head_dim,
-                                 (uint64_t)c->max_positions / MODEL_CSA_RATIO + 1,
+                                 (uint64_t)c->max_positions / MODEL_CSA_RATIO,
                                  b->rk.shared_bytes);
     TAKE(score, s->score_bytes / sizeof *s->score);
     TAKE(iscore, s->iscore_bytes / sizeof *s->iscore);

@@ -48,6 +48,16 @@ times_bf16x2(uint32_t x, uint32_t factor)
     return y;
 }
 
+/* Two numbers rounded to bf16, negative ones to 0. */
+static __device__ __forceinline__ uint32_t
+relu_bf16_pair(float low, float high)
+{
+    uint32_t y;
+
+    asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
+
 /* Four 8 x 8 matrices of 16-bit elements from shared memory: lanes 8 i .. 8 i + 7 name the rows of
  * matrix i, lane 4 g + t gets elements 2 t and 2 t + 1 of row g of each. */
 static __device__ __forceinline__ void

@@ -15,27 +15,29 @@ enum {
     CHOOSE_LANES = 32,
     CHOOSE_PARTS = 8,     /* blocks of a cluster */
     CHOOSE_CLASSES = 256, /* of a score's upper or lower byte */
-    CHOOSE_COUNTERS = 32, /* warps of a block that counts */
+    CHOOSE_EIGHTS = 4,    /* eights of scores that a thread can have */
 };
 
-/* Heads go by eight, the last of which may not be there. */
+/* Heads go by eight, and two eights at a time; the last ones may not be there. */
 INDEX_FN INDEX_INT
 choose_eights(INDEX_INT heads)
 {
-    return (heads + 7) / 8;
+    return (heads + 15) / 16 * 2;
 }
 
-/* Lane's 16 bytes of eight heads and a group of 32 elements; and one head's scale of it. */
+/* Lane's 16 bytes of eight heads and a group of 32 elements. */
 INDEX_FN INDEX_INT
 choose_query(INDEX_INT eight, INDEX_INT groups, INDEX_INT group, INDEX_INT lane)
 {
     return (eight * groups + group) * CHOOSE_LANES + lane;
 }
 
+/* Where the terms of two heads (0 .. 3) with the keys of four lanes (0 .. 7) are, one word for each
+ * of four keys: lanes that write 16 bytes, and those that read 4, fall on banks of their own. */
 INDEX_FN INDEX_INT
-choose_scale(INDEX_INT eight, INDEX_INT groups, INDEX_INT group, INDEX_INT head)
+choose_term(INDEX_INT four, INDEX_INT pair)
 {
-    return (eight * groups + group) * 8 + head;
+    return pair * 8 + (four + 2 * pair) % 8;
 }
 
 /* The first key of a warp; it goes on CHOOSE_WARPS * CHOOSE_KEYS further for each block. */
@@ -52,19 +54,31 @@ choose_key(INDEX_INT first, INDEX_INT m, INDEX_INT lane)
     return first + m * 8 + lane / 4;
 }
 
-/* Scores of one block of a cluster: a multiple of 8. */
+/* Scores of a query: the next one's begin at a multiple of 8. */
 INDEX_FN INDEX_INT
-choose_part(INDEX_INT n)
+choose_stride(INDEX_INT n)
 {
-    return (n + CHOOSE_PARTS * 8 - 1) / (CHOOSE_PARTS * 8) * 8;
+    return (n + 7) / 8 * 8;
 }
 
-/* Scores of a warp: a multiple of 32. */
+/* Scores of one block of a cluster: a multiple of 8. */
 INDEX_FN INDEX_INT
-choose_stretch(INDEX_INT n)
+choose_part(INDEX_INT n, INDEX_INT parts)
 {
-    return (n + CHOOSE_COUNTERS * CHOOSE_LANES - 1) / (CHOOSE_COUNTERS * CHOOSE_LANES) *
-           CHOOSE_LANES;
+    return (n + parts * 8 - 1) / (parts * 8) * 8;
+}
+
+/* Eights of a thread, and its first one: neighbours are in one thread. */
+INDEX_FN INDEX_INT
+choose_each(INDEX_INT part, INDEX_INT threads)
+{
+    return (part / 8 + threads - 1) / threads;
+}
+
+INDEX_FN INDEX_INT
+choose_own(INDEX_INT thread, INDEX_INT each)
+{
+    return thread * each;
 }
 
 /* A class has a counter for each lane. They are added up by 4 threads a class, each of which

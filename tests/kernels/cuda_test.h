@@ -33,4 +33,7 @@ void *poison(size_t bytes);
 /* Elements off by more than rel of the wanted value and abs; NaN equals NaN. */
 int far_bf16(const uint16_t *got, const uint16_t *want, size_t n, float rel, float abs);
 
+/* cuda_choose_test.c */
+void test_choose(void **state);
+
 #endif /* TESTS_KERNELS_CUDA_TEST_H */

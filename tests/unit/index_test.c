@@ -537,19 +537,13 @@ test_choose(void **state)
         for (int heads = 1; heads <= 20; heads++) {
             const int eights = choose_eights(heads);
 
-            assert_true(eights * 8 >= heads && eights * 8 < heads + 8);
+            assert_true(eights * 8 >= heads && eights * 8 < heads + 16 && eights % 2 == 0);
             clear();
             for (int e = 0; e < eights; e++)
                 for (int g = 0; g < groups; g++)
                     for (int l = 0; l < 32; l++)
                         hit((uint64_t)choose_query(e, groups, g, l));
             assert_true(once(eights * groups * 32));
-            clear();
-            for (int e = 0; e < eights; e++)
-                for (int g = 0; g < groups; g++)
-                    for (int h = 0; h < 8; h++)
-                        hit((uint64_t)choose_scale(e, groups, g, h));
-            assert_true(once(eights * groups * 8));
         }
     clear();
     for (int block = 0; block < 3; block++)
@@ -558,10 +552,18 @@ test_choose(void **state)
                 hit((uint64_t)choose_key(choose_first(block, warp), lane % 4, lane));
     assert_true(once(3 * CHOOSE_WARPS * CHOOSE_KEYS));
     for (int n = 1; n < 3000; n += 7) {
-        assert_true(choose_part(n) * CHOOSE_PARTS >= n && choose_part(n) % 8 == 0);
-        assert_true(choose_stretch(n) * CHOOSE_COUNTERS >= n &&
-                    choose_stretch(n) % 32 == 0);
+        for (int parts = 1; parts <= CHOOSE_PARTS; parts *= 2) {
+            const int part = choose_part(n, parts), each = choose_each(part, 256);
+
+            assert_true(part * parts >= n && part % 8 == 0 && choose_stride(n) >= n);
+            assert_true(choose_own(256, each) * 8 >= part);
+        }
     }
+    clear();
+    for (int four = 0; four < 8; four++)
+        for (int pair = 0; pair < 4; pair++)
+            hit((uint64_t)choose_term(four, pair));
+    assert_true(once(32));
     for (int cls = 0; cls < CHOOSE_CLASSES; cls += 64) {
         clear();
         for (int c = cls; c < cls + 64; c++)

@@ -33,6 +33,13 @@ times_bf16x2(uint32_t x, uint32_t factor)
     return f32_to_bf16(lo) | (uint32_t)f32_to_bf16(hi) << 16;
 }
 
+static inline uint32_t
+relu_bf16_pair(float low, float high)
+{
+    return f32_to_bf16(low < 0.0f ? 0.0f : low) |
+           (uint32_t)f32_to_bf16(high < 0.0f ? 0.0f : high) << 16;
+}
+
 static inline void
 ldmatrix(uint32_t *r, const void *p)
 {

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The indexer on tensor cores (gpu/cuda/choose.cu): scores as the C twin has them, bit for bit,
+ * and the best of them, ties included. Rows alone, in groups of one sequence and of several, and
+ * as many keys as need a cluster.
+ */
+#include "config.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/fp.h"
+#include "gpu/cpu/cpu.h"
+#include "gpu/cpu/reference.h"
+#include "gpu/cuda/kernels.h"
+#include "gpu/index.h"
+#include "gpu/index/choose.h"
+#include "gpu/index/indexer.h"
+#include "gpu/index/rows.h"
+#include "model/kvsize.h"
+#include "tests/kernels/cuda_test.h"
+#include "tests/test.h"
+
+enum { RATIO = 4, PER_PAGE = KV_PAGE_TOKENS / RATIO, PAGE_AT = 24, SPANS = 3, ROWS = 70 };
+
+struct shape {
+    int heads, dim, topk, n_spans;
+
+    struct {
+        int start, n;
+    } span[SPANS];
+};
+
+/* Codes and scales of n rows; some are as rows of zeros are packed. */
+static void
+random_rows(uint8_t *to, size_t n, int dim)
+{
+    for (size_t i = 0; i < n; i++, to += fp4_row(dim)) {
+        for (int b = 0; b < dim / 2; b++)
+            to[b] = (uint8_t)rnd();
+        for (int g = 0; g < dim / FP4_GROUP; g++) {
+            const bool zero = rnd() % 16 == 0;
+
+            to[dim / 2 + g] = (uint8_t)(zero ? 1 : 120 + rnd() % 12);
+            if (zero)
+                memset(to + g * FP4_GROUP / 2, 0, FP4_GROUP / 2);
+        }
+    }
+}
+
+/* A sequence's pages, in descending order; as the host and as the device sees their keys. */
+static struct dev_span
+make_span(const struct shape *c, int i, int row0, const uint8_t **keys)
+{
+    const size_t n = (size_t)(c->span[i].start + c->span[i].n) / KV_PAGE_TOKENS + 1;
+    const size_t page = PAGE_AT + (size_t)PER_PAGE * (size_t)fp4_row(c->dim);
+    uint8_t *all = malloc(n * page), **pages = malloc(n * sizeof *pages), *there;
+
+    for (size_t p = 0; p < n; p++) {
+        memset(all + p * page, 0xff, PAGE_AT);
+        random_rows(all + p * page + PAGE_AT, PER_PAGE, c->dim);
+        keys[p] = all + (n - 1 - p) * page + PAGE_AT;
+    }
+    there = dev(all, n * page);
+    for (size_t p = 0; p < n; p++)
+        pages[p] = there + (n - 1 - p) * page;
+    const struct dev_span s = {.pages = dev(pages, n * sizeof *pages),
+                               .start = (uint64_t)c->span[i].start,
+                               .row0 = row0,
+                               .n = c->span[i].n};
+
+    free(pages);
+    return s;
+}
+
+/* Row r as the C twin has it. */
+static void
+check_row(const struct choose_args *a, struct index_score_args *like, const uint16_t *score,
+          const int *picked)
+{
+    const size_t n = (size_t)like->n_rows;
+    float *want = poison(n * sizeof *want);
+    int *best = poison((size_t)a->topk * sizeof *best);
+
+    if (like->n_rows > a->topk) {
+        like->score = want;
+        reference_index_scores(like, 1);
+        for (size_t j = 0; j < n; j++)
+            assert_int_equal(score[j], fpbits_bf16_order(f32_to_bf16(want[j])));
+        topk_rows(want, like->n_rows, a->topk, best);
+    }
+    assert_memory_equal(picked, best, (size_t)a->topk * sizeof *best);
+    for (int j = like->n_rows > a->topk ? like->n_rows : 0; j < choose_stride(a->max_rows);
+         j++)
+        assert_int_equal(score[j], 0xa5a5);
+    free(want);
+    free(best);
+}
+
+static void
+check_shape(const struct shape *c)
+{
+    const size_t q_bytes = (size_t)c->heads * (size_t)fp4_row(c->dim);
+    const uint8_t *keys[SPANS][512];
+    struct dev_span spans[SPANS];
+    struct dev_row rows[ROWS];
+    struct choose_args a = {.page_at = PAGE_AT,
+                            .n_spans = c->n_spans,
+                            .n_heads = c->heads,
+                            .dim = c->dim,
+                            .ratio = RATIO,
+                            .topk = c->topk};
+    struct err e = {0};
+
+    for (int i = 0; i < c->n_spans; i++) {
+        const int end = c->span[i].start + c->span[i].n;
+
+        spans[i] = make_span(c, i, a.n, keys[i]);
+        for (int r = 0; r < c->span[i].n; r++)
+            rows[a.n++] = (struct dev_row){(uint64_t)(c->span[i].start + r), 0, i};
+        a.max_rows = end / RATIO > a.max_rows ? end / RATIO : a.max_rows;
+    }
+    uint8_t *q = malloc(q_bytes * (size_t)a.n);
+    uint16_t *w = rnd_bf16((size_t)(a.n * c->heads), 0.05f), *score;
+    const size_t stride = (size_t)choose_stride(a.max_rows);
+    int *picked;
+
+    random_rows(q, (size_t)(a.n * c->heads), c->dim);
+    a.q = dev(q, q_bytes * (size_t)a.n);
+    a.w = dev(w, (size_t)(a.n * c->heads) * 2);
+    a.rows = dev(rows, (size_t)a.n * sizeof *rows);
+    a.spans = dev(spans, (size_t)c->n_spans * sizeof *spans);
+    a.score = dev_poison((size_t)a.n * stride * 2);
+    a.picked = dev_poison((size_t)(a.n * c->topk) * sizeof *picked);
+    assert_true(choose_can(c->heads, c->dim, (uint64_t)a.max_rows, rk.shared_bytes));
+    done(choose_cuda(&rk, &a, &e), &e);
+    score = fetch(a.score, (size_t)a.n * stride * 2);
+    picked = fetch(a.picked, (size_t)(a.n * c->topk) * sizeof *picked);
+    for (int r = 0; r < a.n; r++) {
+        struct index_score_args like = {
+            .q = q + q_bytes * (size_t)r,
+            .w = w + r * c->heads,
+            .blocks = keys[rows[r].span],
+            .n_rows = (int)entries_visible(rows[r].pos, (uint64_t)RATIO),
+            .block_rows = PER_PAGE,
+            .n_heads = c->heads,
+            .dim = c->dim};
+
+        check_row(&a, &like, score + (size_t)r * stride, picked + r * c->topk);
+    }
+    for (int i = 0; i < c->n_spans; i++)
+        free((void *)(keys[i][(c->span[i].start + c->span[i].n) / KV_PAGE_TOKENS] -
+                      PAGE_AT));
+    free(q);
+    free(w);
+    free(score);
+    free(picked);
+    tear_down(NULL);
+}
+
+void
+test_choose(void **state)
+{
+    static const struct shape shapes[] = {
+        {64, 128, 16, 1, {{1203, 1}}},
+        {64, 128, 32, 2, {{300, 5}, {90, 3}}},
+        {3, 64, 24, 1, {{640, 19}}},
+        {17, 128, 40, 3, {{130, 18}, {700, 7}, {400, 11}}},
+        {1, 32, 512, 2, {{33100, 2}, {1, 1}}},
+        {2, 32, 100, 3, {{33020, 3}, {20, 61}, {33100, 2}}},
+        {1, 32, 512, 1, {{65533, 1}}},
+    };
+
+    (void)state;
+    for (size_t k = 0; k < sizeof shapes / sizeof shapes[0]; k++)
+        check_shape(&shapes[k]);
+}
