@@ -122,8 +122,11 @@ decode(struct backend *b, uint32_t n, const char *what)
 
     for (uint32_t i = 0; i < n; i++) {
         first[i] = some_token(b);
-        share[i] = (struct step_seq){
-            .seq = i, .n_tokens = 1, .tokens = &first[i], .draw = &draw, .drawn = &sink[i]};
+        share[i] = (struct step_seq){.seq = i,
+                                     .n_tokens = 1,
+                                     .tokens = &first[i],
+                                     .draw = &usual,
+                                     .drawn = &sink[i]};
     }
     for (int k = 0; k < STEPS + WARM; k++) {
         double from;
