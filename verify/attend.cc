@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Attention by clusters (gpu/cuda/attend.cu): 8 blocks of 8 warps share a row and 16 heads.
- * Stages of shared memory: queries and a tile of keys are unpacked, a barrier, scores; when
- * all keys are through, maxima, weights and values, with barriers (of the cluster where
- * blocks read each other's) between; at the end sums lie where the keys were, behind a
- * barrier. Lists of up to the window and all entries of the longest session, as long as
- * what they need fits.
+ * Attention by clusters (gpu/cuda/attend.cu): 16 or 8 blocks of 16 warps share a row and 16 heads.
+ * Stages of shared memory: queries and a tile of keys are unpacked, a barrier, slices of scores, a
+ * barrier, scores; when all keys are through, maxima, weights and values, with barriers (of the
+ * cluster where blocks write to each other) between; at the end sums come to where queries and slices
+ * were. Lists of up to the window and all entries of the longest session, as long as what they need
+ * fits.
  */
 #include "verify/formulas.hh"
 #include "verify/prove.hh"
@@ -22,7 +22,9 @@ using namespace formula;
 namespace
 {
 
-enum { WARPS = 8, KEYS_AT_ONCE = 4 };
+enum { WARPS = 16, KEYS_AT_ONCE = 4 };
+
+const int sizes[] = {ATTEND_PARTS, ATTEND_PARTS / 2}; /* blocks of a cluster */
 
 Int
 most_keys(const Config &k)
@@ -41,35 +43,59 @@ parts_cover(const Config &k, Statement &s)
     s.assume(n <= most && key < n);
     for (int rank = 0; rank < ATTEND_PARTS; rank++) {
         const Int first = attend_first(n, rank), end = attend_first(n, rank + 1);
-        const Int padded = (end - first + 15) / 16 * 16;
 
         parts = parts +
                 choose(key >= first && (s.mutant ? key <= end : key < end), Int(1), Int(0));
-        s.claim(end >= first && padded <= attend_part(most));
+        s.claim(end >= first);
     }
     s.claim(parts == 1);
     s.claim(attend_part(most) % 16 == 0);
+    for (const int blocks : sizes)
+        for (int rank = 0; rank < blocks; rank++) {
+            const int many = ATTEND_PARTS / blocks;
+            const Int first = attend_first(n, rank * many);
+            const Int end = attend_first(n, (rank + 1) * many);
+
+            s.claim((end - first + 15) / 16 * 16 <= attend_cap(most, blocks));
+            for (int i = 0; i < many;
+                 i++) /* a part of a block begins where it is counted */
+                s.claim(implies(first + attend_part(n) * i < end,
+                                attend_first(n, rank * many + i) ==
+                                    first + attend_part(n) * i));
+        }
 }
 
 /* Parts of shared memory follow one another; rows begin at multiples of 16 bytes where
- * ldmatrix and vectors want it; the sums at the end fit where keys and nothing else were.
+ * ldmatrix and vectors want it; what other blocks send fits where queries and slices were.
  */
 void
 plan_is_apart(const Config &k, Statement &s)
 {
     const int dim = k.c.head_dim;
-    const Int most = s.any("max_keys", 1, most_keys(k)), cap = attend_part(most);
-    const struct attend_plan p = attend_plan_for(dim, most);
+    const Int most = s.any("max_keys", 1, most_keys(k));
 
-    s.claim(p.q >= attend_row(p.tile, dim) * 2 + (s.mutant ? 2 : 0));
-    s.claim(p.q >= attend_row_f32(ATTEND_HEADS, dim) * 4);
-    s.claim(p.score >= p.q + attend_row(ATTEND_HEADS, dim) * 2);
-    s.claim(p.p >= p.score + attend_row_f32(ATTEND_HEADS, cap) * 4);
-    s.claim(p.bytes >= p.p + attend_row(ATTEND_HEADS, cap) * 2);
-    s.claim(p.tile % 16 == 0 && p.tile >= 16 && p.tile <= ATTEND_TILE);
-    s.claim(p.q % 16 == 0 && p.score % 16 == 0 && p.p % 16 == 0);
-    s.claim(attend_row(1, dim) * 2 % 16 == 0 && attend_row_f32(1, dim) * 4 % 16 == 0);
-    s.claim(attend_row(1, cap) * 2 % 16 == 0);
+    for (const int blocks : sizes) {
+        const Int cap = attend_cap(most, blocks);
+        const struct attend_plan p = attend_plan_for(dim, most, blocks);
+
+        s.claim(p.q >= attend_row(p.tile, dim) * 2 + (s.mutant ? 2 : 0));
+        s.claim(p.in >= attend_row(p.tile, dim) * 2);
+        s.claim(p.slice >= p.q + attend_row(ATTEND_HEADS, dim) * 2);
+        s.claim(p.score >=
+                p.slice + attend_row_f32(ATTEND_SLICES * ATTEND_HEADS, p.tile) * 4);
+        s.claim(p.score >= p.in + attend_row_f32(attend_sent(blocks, 0), dim / blocks) * 4);
+        s.claim(p.p >= p.score + attend_row_f32(ATTEND_HEADS, cap) * 4);
+        s.claim(p.den >= p.p + attend_row(ATTEND_HEADS, cap) * 2);
+        s.claim(p.tops >= p.den + attend_sent(blocks, 0) * 8);
+        s.claim(p.rest >= p.tops + attend_sent(blocks, 0) * 4);
+        s.claim(p.bytes >= p.rest + ATTEND_HEADS * 4);
+        s.claim(p.tile % 16 == 0 && p.tile >= 16 && p.tile <= ATTEND_TILE);
+        s.claim(p.q % 16 == 0 && p.slice % 16 == 0 && p.in % 16 == 0 && p.score % 16 == 0 &&
+                p.p % 16 == 0 && p.den % 8 == 0);
+        s.claim(attend_row_f32(1, p.tile) * 4 % 8 == 0);
+        s.claim(attend_row(1, cap) * 2 % 16 == 0);
+    }
+    s.claim(attend_row(1, dim) * 2 % 16 == 0);
 }
 
 /* Scores and weights of a head end where the next head's begin, keys of a tile likewise. */
@@ -84,7 +110,6 @@ cells_apart(const Config &k, Statement &s)
         s.claim(attend_row_f32(h, cap) + key <
                 attend_row_f32(h + 1, cap) - (s.mutant ? 5 : 0));
         s.claim(attend_row(h, cap) + key < attend_row(h + 1, cap));
-        s.claim(attend_row_f32(h, k.c.head_dim) + c < attend_row_f32(h + 1, k.c.head_dim));
     }
     for (int n = 0; n < ATTEND_TILE; n++)
         s.claim(attend_row(n, k.c.head_dim) + c < attend_row(n + 1, k.c.head_dim));
@@ -132,28 +157,41 @@ unpack_covers(const Config &k, Statement &s)
             want);
 }
 
-/* Values: each 8 dims are one warp's; at the end each pair of dims of each head is one
+/* Values: each 8 dims are one warp's, and go to one block as pairs; at the end each pair of dims of each head is one
  * thread's of one block. */
 void
 dims_once(const Config &k, Statement &s)
 {
-    const int dim = k.c.head_dim, tiles = dim / 64, dims = dim / ATTEND_PARTS;
+    const int dim = k.c.head_dim, tiles = (dim / 8 + WARPS - 1) / WARPS;
     const auto warp = s.two("warp", 0, WARPS - 1), t = s.two("t", 0, tiles - 1);
-    const Int eight = s.any("eight", 0, dim / 8 - 1);
-    const auto rank = s.two("rank", 0, ATTEND_PARTS - 1);
-    const auto i = s.two("i", 0, ATTEND_HEADS * dims / 2 - 1);
-    const Int h = s.any("h", 0, ATTEND_HEADS - 1), c = s.any("c", 0, dim / 2 - 1);
-    const Int x = attend_pair(i.x, dims, rank.x), y = attend_pair(i.y, dims, rank.y);
+    const Int eight = s.any("eight", 0, dim / 8 - 1), lane = s.any("lane", 0, 31);
+    const Int c = attend_dims(warp.x, tiles, t.x) + mma_col(lane, 0);
 
     s.alone(attend_dims(warp.x, tiles, t.x), attend_dims(warp.y, tiles, t.y),
             warp.x == warp.y && t.x == t.y);
-    s.claim(attend_dims(warp.x, tiles, t.x) + 8 <= dim);
-    s.claim(attend_dims(eight / tiles, tiles, eight % tiles) == eight * 8);
-    s.claim(implies(x == y && i.x / (dims / 2) == i.y / (dims / 2),
-                    rank.x == rank.y && i.x == i.y));
-    s.claim(x % 2 == 0 && x + 1 < dim - (s.mutant ? 1 : 0) &&
-            i.x / (dims / 2) < ATTEND_HEADS);
-    s.claim(attend_pair(h * (dims / 2) + c % (dims / 2), dims, c / (dims / 2)) == 2 * c);
+    s.claim(attend_tiles(dim) == tiles);
+    s.claim(attend_dims(eight / tiles, tiles, eight % tiles) == eight * 8 &&
+            eight / tiles < WARPS);
+    for (const int blocks : sizes) {
+        const int dims = dim / blocks;
+        const std::string n = std::to_string(blocks);
+        const auto rank = s.two("rank" + n, 0, blocks - 1);
+        const auto h = s.two("head" + n, 0, ATTEND_HEADS - 1);
+        const auto i = s.two("i" + n, 0, ATTEND_HEADS * dims / 2 - 1);
+        const Int pair = s.any("pair" + n, 0, dims / 2 - 1);
+        const Int x = attend_pair(i.x, dims), y = attend_pair(i.y, dims);
+
+        s.claim(implies(c < dim, c % 2 == 0 && c / dims < blocks && c % dims + 2 <= dims));
+        s.claim((attend_row_f32(1, dims) * 4) % 8 == 0);
+        s.alone(attend_sent(rank.x, h.x), attend_sent(rank.y, h.y),
+                rank.x == rank.y && h.x == h.y);
+        s.claim(attend_sent(rank.x, h.x) < attend_sent(blocks, 0));
+        s.claim(implies(x == y && i.x / (dims / 2) == i.y / (dims / 2), i.x == i.y));
+        s.claim(x % 2 == 0 && x + 1 < dims - (s.mutant ? 1 : 0) &&
+                i.x / (dims / 2) < ATTEND_HEADS);
+        s.claim(attend_pair(h.x * (dims / 2) + pair, dims) == 2 * pair &&
+                (h.x * (dims / 2) + pair) / (dims / 2) == h.x);
+    }
 }
 
 /* Fragments of the tensor cores: each of a product's 16 by 8 is one lane's; what lanes hand to
@@ -168,7 +206,7 @@ fragments_inside(const Config &k, Statement &s)
     const Int n = s.any("n", 1, ATTEND_TILE / 16) * 16;
     const Int t = s.any("t", 0, ATTEND_TILE / 8), d = s.any("d", 0, dim / 32 - 1) * 32;
     const Int k0 = s.any("k0", 0, most_keys(k) / 16) * 16, v = s.any("v", 0, 3) * 16;
-    const Int d0 = s.any("d0", 0, dim / 8 - 1) * 8;
+    const Int d0 = s.any("d0", 0, (dim / 8 + WARPS - 1) / WARPS * WARPS - 1) * 8;
 
     s.claim(implies(mma_row(lane.x, i.x) == mma_row(lane.y, i.y) &&
                         mma_col(lane.x, i.x) == mma_col(lane.y, s.mutant ? i.y / 2 : i.y),

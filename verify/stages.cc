@@ -185,18 +185,16 @@ row_packed(const Config &k, Thread &x)
     x.use("v", READ, own<512>(x, longest_row(k)));
 }
 
-/* A tile of keys of attend.cu: a warp's keys, 8 bytes of codes or 4 elements a lane. Later the sums
- * lie there ("memory": either the one or the other). */
+/* A tile of keys of attend.cu: a warp's keys, 8 bytes of codes or 4 elements a lane. */
 void
 attend_tile(const Config &k, Thread &x)
 {
     const int codes = (k.c.head_dim - k.c.rope_dim) / 8, words = codes + k.c.rope_dim / 4;
-    const Int key = x.warp() + x.any("key", 0, ATTEND_TILE / 8 - 1) * 8;
+    const Int key = x.warp() + x.any("key", 0, ATTEND_TILE / 16 - 1) * 16;
     const Int at = x.lane() + x.any("word", 0, 2) * 32, place = attend_element(at, codes);
 
     x.use_in(key, "tile", WRITE, place, 8, at < codes);
     x.use_in(key, "tile", WRITE, place, 4, at >= codes && at < words);
-    x.use("memory", ATOMIC, 0);
 }
 
 void
@@ -204,7 +202,6 @@ attend_tile_read(const Config &k, Thread &x)
 {
     x.use_in(x.any("line", 0, ATTEND_TILE - 1), "tile", READ,
              x.any("e", 0, k.c.head_dim - 1));
-    x.use("memory", ATOMIC, 0);
 }
 
 void
@@ -212,6 +209,25 @@ attend_values(const Config &k, Thread &x)
 {
     attend_tile_read(k, x);
     x.use_in(x.any("head", 0, 15), "p", READ, x.any("weight", 0, 1 << 20));
+}
+
+/* Pairs of dims to the block that adds them up, where queries and slices were ("memory": either the
+ * one or the other). */
+void
+attend_send(const Config &k, Thread &x)
+{
+    const int dim = k.c.head_dim, tiles = (dim / 8 + 15) / 16;
+    const Int c = attend_dims(x.warp(), tiles, x.any("t", 0, tiles - 1)) +
+                  mma_col(x.lane(), 0);
+    const Int h = mma_row(x.lane(), x.any("i", 0, 1) * 2);
+
+    for (const int blocks : {16, 8}) {
+        const int dims = dim / blocks;
+
+        x.uses.push_back({blocks == 16 ? "in16" : "in8", WRITE, c % dims, 2, c < dim,
+                          c / dims, attend_sent(x.rank, h)});
+        x.use_of(c / dims, "memory", READ, 0, c < dim);
+    }
 }
 
 enum { CAP = 4096 /* keys of a part: any */ };
@@ -654,67 +670,62 @@ const std::vector<Kernel> kernels = {
      true},
     {"gpu/cuda/attend.cu",
      "attend_kernel",
-     "out p q score tile { | tile | q score tile } | own_top score || own_top top | "
-     "den p score top | { ( | tile | ) p tile } | out || den out top ||",
-     {"q", "tile", "score", "p", "out"},
-     256,
+     "den in p q rest score slice tile tops || q tile { tile | q slice tile | score slice } "
+     "tops || den p rest score tops | { { ( | tile | ) p tile } } in || den in rest",
+     {"q", "tile", "slice", "score", "p", "in", "den", "tops", "rest"},
+     512,
      "attend_kernel",
-     8,
-     {[](const Config &k, Thread &x) {
-          const int dim = k.c.head_dim;
-          const Int i = x.t + x.any("round", 0, 3) * 256;
-
-          x.use("q", WRITE,
-                Int(attend_row(piece_row(i, dim / 8), dim)) + piece_at(i, dim / 8, 8), 8,
-                i < ATTEND_HEADS * dim / 8);
+     7,
+     {attend_tile,
+      [](const Config &k, Thread &x) {
+          attend_tile(k, x);
+          x.use_in(x.warp(), "q", WRITE,
+                   2 * (x.lane() + x.any("pair", 0, k.c.head_dim / 64 - 1) * 32), 2);
+          x.use("memory", ATOMIC, 0);
       },
       attend_tile,
       [](const Config &k, Thread &x) {
-          const Int i = x.any("i", 0, 3), t8 = x.warp() + x.any("t8", 0, 1) * 8;
-          const Int key = x.turn("k", 0, CAP / ATTEND_TILE) * ATTEND_TILE + t8 * 8 +
-                          mma_col(x.lane(), i);
+          const Int i = x.any("i", 0, 1) * 2;
+          const Int t8 = x.warp() / 4 + x.any("t8", 0, ATTEND_TILE / 32 - 1) * 4;
 
-          x.use("q", READ, x.any("e", 0, 1 << 16));
+          x.use_in(x.any("head", 0, 15), "q", READ, x.any("e", 0, k.c.head_dim - 1));
           attend_tile_read(k, x);
-          x.use_in(mma_row(x.lane(), i), "score", WRITE, key);
+          x.use_in(attend_sent(x.warp() % 4, mma_row(x.lane(), i)), "slice", WRITE,
+                   t8 * 8 + mma_col(x.lane(), 0), 2);
+          x.use("memory", ATOMIC, 0);
       },
       [](const Config &, Thread &x) {
-          const Int h = x.warp() + x.any("h", 0, 1) * 8;
+          const Int i = x.lane() + x.any("round", 0, ATTEND_TILE / 32 - 1) * 32;
 
-          x.use_in(h, "score", READ, x.any("i", 0, CAP - 1));
-          x.use("own_top", WRITE, h, 1, x.lane() == 0);
+          x.use_in(attend_sent(x.any("slice", 0, 3), x.warp()), "slice", READ, i);
+          x.use("memory", ATOMIC, 0);
+          x.use_in(x.warp(), "score", WRITE,
+                   x.turn("k", 0, CAP / ATTEND_TILE) * ATTEND_TILE + i);
       },
       [](const Config &, Thread &x) {
-          x.use_of(x.any("r", 0, ATTEND_PARTS - 1), "own_top", READ, x.t,
-                   x.t < ATTEND_HEADS);
-          x.use("top", WRITE, x.t, 1, x.t < ATTEND_HEADS);
+          x.use_of(x.lane(), "tops", WRITE, attend_sent(x.rank, x.warp()),
+                   x.lane() < ATTEND_PARTS);
       },
       [](const Config &, Thread &x) {
-          const Int h = x.warp() + x.any("h", 0, 1) * 8;
-          const Int i = x.lane() + x.any("round", 0, CAP / 32 - 1) * 32;
+          const Int part = x.s.any("part", 1, CAP / 16) * 16;
+          const Int at = x.lane() + x.any("round", 0, CAP / 32 - 1) * 32;
+          const Int key = choose(x.any("one", 0, 1) == 0, at, part + at);
 
-          x.use("top", READ, h);
-          x.use_in(h, "score", READ, i);
-          x.use_in(h, "p", WRITE, i);
-          x.use("den", WRITE, h, 1, x.lane() == 0);
+          x.use("tops", READ, attend_sent(x.lane(), x.warp()), 1, x.lane() < ATTEND_PARTS);
+          x.use_in(x.warp(), "score", READ, key, 1, at < part);
+          x.use_in(x.warp(), "p", WRITE, key, 1, at < part);
+          x.use_of(x.lane(), "den", WRITE, attend_sent(x.rank, x.warp()),
+                   x.lane() < ATTEND_PARTS);
+          x.use("rest", WRITE, x.warp(), 1, x.lane() == 0);
       },
-      attend_tile, attend_values,
+      attend_tile, attend_values, attend_send,
       [](const Config &k, Thread &x) {
-          const int dim = k.c.head_dim;
-          const Int i = x.any("i", 0, dim / 64 - 1), h = mma_row(x.lane(), 0);
-          const Int at = attend_dims(x.warp(), dim / 64, i) + mma_col(x.lane(), 0);
-
-          x.use_in(h, "out", WRITE, at, 2);
-          x.use_in(h + 8, "out", WRITE, at, 2);
+          for (const char *in : {"in16", "in8"})
+              x.use_in(x.any("line", 0, ATTEND_PARTS * ATTEND_HEADS - 1), in, READ,
+                       x.any("c", 0, k.c.head_dim - 1));
           x.use("memory", READ, 0);
-      },
-      [](const Config &k, Thread &x) {
-          const Int r = x.any("r", 0, ATTEND_PARTS - 1);
-
-          x.uses.push_back({"out", READ, x.any("c", 0, k.c.head_dim - 1), 1, true, r,
-                            x.any("line", 0, ATTEND_HEADS - 1)});
-          x.use_of(r, "den", READ, x.any("h", 0, 15), true);
-          x.use("top", READ, x.any("h", 0, 15));
+          x.use("den", READ, x.any("one", 0, ATTEND_PARTS * ATTEND_HEADS - 1));
+          x.use("rest", READ, x.any("h", 0, 15));
       }}},
 };
 
@@ -852,7 +863,7 @@ state(const Kernel &kernel, const Config &k, Statement &s)
             const std::string n = "." + std::to_string(number++);
             const bool same_turn = !p.other_turn;
             const auto t = s.two("t" + n, 0, kernel.threads - 1);
-            const auto rank = s.two("rank" + n, 0, 7);
+            const auto rank = s.two("rank" + n, 0, 15);
             Thread x = {s, n, n + "turn", t.x, rank.x, {}};
             Thread y = {s, n + "'", same_turn ? n + "turn" : n + "turn'", t.y, rank.y, {}};
             const Bool one_warp = t.x / 32 == t.y / 32, one_rank = rank.x == rank.y;

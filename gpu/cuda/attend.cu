@@ -3,17 +3,22 @@
  * Attention of query rows over packed key rows on tensor cores, in one kernel (spec 5.6); the plain
  * twin is attention.cu, which takes what does not fit here.
  *
- * A cluster of eight blocks has a row and 16 heads. The row's keys, the window oldest first and
- * then the compressed ones, are cut into eight parts by their number alone. A block unpacks its
- * keys to bf16 (exactly), makes their scores, hears the others' maxima, and weighs its values under
- * the one maximum of all keys; then each block adds an eighth of the dims up over all blocks, in
- * ascending order, divides, and rotates back. So a row's bits depend on the row alone.
+ * A cluster has a row and 16 heads. The row's keys, the window oldest first and then the compressed
+ * ones, are cut into 16 parts by their number alone, and a block of the cluster has one part, or two
+ * neighbours when rows are many. It unpacks its keys to bf16 (exactly), makes their scores, tells the others its maxima, and
+ * weighs its values under the one maximum of all keys; sums of parts are added up as a tree, whose
+ * lowest level two parts of one block are, so that a row's bits depend on the row alone. Each block
+ * gets the sums of some dims sent from all, adds them up, divides, and rotates back.
+ *
+ * What kernels in front do not write, keys of earlier steps and what leads to them, is on its way before these are
+ * waited for.
  */
 #include <cooperative_groups.h>
 
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/kernels.h"
+#include "gpu/cuda/query.cuh"
 #include "gpu/index.h"
 #include "gpu/index/attend.h"
 #include "gpu/index/mma.h"
@@ -25,10 +30,14 @@ namespace cg = cooperative_groups;
 enum {
     PARTS = ATTEND_PARTS,
     HEADS = ATTEND_HEADS,
-    WARPS = 8,
+    SLICES = ATTEND_SLICES,
+    WARPS = HEADS,
     THREADS = WARPS * WARP,
     MAX_DIM = 512,
+    TILES = MAX_DIM / 8 / WARPS, /* of 8 dims a warp */
     KEYS_AT_ONCE = 4,
+    SPARE_BYTES = 1024,
+    MANY = PARTS / 2, /* blocks of a cluster when rows are many */
 };
 
 bool
@@ -38,7 +47,10 @@ attend_can(const struct attend_args *like, int max_keys, size_t shared_bytes)
 
     return like->dim % 64 == 0 && like->dim <= MAX_DIM && nope % 8 == 0 && nope > 0 &&
            like->rope_dim % 4 == 0 &&
-           (size_t)attend_plan_for(like->dim, max_keys).bytes + 1024 <= shared_bytes;
+           (size_t)attend_plan_for(like->dim, max_keys, PARTS).bytes + SPARE_BYTES <=
+               shared_bytes &&
+           (size_t)attend_plan_for(like->dim, max_keys, MANY).bytes + SPARE_BYTES <=
+               shared_bytes;
 }
 
 /* What a query row looks at. */
@@ -68,22 +80,23 @@ list_of(const struct attend_args &a, int row)
     return l;
 }
 
+/* Key i, and whether it is of an earlier step. */
 static __device__ __forceinline__ const uint8_t *
-key_at(const struct attend_args &a, const struct list &l, int i)
+key_at(const struct attend_args &a, const struct list &l, int i, bool *old)
 {
-    if (i >= l.n)
-        return NULL;
     if (i < l.n_window) {
         const uint64_t p = l.first + (uint64_t)i;
 
-        return p >= l.s.start
-                   ? a.step_rows + row_start(step_row(l.s.row0, p, l.s.start), a.row_bytes)
-                   : l.s.rings + a.ring_at +
-                         row_start(ring_slot(p, a.ring_slots), a.row_bytes);
+        *old = p < l.s.start;
+        return *old
+                   ? l.s.rings + a.ring_at +
+                         row_start(ring_slot(p, a.ring_slots), a.row_bytes)
+                   : a.step_rows + row_start(step_row(l.s.row0, p, l.s.start), a.row_bytes);
     }
     const int per_page = KV_PAGE_TOKENS / a.ratio;
     const uint64_t j = l.some ? l.picked[i - l.n_window] : i - l.n_window;
 
+    *old = (j + 1) * (uint64_t)a.ratio <= l.s.start;
     return l.s.pages[entry_page(j, per_page)] + a.page_at +
            row_start(entry_row(j, per_page), a.row_bytes);
 }
@@ -99,189 +112,319 @@ widen(uint32_t w, uint32_t factor)
                       times_bf16x2(times_bf16x2(fpbits_e4m3_high(hi), up), factor));
 }
 
+/* Which keys load_tile takes: those of earlier steps, if the list is known, and zeros behind the
+ * end; the others; all. */
+enum when { EARLY, LATE, ALL };
+
+/* Key i0 + k of a tile, or NULL: it is not of these, or there is none. */
+static __device__ __forceinline__ const uint8_t *
+key_for(const struct attend_args &a, const struct list &l, int i, int end, enum when when,
+        bool *zero)
+{
+    const bool known = i < l.n_window || !l.some;
+    const uint8_t *key = NULL;
+    bool old = false;
+
+    *zero = i >= end && when != LATE;
+    if (i < end && (when != EARLY || known)) {
+        key = key_at(a, l, i, &old);
+        if (when != ALL && (old && known) != (when == EARLY))
+            key = NULL;
+    }
+    return key;
+}
+
+/* Words of a key that a lane has, and the key's scales. */
+struct words {
+    uint2 v[3], scale;
+};
+
+static __device__ __forceinline__ struct words
+load_words(const uint8_t *key, int words)
+{
+    const int lane = threadIdx.x % WARP;
+    struct words x;
+
+#pragma unroll
+    for (int w = 0; w < 3; w++)
+        x.v[w] = key != NULL && lane + w * WARP < words
+                     ? load_beside((const uint2 *)(key + (lane + w * WARP) * 8))
+                     : make_uint2(0, 0);
+    x.scale = key != NULL ? load_beside((const uint2 *)(key + words * 8))
+                          : make_uint2(0, 0);
+    return x;
+}
+
+/* Unpacked, to a row of the tile. */
+static __device__ __forceinline__ void
+put_words(struct words x, int codes, int words, uint16_t *row)
+{
+    const int lane = threadIdx.x % WARP;
+
+#pragma unroll
+    for (int w = 0; w < 3; w++) {
+        const int at = lane + w * WARP, group = at / 8;
+
+        if (at < codes) {
+            const uint32_t e =
+                (group < 4 ? x.scale.x >> 8 * group : x.scale.y >> 8 * (group - 4)) & 0xff;
+            const uint32_t f = min(e + 60, 254u) << 7;
+            const uint2 lo = widen(x.v[w].x, f | f << 16);
+            const uint2 hi = widen(x.v[w].y, f | f << 16);
+
+            *(uint4 *)(row + attend_element(at, codes)) =
+                make_uint4(lo.x, lo.y, hi.x, hi.y);
+        } else if (at < words)
+            *(uint2 *)(row + attend_element(at, codes)) = x.v[w];
+    }
+}
+
 /* Keys i0 .. i0 + n - 1 to the tile, zeros for those behind `end`. */
-static __device__ void
+static __device__ __forceinline__ void
 load_tile(const struct attend_args &a, const struct list &l, int i0, int n, int end,
-          uint16_t *tile)
+          uint16_t *tile, enum when when)
 {
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const int nope = a.dim - a.rope_dim, codes = nope / 8, words = codes + a.rope_dim / 4;
-    const int stride = attend_row(1, a.dim);
+    const int codes = (a.dim - a.rope_dim) / 8, words = codes + a.rope_dim / 4;
 
+#pragma unroll 1
     for (int k0 = warp; k0 < n; k0 += WARPS * KEYS_AT_ONCE) {
         const int mine = k0 + lane * WARPS; /* a lane finds the key of each */
-        const uint8_t *key = lane < KEYS_AT_ONCE && mine < n && i0 + mine < end
-                                 ? key_at(a, l, i0 + mine)
+        bool zero = false;
+        const uint8_t *key = lane < KEYS_AT_ONCE && mine < n
+                                 ? key_for(a, l, i0 + mine, end, when, &zero)
                                  : NULL;
-        uint2 v[KEYS_AT_ONCE][3], scale[KEYS_AT_ONCE];
+        const uint32_t some = __ballot_sync(~0u, key != NULL || zero);
+        struct words x[KEYS_AT_ONCE];
 
 #pragma unroll
-        for (int u = 0; u < KEYS_AT_ONCE; u++) {
-            const uint8_t *p =
-                (const uint8_t *)__shfl_sync(~0u, (unsigned long long)key, u);
-
+        for (int u = 0; u < KEYS_AT_ONCE; u++)
+            if (some >> u & 1)
+                x[u] = load_words(
+                    (const uint8_t *)__shfl_sync(~0u, (unsigned long long)key, u), words);
 #pragma unroll
-            for (int w = 0; w < 3; w++)
-                v[u][w] = p != NULL && lane + w * WARP < words
-                              ? *(const uint2 *)(p + (lane + w * WARP) * 8)
-                              : make_uint2(0, 0);
-            scale[u] = p != NULL ? *(const uint2 *)(p + words * 8) : make_uint2(0, 0);
-        }
-#pragma unroll
-        for (int u = 0; u < KEYS_AT_ONCE; u++) {
-            const int k = k0 + u * WARPS;
-
-            if (k >= n)
-                break;
-#pragma unroll
-            for (int w = 0; w < 3; w++) {
-                const int at = lane + w * WARP, group = at / 8;
-
-                if (at < codes) {
-                    const uint32_t e = (group < 4 ? scale[u].x >> 8 * group
-                                                  : scale[u].y >> 8 * (group - 4)) &
-                                       0xff;
-                    const uint32_t f = min(e + 60, 254u) << 7;
-                    const uint2 lo = widen(v[u][w].x, f | f << 16);
-                    const uint2 hi = widen(v[u][w].y, f | f << 16);
-
-                    *(uint4 *)(tile + k * stride + attend_element(at, codes)) =
-                        make_uint4(lo.x, lo.y, hi.x, hi.y);
-                } else if (at < words)
-                    *(uint2 *)(tile + k * stride + attend_element(at, codes)) = v[u][w];
-            }
-        }
+        for (int u = 0; u < KEYS_AT_ONCE; u++)
+            if (some >> u & 1)
+                put_words(x[u], codes, words, tile + attend_row(k0 + u * WARPS, a.dim));
     }
 }
 
-/* Scores of the tile's keys, from key k0 of the part on. */
-static __device__ void
-scores(const struct attend_args &a, const uint16_t *q, const uint16_t *tile, int n, int k0,
-       int end, float *score, int cap)
+/* Tiles behind the first one of a block, and those that are loaded again. */
+static __device__ __noinline__ void
+load_again(const struct attend_args &a, const struct list &l, int i0, int n, int end,
+           uint16_t *tile)
+{
+    load_tile(a, l, i0, n, end, tile, ALL);
+}
+
+/* This warp's head of the row, in pairs. */
+struct head {
+    uint32_t pair[MAX_DIM / 2 / WARP];
+};
+
+static __device__ __forceinline__ struct head
+load_head(const struct attend_args &a, int row, int h)
+{
+    const int lane = threadIdx.x % WARP;
+    const uint16_t *q = a.q + row_start(row_start(row, a.n_heads) + h, a.dim) + 2 * lane;
+    struct head x;
+
+#pragma unroll
+    for (int i = 0; i < MAX_DIM / 2 / WARP; i++)
+        x.pair[i] = h < a.n_heads && i < a.dim / 2 / WARP
+                        ? *(const uint32_t *)(q + i * 2 * WARP)
+                        : 0;
+    return x;
+}
+
+/* To shared memory; normed and rotated on the way, if nobody has. */
+static __device__ __forceinline__ void
+put_head(const struct attend_args &a, struct head x, int row, uint16_t *q)
+{
+    const int lane = threadIdx.x % WARP;
+    const float *cs = a.cs + row_start(row, a.rope_dim);
+    double sum = 0.0;
+
+    if (a.raw) {
+#pragma unroll
+        for (int i = 0; i < MAX_DIM / 2 / WARP; i++)
+            if (i < a.dim / 2 / WARP)
+                sum = query_squares(x.pair[i], sum);
+        const float factor = query_factor(sum, a.dim, a.eps);
+
+#pragma unroll
+        for (int i = 0; i < MAX_DIM / 2 / WARP; i++)
+            if (i < a.dim / 2 / WARP)
+                x.pair[i] = query_pair(x.pair[i], factor, cs, 2 * (lane + i * WARP),
+                                       a.dim - a.rope_dim);
+    }
+#pragma unroll
+    for (int i = 0; i < MAX_DIM / 2 / WARP; i++)
+        if (i < a.dim / 2 / WARP)
+            *(uint32_t *)(q + 2 * (lane + i * WARP)) = x.pair[i];
+}
+
+/* The tile's scores, each in as many slices of dims. */
+static __device__ __forceinline__ void
+scores(int dim, const uint16_t *q, const uint16_t *tile, int n, float *slice, int cap)
 {
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const int stride = attend_row(1, a.dim);
-    const double by = 1.0 / sqrt((double)a.dim);
+    const int stride = attend_row(1, dim), first = warp % SLICES * 32;
+    uint32_t x[MAX_DIM / 32 / SLICES][2][4];
 
-    for (int t = warp; t < n / 8; t += WARPS) {
+    if (warp / SLICES >= n / 8)
+        return;
+#pragma unroll
+    for (int i = 0; i < MAX_DIM / 32 / SLICES; i++)
+        for (int half = 0; half < 2; half++)
+            if (first + i * 32 * SLICES < dim)
+                ldmatrix(x[i][half], q + attend_row(quad_row(lane, 16), dim) + first +
+                                         i * 32 * SLICES + half * 16 + quad_at(lane, 16));
+    for (int t = warp / SLICES; t < n / 8; t += WARPS / SLICES) {
         float c[2][4] = {};
 
-        for (int d = 0; d < a.dim; d += 32) {
-            uint32_t b[4], x[4], y[4];
+#pragma unroll
+        for (int i = 0; i < MAX_DIM / 32 / SLICES; i++) {
+            const int d = first + i * 32 * SLICES;
+            uint32_t b[4];
 
+            if (d >= dim)
+                break;
             ldmatrix(b, tile + (t * 8 + quad_row(lane, 8)) * stride + d + quad_at(lane, 8));
-            ldmatrix(x, q + quad_row(lane, 16) * stride + d + quad_at(lane, 16));
-            ldmatrix(y, q + quad_row(lane, 16) * stride + d + 16 + quad_at(lane, 16));
-            mma_bf16(c[0], x, b[0], b[1]);
-            mma_bf16(c[1], y, b[2], b[3]);
+            mma_bf16(c[0], x[i][0], b[0], b[1]);
+            mma_bf16(c[1], x[i][1], b[2], b[3]);
         }
-        for (int i = 0; i < 4; i++) {
-            const int h = mma_row(lane, i), k = k0 + t * 8 + mma_col(lane, i);
-            const float s = (float)((double)(c[0][i] + c[1][i]) * by);
+#pragma unroll
+        for (int i = 0; i < 4; i += 2) {
+            const int h = mma_row(lane, i), k = t * 8 + mma_col(lane, i);
 
-            score[attend_row_f32(h, cap) + k] = k < end ? s : -CUDART_INF_F;
+            *(float2 *)(slice + attend_row_f32(warp % SLICES * HEADS + h, cap) + k) =
+                make_float2(c[0][i] + c[1][i], c[0][i + 1] + c[1][i + 1]);
         }
     }
 }
 
-/* Two heads a warp: this part's maximum. */
-static __device__ void
-maxima(const float *score, int n, int cap, float *top)
+/* A warp's head: slices to scores; the largest so far. */
+static __device__ __forceinline__ float
+add_slices(const float *slice, int n, int tile, double by, int end, float *score, float top)
 {
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int h = threadIdx.x / WARP, lane = threadIdx.x % WARP;
 
-    for (int h = warp; h < HEADS; h += WARPS) {
-        float m = -CUDART_INF_F;
+    for (int k = lane; k < n; k += WARP) {
+        float c[SLICES], s;
 
-        for (int i = lane; i < n; i += WARP)
-            m = fmaxf(m, score[attend_row_f32(h, cap) + i]);
-        m = warp_max(m);
-        if (lane == 0)
-            top[h] = m;
+#pragma unroll
+        for (int i = 0; i < SLICES; i++)
+            c[i] = slice[attend_row_f32(i * HEADS + h, tile) + k];
+        s = (float)((double)((c[0] + c[1]) + (c[2] + c[3])) * by);
+        s = k < end ? s : -CUDART_INF_F;
+        score[k] = s;
+        top = fmaxf(top, s);
     }
+    return top;
 }
 
-/* Weights under the maximum of all, rounded, and the sum of those not rounded. */
-static __device__ void
-weights(const float *score, int n, int cap, const float *top, uint16_t *p, double *den)
+/* A warp's head: weights of a part under the maximum of all, rounded; the sum of those not rounded. */
+static __device__ __forceinline__ double
+weights(const float *score, int from, int to, float top, uint16_t *p)
 {
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int lane = threadIdx.x % WARP;
+    double sum = 0.0;
 
-    for (int h = warp; h < HEADS; h += WARPS) {
-        double sum = 0.0;
+    for (int i = from + lane; i < to; i += WARP) {
+        const float v = exp_f32(score[i] - top);
 
-        for (int i = lane; i < n; i += WARP) {
-            const float v = exp_f32(score[attend_row_f32(h, cap) + i] - top[h]);
-
-            sum += (double)v;
-            p[attend_row(h, cap) + i] = f32_to_bf16(v);
-        }
-        sum = warp_sum(sum);
-        if (lane == 0)
-            den[h] = sum;
+        sum += (double)v;
+        p[i] = f32_to_bf16(v);
     }
+    return warp_sum(sum);
 }
 
 /* acc[t] += weights of 16 heads times values, dims of this warp. */
 static __device__ __forceinline__ void
-values(const struct attend_args &a, const uint16_t *p, const uint16_t *tile, int n, int k0,
-       int cap, float (*acc)[4])
+values(int dim, const uint16_t *p, const uint16_t *tile, int n, int cap, float (*acc)[4])
 {
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const int stride = attend_row(1, a.dim);
-    const int tiles = a.dim / 64, d0 = attend_dims(warp, tiles, 0);
+    const int stride = attend_row(1, dim);
+    const int tiles = attend_tiles(dim), d0 = attend_dims(warp, tiles, 0);
 
     for (int k = 0; k < n; k += 16) {
         uint32_t x[4];
 
-        ldmatrix(x, p + attend_row(quad_row(lane, 16), cap) + k0 + k + quad_at(lane, 16));
+        ldmatrix(x, p + attend_row(quad_row(lane, 16), cap) + k + quad_at(lane, 16));
 #pragma unroll
-        for (int t = 0; t < MAX_DIM / 64; t += 2) {
+        for (int t = 0; t < TILES; t += 2) {
             uint32_t b[4];
 
             if (t >= tiles)
                 break;
-            /* the second eight dims may be the next warp's: loaded, not used */
+            /* what is not this warp's, or not there, is loaded and not used */
             ldmatrix_trans(b, tile + (k + quad_row(lane, 16)) * stride +
-                                  min(d0 + t * 8 + quad_at(lane, 16), a.dim - 8));
+                                  min(d0 + t * 8 + quad_at(lane, 16), dim - 8));
             mma_bf16(acc[t], x, b[0], b[1]);
-            if (t + 1 < tiles)
-                mma_bf16(acc[t + 1], x, b[2], b[3]);
+            mma_bf16(acc[t + 1], x, b[2], b[3]);
         }
     }
 }
 
-/* This block's dims of all heads: parts added up, divided, rotated back. */
-static __device__ void
-finish(const struct attend_args &a, cg::cluster_group &cluster, int row, int h0, float *out,
-       const float *top, double *den)
+/* Sums of this block's parts, to who adds up those dims. */
+template <int BLOCKS>
+static __device__ __forceinline__ void
+send(int dim, cg::cluster_group &cluster, const float (*acc)[4], float *in)
 {
-    const int rank = (int)cluster.block_rank(), dims = a.dim / PARTS,
-              stride = attend_row_f32(1, a.dim);
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int tiles = attend_tiles(dim), dims = dim / BLOCKS;
+    const int rank = (int)cluster.block_rank();
+
+#pragma unroll
+    for (int t = 0; t < TILES; t++) {
+        const int c = attend_dims(warp, tiles, t) + mma_col(lane, 0);
+
+        if (t >= tiles || c >= dim)
+            break;
+        float *to = cluster.map_shared_rank(in, c / dims) + c % dims;
+
+#pragma unroll
+        for (int i = 0; i < 4; i += 2)
+            *(float2 *)(to + attend_row_f32(attend_sent(rank, mma_row(lane, i)), dims)) =
+                make_float2(acc[t][i], acc[t][i + 1]);
+    }
+}
+
+/* This block's dims of all heads: blocks added up, divided, rotated back. */
+template <int BLOCKS>
+static __device__ __forceinline__ void
+finish(const struct attend_args &a, int rank, int row, int h0, const float *in,
+       const double *den, const float *rest)
+{
+    const int dims = a.dim / BLOCKS, nope = a.dim - a.rope_dim;
     const float *cs = a.cs + row_start(row, a.rope_dim);
 
     for (int i = threadIdx.x; i < HEADS * dims / 2; i += THREADS) {
-        const int h = i / (dims / 2), c = attend_pair(i, dims, rank);
-        const int p = (c - (a.dim - a.rope_dim)) / 2;
-        float re = 0.0f, im = 0.0f;
-        double all = 0.0;
+        const int h = i / (dims / 2), at = attend_pair(i, dims), c = rank * dims + at;
+        float2 v[BLOCKS];
+        double all[BLOCKS];
 
         if (h0 + h >= a.n_heads)
             continue;
-        for (int r = 0; r < PARTS; r++) {
-            const float2 v =
-                *(const float2 *)(cluster.map_shared_rank(out, r) + h * stride + c);
-
-            re += v.x;
-            im += v.y;
-            all += cluster.map_shared_rank(den, r)[h];
+#pragma unroll
+        for (int r = 0; r < BLOCKS; r++) {
+            v[r] = *(const float2 *)(in + attend_row_f32(attend_sent(r, h), dims) + at);
+            all[r] = den[attend_sent(r, h)];
         }
-        const float by = (float)(all + (double)exp_f32(a.sink[h0 + h] - top[h]));
+#pragma unroll
+        for (int step = 1; step < BLOCKS; step *= 2)
+#pragma unroll
+            for (int r = 0; r < BLOCKS; r += 2 * step) {
+                v[r].x += v[r + step].x;
+                v[r].y += v[r + step].y;
+                all[r] += all[r + step];
+            }
+        const float by = (float)(all[0] + (double)rest[h]);
+        float re = bf16_round(v[0].x / by), im = bf16_round(v[0].y / by);
 
-        re = bf16_round(re / by);
-        im = bf16_round(im / by);
-        if (c >= a.dim - a.rope_dim) {
-            const float x = re, y = im, co = cs[2 * p], si = -cs[2 * p + 1];
+        if (c >= nope) {
+            const float x = re, y = im, co = cs[c - nope], si = -cs[c - nope + 1];
 
             re = bf16_round(fmaf(x, co, -(y * si)));
             im = bf16_round(fmaf(x, si, y * co));
@@ -291,99 +434,124 @@ finish(const struct attend_args &a, cg::cluster_group &cluster, int row, int h0,
     }
 }
 
-/* Grid: PARTS, groups of HEADS, rows. */
+/* Grid: BLOCKS, groups of HEADS, rows. */
+template <int BLOCKS>
 static __global__ void __launch_bounds__(THREADS)
 attend_kernel(const __grid_constant__ struct attend_args a)
 {
     LAUNCH_SHARED(128, uint8_t, memory);
-    __shared__ float top[HEADS], own_top[HEADS];
-    __shared__ double den[HEADS];
     cg::cluster_group cluster = cg::this_cluster();
-    const struct attend_plan s = attend_plan_for(a.dim, a.max_keys);
+    const struct attend_plan s = attend_plan_for(a.dim, a.max_keys, BLOCKS);
     const int row = blockIdx.z, h0 = blockIdx.y * HEADS, rank = (int)cluster.block_rank();
-    const int cap = attend_part(a.max_keys), t = threadIdx.x;
+    const int h = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int cap = attend_cap(a.max_keys, BLOCKS);
     uint16_t *tile = (uint16_t *)(memory + s.keys), *q = (uint16_t *)(memory + s.q);
     uint16_t *p = (uint16_t *)(memory + s.p);
-    float *score = (float *)(memory + s.score), *out = (float *)(memory + s.keys);
-    float acc[MAX_DIM / 64][4] = {};
+    float *score = (float *)(memory + s.score), *in = (float *)(memory + s.in);
+    float *slice = (float *)(memory + s.slice), *tops = (float *)(memory + s.tops);
+    float *rest = (float *)(memory + s.rest);
+    double *den = (double *)(memory + s.den);
+    const double by = 1.0 / sqrt((double)a.dim);
+    float top = -CUDART_INF_F, sum[TILES][4];
+    double all = 0.0;
 
     pdl_go();
-    pdl_wait();
     const struct list l = list_of(a, row);
-    const int first = attend_first(l.n, rank), end = attend_first(l.n, rank + 1);
+    const int part = attend_part(l.n);
+    const int first = attend_first(l.n, rank * (PARTS / BLOCKS));
+    const int end = attend_first(l.n, (rank + 1) * (PARTS / BLOCKS));
     const int n = end - first, padded = (n + 15) / 16 * 16;
 
-    for (int i = t; i < HEADS * a.dim / 8; i += THREADS) {
-        const int h = piece_row(i, a.dim / 8), c = piece_at(i, a.dim / 8, 8);
-        const uint4 v =
-            h0 + h < a.n_heads
-                ? *(const uint4 *)(a.q +
-                                   row_start(row_start(row, a.n_heads) + h0 + h, a.dim) + c)
-                : make_uint4(0, 0, 0, 0);
+    load_tile(a, l, first, min(s.tile, padded), end, tile, EARLY);
+    cluster.sync(); /* all are there to be written to */
+    pdl_wait();
+    const struct head head = load_head(a, row, h0 + h);
 
-        *(uint4 *)(q + attend_row(h, a.dim) + c) = v;
-    }
+    load_tile(a, l, first, min(s.tile, padded), end, tile, LATE);
+    put_head(a, head, row, q + attend_row(h, a.dim));
     for (int k = 0; k < padded; k += s.tile) {
         const int m = min(s.tile, padded - k);
 
-        __syncthreads(); /* the tile before is used up */
-        load_tile(a, l, first + k, m, end, tile);
+        if (k > 0)
+            load_again(a, l, first + k, m, end, tile);
         __syncthreads();
-        scores(a, q, tile, m, k, n, score, cap);
+        scores(a.dim, q, tile, m, slice, s.tile);
+        __syncthreads();
+        top = add_slices(slice, m, s.tile, by, n - k, score + attend_row_f32(h, cap) + k,
+                         top);
     }
-    __syncthreads();
-    maxima(score, padded, cap, own_top);
+    top = warp_max(top);
+    if (lane < BLOCKS)
+        cluster.map_shared_rank(tops, lane)[attend_sent(rank, h)] = top;
     cluster.sync();
-    if (t < HEADS) {
-        float m = -CUDART_INF_F;
+    top = warp_max(lane < BLOCKS ? tops[attend_sent(lane, h)] : -CUDART_INF_F);
+    for (int i = 0; i < PARTS / BLOCKS; i++) {
+        const double one = weights(score + attend_row_f32(h, cap), i * part,
+                                   min((i + 1) * part, padded), top,
+                                   p + attend_row(h, cap));
 
-        for (int r = 0; r < PARTS; r++)
-            m = fmaxf(m, cluster.map_shared_rank(own_top, r)[t]);
-        top[t] = m;
+        all = i == 0 ? one : all + one;
     }
+    if (lane < BLOCKS)
+        cluster.map_shared_rank(den, lane)[attend_sent(rank, h)] = all;
+    if (lane == 0)
+        rest[h] = h0 + h < a.n_heads ? exp_f32(a.sink[h0 + h] - top) : 0.0f;
     __syncthreads();
-    weights(score, padded, cap, top, p, den);
-    __syncthreads();
-    for (int k = 0; k < padded; k += s.tile) {
-        const int m = min(s.tile, padded - k);
-
-        if (padded > s.tile) {
-            __syncthreads();
-            load_tile(a, l, first + k, m, end, tile);
-            __syncthreads();
-        }
-        values(a, p, tile, m, k, cap, acc);
-    }
-    __syncthreads(); /* out lies where the keys were */
 #pragma unroll
-    for (int i = 0; i < MAX_DIM / 64; i++) {
-        const int lane = t % WARP, tiles = a.dim / 64;
-        float *to = out + attend_row_f32(mma_row(lane, 0), a.dim) +
-                    attend_dims(t / WARP, tiles, i) + mma_col(lane, 0);
+    for (int i = 0; i < PARTS / BLOCKS; i++) {
+        float acc[TILES][4] = {};
+        const int to = min((i + 1) * part, padded);
 
-        if (i >= tiles)
-            break;
-        *(float2 *)to = make_float2(acc[i][0], acc[i][1]);
-        *(float2 *)(to + attend_row_f32(8, a.dim)) = make_float2(acc[i][2], acc[i][3]);
+        for (int k = i * part; k < to; k += s.tile) {
+            const int m = min(s.tile, to - k), in_tile = padded > s.tile ? 0 : k;
+
+            if (padded > s.tile) {
+                __syncthreads(); /* the tile before is used up */
+                load_again(a, l, first + k, m, end, tile);
+                __syncthreads();
+            }
+            values(a.dim, p + k, tile + attend_row(in_tile, a.dim), m, cap, acc);
+        }
+#pragma unroll
+        for (int t = 0; t < TILES; t++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                sum[t][j] = i == 0 ? acc[t][j] : sum[t][j] + acc[t][j];
     }
+    send<BLOCKS>(a.dim, cluster, sum, in);
     cluster.sync();
-    finish(a, cluster, row, h0, out, top, den);
-    cluster.sync(); /* nobody leaves while others read from here */
+    finish<BLOCKS>(a, rank, row, h0, in, den, rest);
+}
+
+template <int BLOCKS>
+static int
+attend_in(struct cuda_rank *rk, const struct attend_args *a, struct err *e)
+{
+    const int shared = attend_plan_for(a->dim, a->max_keys, BLOCKS).bytes;
+
+    SHARED_TRY(attend_kernel<BLOCKS>, shared, e);
+    CU_TRY(launch_cluster(rk, BLOCKS, attend_kernel<BLOCKS>,
+                          dim3(BLOCKS, ceil_div(a->n_heads, HEADS), a->n), THREADS, shared,
+                          *a),
+           e);
+    return 0;
 }
 
 int
 attend_cuda(struct cuda_rank *rk, const struct attend_args *a, struct err *e)
 {
-    const int shared = attend_plan_for(a->dim, a->max_keys).bytes;
+    static int few = -1; /* clusters of PARTS blocks that there is room for at a time */
 
     if (!attend_can(a, a->max_keys, rk->shared_bytes))
         return err_set(e, ERR_INTERNAL, 0, "attend: %d keys of %d", a->max_keys, a->dim);
     if (a->n == 0)
         return 0;
-    SHARED_TRY(attend_kernel, shared, e);
-    CU_TRY(launch_cluster(rk, PARTS, attend_kernel,
-                          dim3(PARTS, ceil_div(a->n_heads, HEADS), a->n), THREADS, shared,
-                          *a),
-           e);
-    return 0;
+    if (few == -1) {
+        SHARED_TRY(attend_kernel<PARTS>, rk->shared_bytes - SPARE_BYTES, e);
+        CLUSTER_TRY(attend_kernel<PARTS>, e);
+        few = clusters_at_once(PARTS, attend_kernel<PARTS>, THREADS,
+                               rk->shared_bytes - SPARE_BYTES);
+    }
+    return a->n * ceil_div(a->n_heads, HEADS) <= few ? attend_in<PARTS>(rk, a, e)
+                                                     : attend_in<MANY>(rk, a, e);
 }

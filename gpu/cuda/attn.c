@@ -10,6 +10,7 @@
 #include "config.h"
 
 #include <math.h>
+#include <stdbool.h>
 
 #include "base/err.h"
 #include "gpu/cuda/cuda.h"
@@ -145,6 +146,21 @@ cuda_keys(struct backend *b, const struct layer *l, const struct cuda_rows *r,
     return inputs_keep_cuda(&b->rk, &a, e);
 }
 
+/* Whether any row of the step must choose among the entries that it sees. */
+static bool
+picks(const struct backend *b, const struct layer *l, const struct cuda_rows *r)
+{
+    return l->indexed &&
+           r->longest / (uint64_t)l->index_comp.ratio > (uint64_t)b->c.index_topk;
+}
+
+/* Whether attention norms and rotates queries itself. */
+static bool
+takes_raw(const struct backend *b, const struct cuda_rows *r)
+{
+    return !b->plain_attention && r->n <= ATTEND_RAW_ROWS;
+}
+
 /* From qr: the queries of attention and indexer, normed and rotated, packed. */
 static int
 project_queries(struct backend *b, const struct layer *l, const struct cuda_rows *r,
@@ -158,9 +174,9 @@ project_queries(struct backend *b, const struct layer *l, const struct cuda_rows
                                        .iqp = s->iqp,
                                        .cs = angles(l, r),
                                        .rows = r->n,
-                                       .n_heads = c->n_heads,
+                                       .n_heads = takes_raw(b, r) ? 0 : c->n_heads,
                                        .dim = c->head_dim,
-                                       .n_index = l->indexed ? c->index_n_heads : 0,
+                                       .n_index = picks(b, l, r) ? c->index_n_heads : 0,
                                        .index_dim = c->index_head_dim,
                                        .rope_dim = c->rope_dim,
                                        .eps = c->rms_eps};
@@ -218,7 +234,7 @@ pick(struct backend *b, const struct layer *l, const struct cuda_rows *r, struct
     const int most = (int)(r->longest / (uint64_t)k->ratio);
     const int chunk = most > 0 ? (int)(s->iscore_bytes / sizeof(float) / (size_t)most) : 1;
 
-    if (most <= c->index_topk)
+    if (!picks(b, l, r))
         return 0;
     if (!b->plain_index)
         return pick_fast(b, l, r, most, e);
@@ -337,7 +353,9 @@ attend(struct backend *b, const struct layer *l, const struct cuda_rows *r, stru
                                   .ring_slots = b->at.ring_slots,
                                   .ratio = l->ratio,
                                   .topk = c->index_topk,
-                                  .max_keys = most_keys(b, l, r)};
+                                  .max_keys = most_keys(b, l, r),
+                                  .raw = takes_raw(b, r),
+                                  .eps = c->rms_eps};
 
     return b->plain_attention ? attend_plain(b, l, r, e) : attend_cuda(&b->rk, &a, e);
 }

@@ -10,6 +10,7 @@
  */
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
+#include "gpu/cuda/query.cuh"
 #include "gpu/cuda/streams.cuh"
 #include "gpu/index.h"
 #include "gpu/index/attention.h"
@@ -380,25 +381,15 @@ queries_kernel(const __grid_constant__ struct queries_args a)
     if (h < a.n_heads) {
         uint16_t *q = a.q + row_start(row_start(row, a.n_heads) + h, a.dim);
         double sum = 0.0;
-        float s;
+
+        for (int c = lane * 2; c < a.dim; c += WARP * 2)
+            sum = query_squares(*(const uint32_t *)(q + c), sum);
+        const float factor = query_factor(sum, a.dim, a.eps);
 
         for (int c = lane * 2; c < a.dim; c += WARP * 2) {
-            bf16_pair(*(const uint32_t *)(q + c), v + c);
-            sum += (double)bf16_round(v[c] * v[c]);
-            sum += (double)bf16_round(v[c + 1] * v[c + 1]);
-        }
-        s = bf16_round((float)(warp_sum(sum) / a.dim));
-        s = bf16_round(s + a.eps);
-        s = bf16_round(1.0f / sqrtf(s));
-        for (int c = lane * 2; c < a.dim; c += WARP * 2) {
-            const int p = (c - (a.dim - a.rope_dim)) / 2;
+            uint32_t *pair = (uint32_t *)(q + c);
 
-            v[c] = bf16_round(v[c] * s);
-            v[c + 1] = bf16_round(v[c + 1] * s);
-            if (c >= a.dim - a.rope_dim)
-                rotate_pair(v + a.dim - a.rope_dim, cs, p);
-            *(uint32_t *)(q + c) = f32_to_bf16(v[c]) | (uint32_t)f32_to_bf16(v[c + 1])
-                                                           << 16;
+            *pair = query_pair(*pair, factor, cs, c, a.dim - a.rope_dim);
         }
     } else if (i < a.n_index) {
         const uint16_t *q = a.iq + row_start(row_start(row, a.n_index) + i, a.index_dim);
@@ -422,7 +413,7 @@ queries_cuda(struct cuda_rank *rk, const struct queries_args *a, struct err *e)
 
     if (a->dim % 2 != 0 || a->rope_dim % 2 != 0)
         return err_set(e, ERR_INTERNAL, 0, "queries: heads of %d", a->dim);
-    if (a->rows == 0)
+    if (a->rows == 0 || a->n_heads + a->n_index == 0)
         return 0;
     if (shared > 48 * 1024)
         SHARED_TRY(queries_kernel, shared, e);

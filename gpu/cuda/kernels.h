@@ -269,7 +269,11 @@ struct attend_args {
     const float *sink, *cs;
     size_t row_bytes, ring_at, page_at;
     int n, n_heads, dim, rope_dim, window, ring_slots, ratio, topk, max_keys;
+    bool raw; /* q is as the product left it: to be normed and rotated */
+    float eps;
 };
+
+enum { ATTEND_RAW_ROWS = 4 }; /* more are normed once, not by each block of a cluster */
 
 bool attend_can(const struct attend_args *like, int max_keys, size_t shared_bytes);
 int attend_cuda(struct cuda_rank *rk, const struct attend_args *a, struct err *e);

@@ -14,6 +14,12 @@
                                 (int)(bytes)),                                       \
            e)
 
+/* The same for clusters of more than 8 blocks, which a device need not have. */
+#define CLUSTER_TRY(kernel, e)                                                           \
+    CU_TRY(                                                                              \
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), \
+        e)
+
 /* Blocks in clusters of so many (0: none) along x; overlap: see launch_pdl. */
 template <typename... P, typename... A>
 static inline cudaError_t
@@ -71,6 +77,30 @@ launch_cluster(const struct cuda_rank *rk, int cluster, void (*kernel)(P...), di
 {
     return launch_with(rk->stream, rk->overlap, cluster, kernel, grid, threads, shared,
                        args...);
+}
+
+/* How many of such clusters run at a time; none, where there are none of that size. */
+template <typename... P>
+static inline int
+clusters_at_once(int cluster, void (*kernel)(P...), int threads, size_t shared)
+{
+    cudaLaunchAttribute at = {};
+    cudaLaunchConfig_t c = {};
+    int n = 0;
+
+    c.gridDim = dim3(cluster);
+    c.blockDim = dim3(threads);
+    c.dynamicSmemBytes = shared;
+    c.attrs = &at;
+    c.numAttrs = 1;
+    at.id = cudaLaunchAttributeClusterDimension;
+    at.val.clusterDim.x = cluster;
+    at.val.clusterDim.y = at.val.clusterDim.z = 1;
+    if (cudaOccupancyMaxActiveClusters(&n, kernel, &c) != cudaSuccess) {
+        cudaGetLastError(); /* no such cluster: an answer, not a failure */
+        return 0;
+    }
+    return n;
 }
 
 #endif /* GPU_CUDA_LAUNCH_CUH */

@@ -26,6 +26,20 @@ load_once(const uint4 *p)
     return v;
 }
 
+/* 8 bytes that lie beside what another kernel may still write: not by way of L1, where they would
+ * stay as they are. */
+static __device__ __forceinline__ uint2
+load_beside(const uint2 *p)
+{
+    uint2 v;
+
+    asm volatile("ld.global.cg.v2.u32 {%0, %1}, [%2];"
+                 : "=r"(v.x), "=r"(v.y)
+                 : "l"(p)
+                 : "memory");
+    return v;
+}
+
 /* c[16][8] += a[16][16] b[16][8], a warp's. Lane 4 g + t has c[g][2 t], c[g][2 t + 1] and the same
  * of row g + 8; pairs of a: rows g, g + 8 at columns 2 t, then both 8 columns on; pairs of b: rows
  * 2 t and 2 t + 8 of column g. */

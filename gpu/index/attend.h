@@ -9,9 +9,11 @@
  * lies where in a block's shared memory. See gpu/index.h for what this text is.
  */
 enum {
-    ATTEND_PARTS = 8, /* blocks of a cluster */
+    ATTEND_PARTS = 16, /* of a list; a cluster has as many blocks, or half */
     ATTEND_HEADS = 16,
-    ATTEND_TILE = 96,   /* keys in shared memory at most */
+    ATTEND_SLICES = 4,  /* of dims: a score is the sum of so many */
+    ATTEND_TILE = 96,   /* keys in shared memory at most, if they are all of a block */
+    ATTEND_AGAIN = 64,  /* and if more are to come */
     ATTEND_PAD = 8,     /* elements behind a row: rows begin in other banks */
     ATTEND_PAD_F32 = 4, /* the same of f32 */
 };
@@ -25,11 +27,18 @@ attend_part(INDEX_INT n_keys)
 
 /* The first key of a part; it ends where the next one begins. */
 INDEX_FN INDEX_INT
-attend_first(INDEX_INT n_keys, INDEX_INT rank)
+attend_first(INDEX_INT n_keys, INDEX_INT part)
 {
-    const INDEX_INT first = rank * attend_part(n_keys);
+    const INDEX_INT first = part * attend_part(n_keys);
 
     return INDEX_IF(first < n_keys, first, n_keys);
+}
+
+/* Keys of one of `blocks` blocks at most. */
+INDEX_FN INDEX_INT
+attend_cap(INDEX_INT max_keys, INDEX_INT blocks)
+{
+    return attend_part(max_keys) * (ATTEND_PARTS / blocks);
 }
 
 /* Elements of bf16 rows of `n`, and of f32 ones, with what is behind them. */
@@ -47,23 +56,29 @@ attend_row_f32(INDEX_INT h, INDEX_INT n)
 
 /* Shared memory, by offsets. */
 struct attend_plan {
-    INDEX_INT tile, keys, q, score, p, bytes;
+    INDEX_INT tile, keys, q, slice, in, score, p, den, tops, rest, bytes;
 };
 
 INDEX_FN struct attend_plan
-attend_plan_for(INDEX_INT dim, INDEX_INT max_keys)
+attend_plan_for(INDEX_INT dim, INDEX_INT max_keys, INDEX_INT blocks)
 {
-    const INDEX_INT cap = attend_part(max_keys);
-    const INDEX_INT out = attend_row_f32(ATTEND_HEADS, dim) * 4;
+    const INDEX_INT cap = attend_cap(max_keys, blocks);
+    INDEX_INT end, in_end;
     struct attend_plan s;
 
-    s.tile = INDEX_IF(cap < ATTEND_TILE, cap, ATTEND_TILE);
-    s.keys = 0; /* bf16 [tile][dim], later f32 [HEADS][dim] */
+    s.tile = INDEX_IF(cap > ATTEND_TILE, ATTEND_AGAIN, cap);
+    s.keys = 0; /* bf16 [tile][dim] */
     s.q = attend_row(s.tile, dim) * 2;
-    s.q = INDEX_IF(s.q < out, out, s.q);
-    s.score = s.q + attend_row(ATTEND_HEADS, dim) * 2;     /* f32 [HEADS][cap] */
+    s.slice = s.q + attend_row(ATTEND_HEADS, dim) * 2; /* f32 [SLICES][HEADS][tile] */
+    s.in = s.q; /* f32 [blocks][HEADS][dim / blocks], when scores are made */
+    end = s.slice + attend_row_f32(ATTEND_SLICES * ATTEND_HEADS, s.tile) * 4;
+    in_end = s.in + attend_row_f32(blocks * ATTEND_HEADS, dim / blocks) * 4;
+    s.score = INDEX_IF(end < in_end, in_end, end);         /* f32 [HEADS][cap] */
     s.p = s.score + attend_row_f32(ATTEND_HEADS, cap) * 4; /* bf16 [HEADS][cap] */
-    s.bytes = s.p + attend_row(ATTEND_HEADS, cap) * 2;
+    s.den = s.p + attend_row(ATTEND_HEADS, cap) * 2;       /* f64 [blocks][HEADS] */
+    s.tops = s.den + blocks * ATTEND_HEADS * 8;            /* f32 [blocks][HEADS] */
+    s.rest = s.tops + blocks * ATTEND_HEADS * 4;           /* f32 [HEADS] */
+    s.bytes = s.rest + ATTEND_HEADS * 4;
     return s;
 }
 
@@ -75,6 +90,13 @@ attend_element(INDEX_INT at, INDEX_INT codes)
     return INDEX_IF(at < codes, at * 8, codes * 8 + (at - codes) * 4);
 }
 
+/* Eights of dims that one of HEADS warps has. */
+INDEX_FN INDEX_INT
+attend_tiles(INDEX_INT dim)
+{
+    return (dim / 8 + ATTEND_HEADS - 1) / ATTEND_HEADS;
+}
+
 /* The first of the 8 dims that a warp of `tiles` has as number t. */
 INDEX_FN INDEX_INT
 attend_dims(INDEX_INT warp, INDEX_INT tiles, INDEX_INT t)
@@ -82,11 +104,18 @@ attend_dims(INDEX_INT warp, INDEX_INT tiles, INDEX_INT t)
     return (warp * tiles + t) * 8;
 }
 
-/* Pair i of [HEADS][dims] of a block that finishes `dims` dims from rank * dims on. */
+/* Row h of what block `rank` of a cluster sends to another. */
 INDEX_FN INDEX_INT
-attend_pair(INDEX_INT i, INDEX_INT dims, INDEX_INT rank)
+attend_sent(INDEX_INT rank, INDEX_INT h)
 {
-    return rank * dims + i % (dims / 2) * 2;
+    return rank * ATTEND_HEADS + h;
+}
+
+/* The first of pair i of [HEADS][dims]. */
+INDEX_FN INDEX_INT
+attend_pair(INDEX_INT i, INDEX_INT dims)
+{
+    return i % (dims / 2) * 2;
 }
 
 #endif /* GPU_INDEX_ATTEND_H */

@@ -763,7 +763,7 @@ main(void)
         TEST(test_norms),     TEST(test_rope),        TEST(test_swiglu),
         TEST(test_hc),        TEST(test_attention),   TEST(test_index),
         TEST(test_route),     TEST(test_combine),     TEST(test_synthetic),
-        TEST(test_refused),   TEST(test_choose),
+        TEST(test_refused),   TEST(test_choose),      TEST(test_attend),
     };
     struct err e = {0};
     int failed;

@@ -29,7 +29,7 @@ extern "C" {
 enum {
     SIMT_WARP = 32,
     SIMT_MAX_THREADS = 1024,
-    SIMT_MAX_CLUSTER = 8,
+    SIMT_MAX_CLUSTER = 16,
     SIMT_SMS = 4,                  /* a small device: grids made by its size stay small */
     SIMT_SHARED_MOST = 227 * 1024, /* of a block, as compute capability 9.0 has it */
     SIMT_SHARED_PLAIN = 48 * 1024, /* without being allowed more */

@@ -14,7 +14,8 @@
 
 /* A section of its own, so that blocks of a cluster can take turns in it. */
 #undef __shared__
-#define __shared__ static __attribute__((section("simt_shared")))
+#define __shared__   static __attribute__((section("simt_shared")))
+#define __noinline__ __attribute__((noinline))
 #undef __launch_bounds__
 #define __launch_bounds__(...)
 

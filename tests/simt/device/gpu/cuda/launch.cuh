@@ -11,6 +11,10 @@
 #define SHARED_TRY(kernel, bytes, e) \
     CU_TRY((cudaError_t)simt_allow_shared((const void *)(kernel), (size_t)(bytes)), e)
 
+#define CLUSTER_TRY(kernel, e) \
+    do {                       \
+    } while (0)
+
 /* A stream, and the line that launches on it. */
 struct simt_from {
     cudaStream_t stream;
@@ -76,6 +80,13 @@ launch_cluster(simt_from rk, int cluster, void (*kernel)(P...), dim3 grid, int t
                size_t shared, const A &...args)
 {
     return simt_launch_with(rk, true, cluster, kernel, grid, threads, shared, args...);
+}
+
+template <typename... P>
+static inline int
+clusters_at_once(int cluster, void (*)(P...), int, size_t)
+{
+    return cluster > SIMT_MAX_CLUSTER ? 0 : SIMT_SMS;
 }
 
 #endif /* GPU_CUDA_LAUNCH_CUH */

@@ -14,6 +14,12 @@ load_once(const uint4 *p)
     return *p;
 }
 
+static inline uint2
+load_beside(const uint2 *p)
+{
+    return *p;
+}
+
 static inline void
 mma_bf16(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
 {
