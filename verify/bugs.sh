@@ -89,8 +89,10 @@ bug gpu/index/mma.h 's|return lane / rows \* 8;|return lane / rows * 4;|' fragme
     "fragments that ldmatrix cannot load"
 bug gpu/index/moe.h 's|return first + before;|return first + before / 2 * 2;|' places-once \
     "two rows of an expert in one place"
-bug gpu/index/rows.h 's|return i \* dim + c;|return i * (dim - 1) + c;|' columns-once \
-    "streams of a block that run into each other in shared memory"
+bug gpu/index/rows.h 's|return i \* dim + c;|return i * (dim - 1) + c;|' streams-once \
+    "streams that run into each other"
+bug gpu/index/rows.h 's|lane % lanes) \* 4;|lane % lanes) * 3;|' columns-once \
+    "columns of a stream that no lane has"
 bug gpu/index/attention.h 's|return p.nope + 2 \* (c - p.nope);|return p.nope + c - p.nope;|' bytes-once \
     "bf16 of keys that overlap when rows are packed"
 bug proto/ring_index.h 's|data_bytes) < need|data_bytes) + 8 < need|' records-whole \

@@ -141,6 +141,15 @@ longest_row(const Config &k)
     return k.c.q_lora_rank > k.c.head_dim ? k.c.q_lora_rank : k.c.head_dim;
 }
 
+/* sublayer_input: 8 columns a thread of 256 at a time. */
+void
+input_row(const Config &k, Thread &x, How how)
+{
+    const Int at = x.t + x.any("at", 0, k.c.hidden / 8 / 256) * 256;
+
+    x.use("mixed", how, at * 8, 8, at < k.c.hidden / 8);
+}
+
 /* All that one warp does with comb: elements by lanes, lines read whole. */
 enum { COMB = 64 /* 8 streams */ };
 
@@ -403,66 +412,57 @@ const std::vector<Kernel> kernels = {
      1,
      {comb_all, comb_own, nothing, nothing, nothing, nothing}},
     {"gpu/cuda/streams.cuh",
-     "add_parts",
-     "m | m",
-     {"m"},
+     "way_back",
+     "m | m comb sinkhorn_shared() comb",
+     {},
      512,
-     "add_parts",
+     "way_back",
      0,
      {[](const Config &k, Thread &x) {
-          const int n = 2 * k.c.hc_mult + k.c.hc_mult * k.c.hc_mult + 1;
+          const int hc = k.c.hc_mult, n = hc + hc * hc + 1;
           const Int o = x.warp() + x.any("o", 0, n / 16) * 16;
+
+          x.use("m", WRITE, o + hc, 1, x.lane() == 0 && o < n);
+      },
+      [](const Config &k, Thread &x) {
+          const int hc = k.c.hc_mult;
+
+          x.use("m", READ, x.any("i", hc, 2 * hc + hc * hc), 1, x.t < 32);
+          comb_own(k, x);
+      },
+      comb_out}},
+    {"gpu/cuda/streams.cuh",
+     "sublayer_input",
+     "m | m squares mixed | squares mixed",
+     {"mixed"},
+     256,
+     "sublayer_input",
+     1,
+     {[](const Config &k, Thread &x) {
+          const int n = k.c.hc_mult + 1;
+          const Int o = x.warp() + x.any("o", 0, n / 8) * 8;
 
           x.use("m", WRITE, o, 1, x.lane() == 0 && o < n);
       },
       [](const Config &k, Thread &x) {
-          x.use("m", READ, 2 * k.c.hc_mult + k.c.hc_mult * k.c.hc_mult);
-      }}},
-    {"gpu/cuda/streams.cuh",
-     "way_back",
-     "add_parts() comb m sinkhorn_shared() comb",
-     {"m"},
-     512,
-     "add_parts",
-     0,
-     {[](const Config &k, Thread &x) {
-          x.use("m", READ, x.any("i", 0, 2 * k.c.hc_mult + k.c.hc_mult * k.c.hc_mult), 1,
-                x.t < 32);
-          comb_own(k, x);
-      },
-      comb_out}},
-    {"gpu/cuda/streams.cu",
-     "streams_in_kernel",
-     "add_parts() m pre | pre block_sum()",
-     {},
-     512,
-     "streams_in_kernel",
-     0,
-     {[](const Config &k, Thread &x) {
-          x.use("m", READ, x.t, 1, x.t < k.c.hc_mult);
-          x.use("pre", WRITE, x.t, 1, x.t < k.c.hc_mult);
+          x.use("m", READ, x.any("o", 0, k.c.hc_mult));
+          input_row(k, x, WRITE);
+          x.use("squares", WRITE, x.warp() + x.any("turn", 0, 7) * 8, 1, x.lane() == 0);
       },
       [](const Config &k, Thread &x) {
-          x.use("pre", READ, x.any("i", 0, k.c.hc_mult - 1));
+          x.use("squares", READ, x.lane() + x.any("half", 0, 1) * 32);
+          input_row(k, x, WRITE); /* it may be keep's */
       }}},
     {"gpu/cuda/streams.cu",
      "streams_mix_kernel",
-     "squares x | squares x",
+     "{ x | x | }",
      {},
      256,
      "streams_mix_kernel",
-     0,
-     {[](const Config &k, Thread &x) {
-          const Int j = x.any("j", 0, k.c.hc_mult - 1);
-
-          x.use("x", WRITE,
-                Int(piece_row(x.t, 64)) * 512 + stream_cell(j, 64, piece_at(x.t, 64, 1)));
-          x.use("squares", WRITE, x.warp(), 1, x.lane() == 0);
-      },
-      [](const Config &, Thread &x) {
-          x.use("x", READ, x.any("i", 0, 4 * 512 - 1));
-          x.use("squares", READ, x.any("w", 0, 7), 1, x.t == 0);
-      }}},
+     1,
+     {[](const Config &, Thread &x) { x.use("x", WRITE, x.t); },
+      [](const Config &, Thread &x) { x.use("x", READ, x.any("r", 0, 7) * 32 + x.lane()); },
+      nothing}},
     {"gpu/cuda/moe.cu",
      "assign",
      "before { { . before . before } } | before of_warp | of_warp start | before start",

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Hyper-connections (gpu/cuda/mhc.cu, streams.cu, streams.cuh): mixing coefficients, streams, and
- * the parts of the mixing matrix, of which streams_mix_kernel leaves one for each chunk of 64
- * columns and streams_in_kernel adds them up. Stages: stages.cc.
+ * the parts of the mixing matrix, of which streams_mix_kernel leaves one for each chunk of columns
+ * and sublayer_input adds them up. Stages: stages.cc.
  */
 #include "verify/formulas.hh"
 #include "verify/prove.hh"
@@ -19,12 +19,24 @@ enum {
     MOST_ROWS = 65536,
     STEP_ROWS = 512,
     MAX_HC = 8,
-    COLS = 64,
-    ROWS = 4,
     MIX_WARPS = 8,
-    IN_THREADS = 512,
-    IN_VECTORS = 4,
+    INPUT_WARPS = 64,
 };
+
+/* Lanes of a stream in streams_mix_kernel, outputs of a warp. */
+int
+lanes_of(const Config &k)
+{
+    return k.c.hc_mult == 4 ? 8 : 32 / MAX_HC;
+}
+
+int
+turns_of(const Config &k)
+{
+    const int hc = k.c.hc_mult == 4 ? 4 : +MAX_HC;
+
+    return (2 * hc + hc * hc + MIX_WARPS - 1) / MIX_WARPS;
+}
 
 /* Mixing coefficients: pre, post, comb follow one another and fill a row of n_mix; a line
  * of comb has each element of its row or column once. */
@@ -65,123 +77,116 @@ streams_once(const Config &k, Statement &s)
     s.claim((row * hc * dim + pair * 2) * 2 % 4 == 0);
 }
 
-/* streams_mix_kernel: a thread has a column of a row with all its streams; in shared memory each
- * row has [hc][64]. `rows` of a block are 1 or 4. */
+/* streams_mix_kernel: a lane has 4 columns of one stream, of the row that is its warp's turn. */
 void
 columns_once(const Config &k, Statement &s)
 {
-    const int hc = k.c.hc_mult, dim = k.c.hidden;
+    const int hc = k.c.hc_mult, dim = k.c.hidden, lanes = lanes_of(k);
+    const Int chunks = ceil_div(dim, 4 * lanes);
+    const auto b = s.two("b", 0, chunks - 1), lane = s.two("lane", 0, 31);
+    const auto col = [&](Int block, Int thread) {
+        return Int(mix_column(block, s.mutant ? lanes + 1 : lanes, thread));
+    };
+    const auto stream = [&](Int thread) { return thread / lanes; };
+    const Bool both = stream(lane.x) < hc && col(b.x, lane.x) < dim &&
+                      stream(lane.y) < hc && col(b.y, lane.y) < dim;
+    const Int want = s.any("want", 0, hc - 1), c = s.any("c", 0, dim / 4 - 1);
+    const Int thread = want * lanes + c % lanes;
 
-    for (const int rows : {1, +ROWS}) {
-        const std::string n = std::to_string(rows);
-        const Int blocks = ceil_div(dim, COLS), groups = ceil_div(STEP_ROWS, rows);
-        const auto b = s.two("b" + n, 0, blocks - 1), y = s.two("y" + n, 0, groups - 1);
-        const auto t = s.two("t" + n, 0, ROWS * COLS - 1), j = s.two("j" + n, 0, hc - 1);
-        const auto col = [&](Int block, Int thread) {
-            return Int(grid_item(block, COLS, piece_at(thread, COLS, 1)));
-        };
-        const auto row = [&](Int group, Int thread) {
-            return group * rows + piece_row(thread, COLS);
-        };
-        const auto mine = [&](Int block, Int thread) {
-            return piece_row(thread, COLS) < (s.mutant ? rows + 1 : rows) &&
-                   col(block, thread) < dim;
-        };
-        const Int width = hc * dim;
-        const Int at_x = row_start(row(y.x, t.x), width) + row_start(j.x, dim) +
-                         col(b.x, t.x);
-        const Int at_y = row_start(row(y.y, t.y), width) + row_start(j.y, dim) +
-                         col(b.y, t.y);
-        const auto cell = [&](Int thread, Int stream) {
-            return Int(piece_row(thread, COLS)) * (MAX_HC * COLS) +
-                   stream_cell(stream, COLS, piece_at(thread, COLS, 1));
-        };
-        const Int want_row = s.any("row" + n, 0, STEP_ROWS - 1),
-                  c = s.any("c" + n, 0, dim - 1);
-        const Int thread = want_row % rows * COLS + c % COLS;
+    s.claim(implies(both && stream(lane.x) == stream(lane.y) &&
+                        col(b.x, lane.x) / 4 == col(b.y, lane.y) / 4,
+                    b.x == b.y && lane.x == lane.y));
+    s.claim(c / lanes < chunks && thread < 32 && stream(thread) == want &&
+            col(c / lanes, thread) == c * 4);
+}
 
-        const Bool both = mine(b.x, t.x) && mine(b.y, t.y);
-        const Int line_x = row(y.x, t.x) * hc + j.x, line_y = row(y.y, t.y) * hc + j.y;
+/* Rows: groups of blocks, turns, warps; each once. */
+void
+mix_rows_once(const Config &, Statement &s)
+{
+    const Int want = s.any("want", 0, STEP_ROWS - 1), n = s.any("n", 1, STEP_ROWS);
 
-        /* one place: one line and column; one line: one row and stream; one row and column: one
-         * thread */
-        s.claim(at_x == line_x * dim + col(b.x, t.x) &&
-                at_y == line_y * dim + col(b.y, t.y));
-        s.claim(
-            implies(both && line_x * dim + col(b.x, t.x) == line_y * dim + col(b.y, t.y),
-                    line_x == line_y && col(b.x, t.x) == col(b.y, t.y)));
-        s.claim(implies(line_x == line_y, row(y.x, t.x) == row(y.y, t.y) && j.x == j.y));
-        s.claim(implies(both && col(b.x, t.x) == col(b.y, t.y) &&
-                            row(y.x, t.x) == row(y.y, t.y),
-                        b.x == b.y && y.x == y.y && t.x == t.y));
-        s.alone(cell(t.x, j.x), cell(t.y, j.y), t.x == t.y && j.x == j.y);
-        s.claim(cell(t.x, j.x) < ROWS * MAX_HC * COLS && hc <= MAX_HC);
-        s.claim(c / COLS < blocks && want_row / rows < groups && thread < ROWS * COLS &&
-                col(c / COLS, thread) == c && row(want_row / rows, thread) == want_row);
+    for (int turns = 1; turns <= STEP_ROWS / MIX_WARPS; turns *= 2) {
+        const std::string of = std::to_string(turns);
+        const int rows = turns * MIX_WARPS, most = s.mutant ? turns : turns - 1;
+        const auto y = s.two("y" + of, 0, STEP_ROWS / MIX_WARPS - 1);
+        const auto turn = s.two("turn" + of, 0, most);
+        const auto warp = s.two("warp" + of, 0, MIX_WARPS - 1);
+
+        s.alone(y.x * rows + turn.x * MIX_WARPS + warp.x,
+                y.y * rows + turn.y * MIX_WARPS + warp.y,
+                y.x == y.y && turn.x == turn.y && warp.x == warp.y);
+        s.claim(implies(want < n, want / rows < Int(ceil_div(n, rows)) &&
+                                      want % rows / MIX_WARPS < turns));
     }
 }
 
-/* Its products: 16 bytes of fn at a time, aligned, of one stream, inside; in front of each column
- * the one of x it goes with. */
+/* 16 bytes of fn and 8 of a stream at a time, aligned, of one stream, inside. */
 void
 columns_aligned(const Config &k, Statement &s)
 {
     const int hc = k.c.hc_mult, dim = k.c.hidden, width = hc * dim,
-              n_mix = 2 * hc + hc * hc;
+              n_mix = 2 * hc + hc * hc, lanes = lanes_of(k);
     const Int o = s.any("o", 0, n_mix - 1), lane = s.any("lane", 0, 31);
-    const Int turn = s.any("turn", 0, MAX_HC * COLS / 128 - 1);
-    const Int b = s.any("b", 0, Int(ceil_div(dim, COLS)) - 1);
-    const Int at = lane * 4 + turn * 128, c = b * COLS + piece_at(at, COLS, 1);
-    const Int from = row_start(o, width) + stream_cell(piece_row(at, COLS), dim, 0) + c;
+    const Int b = s.any("b", 0, Int(ceil_div(dim, 4 * lanes)) - 1);
+    const Int row = s.any("row", 0, STEP_ROWS - 1);
+    const Int c = mix_column(b, lanes, lane), stream = lane / lanes;
+    const Int from = row_start(o, width) + stream_cell(stream, dim, c);
+    const Int x = row_start(row_start(row, hc), dim) + c + row_start(stream, dim);
 
-    s.assume(at < hc * COLS && c < dim);
-    s.claim(from * 4 % 16 == 0 && c + 4 <= dim - (s.mutant ? 4 : 0));
-    s.claim(from + 4 <= Int(n_mix) * width && at % COLS + 4 <= COLS);
-    s.claim(from == row_start(o, width) + piece_row(at, COLS) * dim + c);
-    s.claim(dim % 4 == 0 && n_mix <= 10 * MIX_WARPS);
+    s.assume(stream < hc && c < dim);
+    s.claim(from * 4 % 16 == 0 && x * 2 % 8 == 0 && c + 4 <= dim - (s.mutant ? 4 : 0));
+    s.claim(from + 4 <= Int(n_mix) * width && x + 4 <= Int(STEP_ROWS) * width);
+    s.claim(dim % 4 == 0 && n_mix <= turns_of(k) * MIX_WARPS);
 }
 
-/* Parts of the mix: each is one warp's of one block, the sum of squares is thread 0's, all inside
- * and, when they are added up, found again. */
+/* Parts of the mix: each is one warp's of one block, or the sum of squares; all inside and, when
+ * they are added up, found again. */
 void
 parts_once(const Config &k, Statement &s)
 {
     const int hc = k.c.hc_mult, n_mix = 2 * hc + hc * hc, n = n_mix + 1;
-    const Int chunks = ceil_div(k.c.hidden, COLS);
+    const Int chunks = ceil_div(k.c.hidden, 4 * lanes_of(k));
     const auto row = s.two("row", 0, STEP_ROWS - 1), b = s.two("b", 0, chunks - 1);
     const auto warp = s.two("warp", 0, MIX_WARPS - 1), turn = s.two("turn", 0, 9);
     const Int o_x = warp.x + turn.x * MIX_WARPS, o_y = warp.y + turn.y * MIX_WARPS;
-    const auto part = [&](Int r, Int block) {
-        return Int(row_start(row_start(r, chunks) + block, n));
+    const auto part = [&](Int r, Int o, Int block) {
+        return Int(mix_part(r, o, n, chunks, block));
     };
 
     s.claim(implies(o_x < n_mix && o_y < (s.mutant ? n_mix + 2 : n_mix) &&
-                        part(row.x, b.x) + o_x == part(row.y, b.y) + o_y,
+                        part(row.x, o_x, b.x) == part(row.y, o_y, b.y),
                     row.x == row.y && b.x == b.y && warp.x == warp.y && turn.x == turn.y));
     s.claim(
-        implies(o_x < n_mix, part(row.x, b.x) + o_x != part(row.y, b.y) + n_mix &&
-                                 part(row.x, b.x) + n_mix < Int(STEP_ROWS) * chunks * n));
-    s.claim(part(row.x, b.x) == row_start(row_start(row.x, chunks), n) + row_start(b.x, n));
+        implies(o_x < n_mix, part(row.x, o_x, b.x) != part(row.y, n_mix, b.y) &&
+                                 part(row.x, n_mix, b.x) < Int(STEP_ROWS) * chunks * n));
+    s.claim(part(row.x, o_x, b.x) == part(row.x, o_x, 0) + b.x);
 }
 
-/* streams_in_kernel: 8 columns a thread at a time, all of them within four turns, aligned. */
+/* sublayer_input: 8 columns a thread at a time, aligned; a warp's sum of squares has its place. */
 void
 vectors_once(const Config &k, Statement &s)
 {
     const int hc = k.c.hc_mult, dim = k.c.hidden, vectors = dim / 8;
-    const auto t = s.two("t", 0, IN_THREADS - 1), turn = s.two("k", 0, IN_VECTORS - 1);
-    const Int row = s.any("row", 0, STEP_ROWS - 1), j = s.any("j", 0, hc - 1);
-    const Int v = s.any("v", 0, vectors - (s.mutant ? 0 : 1));
-    const Int x = t.x + turn.x * IN_THREADS;
-    const Int at = row_start(row_start(row, hc), dim) + row_start(j, dim) + x * 8;
 
-    s.alone(x, t.y + turn.y * IN_THREADS, t.x == t.y && turn.x == turn.y);
-    s.claim(v < vectors && v / IN_THREADS < IN_VECTORS && dim % 8 == 0);
-    s.claim(implies(x < vectors, at * 2 % 16 == 0 && at + 8 <= Int(STEP_ROWS) * hc * dim));
-    s.claim(
-        implies(x < vectors, x * 8 + 8 <= dim && (row_start(row, dim) + x * 8) % 8 == 0));
-    /* lanes that share a scale are 16 neighbours: 128 columns */
-    s.claim(t.x / 16 == x % IN_THREADS / 16 && x / 16 == x * 8 / 128);
+    for (const int threads : {256, 512}) {
+        const std::string n = std::to_string(threads);
+        const auto t = s.two("t" + n, 0, threads - 1);
+        const auto turn = s.two("k" + n, 0, INPUT_WARPS * 32 / threads - 1);
+        const Int row = s.any("row" + n, 0, STEP_ROWS - 1), j = s.any("j" + n, 0, hc - 1);
+        const Int v = s.any("v" + n, 0, vectors - (s.mutant ? 0 : 1));
+        const Int x = t.x + turn.x * threads;
+        const Int at = row_start(row_start(row, hc), dim) + row_start(j, dim) + x * 8;
+
+        s.alone(x, t.y + turn.y * threads, t.x == t.y && turn.x == turn.y);
+        s.claim(v < vectors && v / 32 < INPUT_WARPS && dim % 8 == 0);
+        s.claim(
+            implies(x < vectors, at * 2 % 16 == 0 && at + 8 <= Int(STEP_ROWS) * hc * dim));
+        s.claim(implies(x < vectors,
+                        x * 8 + 8 <= dim && (row_start(row, dim) + x * 8) % 8 == 0));
+        /* a warp has 32 neighbours, 16 of which share a scale: 128 columns */
+        s.claim(x / 32 == t.x / 32 + turn.x * (threads / 32) && x / 16 == x * 8 / 128);
+    }
 }
 
 /* sinkhorn_lane: a lane of 16 hears from lanes of its line alone; all are there. */
@@ -205,10 +210,12 @@ const std::vector<Obligation> streams = {
      mix_parts},
     {"streams", "streams-once", "each element of each stream is one thread's", true,
      streams_once},
-    {"streams", "columns-once", "each column of each row is one thread's, cells apart",
-     true, columns_once},
-    {"streams", "columns-aligned", "16-byte loads of fn: aligned, inside, of one stream",
-     true, columns_aligned},
+    {"streams", "columns-once", "each column of each stream is one lane's", true,
+     columns_once},
+    {"streams", "mix-rows-once", "each row of streams is one warp's of one block", false,
+     mix_rows_once},
+    {"streams", "columns-aligned",
+     "loads of fn and streams: aligned, inside, of one stream", true, columns_aligned},
     {"streams", "parts-once", "each part of the mix is one warp's, and found again", true,
      parts_once},
     {"streams", "vectors-once", "vectors of a row of streams are one thread's, aligned",

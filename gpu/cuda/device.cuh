@@ -141,6 +141,43 @@ bf16_pair(uint32_t u, float *v)
     v[1] = __uint_as_float(u & 0xffff0000);
 }
 
+static __device__ __forceinline__ void
+bf16_eight(uint4 u, float *v)
+{
+    bf16_pair(u.x, v);
+    bf16_pair(u.y, v + 2);
+    bf16_pair(u.z, v + 4);
+    bf16_pair(u.w, v + 6);
+}
+
+static __device__ __forceinline__ uint4
+to_bf16_eight(const float *v)
+{
+    return make_uint4(to_bf16_pair(v[0], v[1]), to_bf16_pair(v[2], v[3]),
+                      to_bf16_pair(v[4], v[5]), to_bf16_pair(v[6], v[7]));
+}
+
+/* act_quant of 8 values of a group of 128 that 16 neighbouring lanes share. */
+static __device__ __forceinline__ uint4
+quantised(uint4 x)
+{
+    float v[8], amax = 1e-4f, s;
+    uint32_t q[4];
+
+    bf16_eight(x, v);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        amax = fmaxf(amax, fabsf(v[i]));
+#pragma unroll
+    for (int d = 8; d > 0; d /= 2)
+        amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, d));
+    s = e8m0_to_f32(f32_to_e8m0_up(amax * (1.0f / 448.0f)));
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        q[i] = fp8_round_pair(v[2 * i], v[2 * i + 1], s);
+    return make_uint4(q[0], q[1], q[2], q[3]);
+}
+
 static inline bool
 is_aligned(const void *p, size_t n)
 {

@@ -171,8 +171,9 @@ int entry_store_cuda(struct cuda_rank *rk, const struct entry_args *a, struct er
 /*
  * streams.cu: hyper-connections around sublayers (spec 4). First x [rows][hc][dim] takes in a
  * sublayer's output (if post is given), f or what combine_args would make of the experts' rows, and
- * parts of the next mixing matrix are made of it (if fn is): f32 [rows][streams_chunks][n_mix + 1],
- * the last a sum of squares. Then y = norm(mix of the streams), and yq = act_quant(y).
+ * parts of the next mixing matrix are made of it (if fn is): f32 [rows][n_mix + 1][streams_chunks],
+ * the last a sum of squares. Then y = norm(mix of the streams), and, if there is yq, yq =
+ * act_quant(y).
  */
 struct streams_mix_args {
     uint16_t *x;
@@ -194,7 +195,7 @@ struct streams_in_args {
     float norm_eps, hc_eps;
 };
 
-int streams_chunks(int dim);
+int streams_chunks(int hc, int dim);
 int streams_mix_cuda(struct cuda_rank *rk, const struct streams_mix_args *a, struct err *e);
 int streams_in_cuda(struct cuda_rank *rk, const struct streams_in_args *a, struct err *e);
 
@@ -377,6 +378,12 @@ int synthetic_cuda(struct cuda_rank *rk, const struct synthetic *s, uint64_t fir
 int packed_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n,
                        struct err *e);
 int packed_expert_cuda(struct cuda_rank *rk, const struct expert_args *a, struct err *e);
+
+/* streams_in_cuda and packed_linear_cuda of what it leaves in one, for one row: a[i].x is yq for
+ * quantised matrices, y for others. */
+bool input_linear_can(const struct linear_args *a, int n, const struct streams_in_args *in);
+int input_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n,
+                      const struct streams_in_args *in, struct err *e);
 
 /* f[r] = bf16(sum_i routed[slot[r][i]] + shared[r]), i ascending, f32 */
 struct combine_args {

@@ -253,17 +253,14 @@ block_tiles(const struct packed_job &a, int tile, const uint16_t *const *row, F 
     const float up = KIND == MATRIX_FP8 ? 0x1p60f : KIND == MATRIX_FP4 ? 0x1p66f : 1.0f;
     float total[MT][NT][4] = {};
 
-    if (tile * PACK_M < a.out) {
-        const int c0 = with_split(
-            a.split, [&](auto s) { return packed_first_chunk(chunks, warp % s.n, s.n); });
-        const int c1 = with_split(a.split, [&](auto s) {
-            return packed_first_chunk(chunks, warp % s.n + 1, s.n);
-        });
+    const int c0 = with_split(
+        a.split, [&](auto s) { return packed_first_chunk(chunks, warp % s.n, s.n); });
+    const int c1 = with_split(
+        a.split, [&](auto s) { return packed_first_chunk(chunks, warp % s.n + 1, s.n); });
 
-        tiles_times<KIND, NT, MT>(a, tile, c0, c1, row, ready, total);
-    } else {
-        ready();
-    }
+    /* warps beyond the last tile only get ready */
+    tiles_times<KIND, NT, MT>(a, tile, c0, tile * PACK_M < a.out ? c1 : c0, row, ready,
+                              total);
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll

@@ -14,30 +14,6 @@ times_2_60(uint4 v)
     return make_uint4(times_2_60(v.x), times_2_60(v.y), times_2_60(v.z), times_2_60(v.w));
 }
 
-/* act_quant of 8 values of a group of 128 that 16 neighbouring lanes share. */
-static __device__ __forceinline__ uint4
-quantised(uint4 x)
-{
-    const uint32_t u[4] = {x.x, x.y, x.z, x.w};
-    float v[8], amax = 1e-4f, s;
-    uint32_t q[4];
-
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        bf16_pair(u[i], v + 2 * i);
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        amax = fmaxf(amax, fabsf(v[i]));
-#pragma unroll
-    for (int d = 8; d > 0; d /= 2)
-        amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, d));
-    s = e8m0_to_f32(f32_to_e8m0_up(amax * (1.0f / 448.0f)));
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        q[i] = fp8_round_pair(v[2 * i], v[2 * i + 1], s);
-    return make_uint4(q[0], q[1], q[2], q[3]);
-}
-
 /* 8 values of a row of x as products with matrices of that kind take them. */
 template <int KIND>
 static __device__ __forceinline__ uint4
@@ -98,7 +74,8 @@ stage_x(const struct packed_job &a, int r0, int r1, const int *source, uint16_t 
  *     `staged` (row r at packed_x(r - r0, a.in), as_wanted), the block in step;
  * and if it goes with packed_kernel
  *   SIDES, side(block, shared): whether there are blocks behind those of the products that do
- *     something else, and what. They wait for kernels in front themselves.
+ *     something else, and what. They wait for kernels in front themselves;
+ *   FP4: whether there are matrices of that kind; BLOCKS: on a multiprocessor, 0: as without it.
  */
 struct rows_of_x {
     const int *source;
@@ -117,7 +94,8 @@ struct rows_of_x {
 
 struct rows_in_order {
     static constexpr const int *source = NULL;
-    static constexpr bool SIDES = false;
+    static constexpr bool SIDES = false, FP4 = true;
+    static constexpr int BLOCKS = 0;
 
     template <int KIND, int NT>
     __device__ __forceinline__ void ready(const struct packed_job &a, int r0, int r1,

@@ -3,296 +3,284 @@
  * Hyper-connections between sublayers in two kernels (spec 4): the plain operations are in mhc.cu,
  * norm.cu and quant.cu, and these do the same to a row that is read once.
  *
- * streams_mix: a block has 64 columns of all streams of some rows. It puts the sublayer's output
- * back, and from what the streams now are it makes its part of the next mixing matrix. streams_in:
- * a block a row adds those parts up in order, mixes the streams to the next sublayer's input, norms
- * it and rounds it to FP8. What the way back will need takes Sinkhorn's iterations, a long chain
- * that nobody waits for yet: blocks of later kernels make it (streams.cuh).
+ * streams_mix: a block has some columns of all streams. A warp puts the sublayer's output back into
+ * one row of them; then all warps, from what the streams now are, make the block's part of the next
+ * mixing matrix, each some of its outputs, for 8 rows at a time. streams_in: a block a row adds
+ * those parts up in order, mixes the streams to the next sublayer's input, norms it and rounds it to
+ * FP8; products of few rows do that themselves (streams_x.cuh). What the way back will need takes
+ * Sinkhorn's iterations, a long chain that nobody waits for yet: blocks of later kernels make it
+ * (streams.cuh).
  */
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/streams.cuh"
 
 enum {
-    COLS = 64,
-    ROWS = 4, /* that a block of streams_mix may take one after another */
     MIX_WARPS = 8,
-    MIX_OUT = 10, /* outputs of a warp at most: 80 are 2 * 8 + 64 */
+    MIX_BLOCKS = 4, /* on a multiprocessor */
+    MIX_ROUTED = 8, /* experts' rows under way at a time */
     IN_THREADS = 512,
-    IN_VECTORS = 4, /* of 8 columns a thread: 16384 */
 };
 
-static __device__ __forceinline__ float
-stream_of(const float *old, int j)
+/* Outputs of a warp, at most. */
+static __host__ __device__ constexpr int
+mix_turns(int hc)
 {
-    float v = old[0];
+    return (2 * hc + hc * hc + MIX_WARPS - 1) / MIX_WARPS;
+}
+
+static __device__ __forceinline__ void
+bf16_four(uint2 u, float *v)
+{
+    bf16_pair(u.x, v);
+    bf16_pair(u.y, v + 2);
+}
+
+/* The sublayer's output of a row in 4 columns: one row, or the experts' rows added up. */
+static __device__ __forceinline__ void
+sublayer_output(const struct streams_mix_args &a, int row, int c, float *f)
+{
+    const int lane = threadIdx.x % WARP;
+    float v[4];
+
+    if (a.f != NULL) {
+        bf16_four(*(const uint2 *)(a.f + row_start(row, a.dim) + c), f);
+        return;
+    }
+    const uint2 shared = *(const uint2 *)(a.shared + row_start(row, a.dim) + c);
+    /* one row has the places in their order (gpu/cuda/kernels.h): nothing to wait for */
+    const int place = a.rows == 1  ? lane
+                      : lane < a.k ? a.slot[row_start(row, a.k) + lane]
+                                   : 0;
 
 #pragma unroll
-    for (int i = 1; i < MAX_HC; i++)
-        v = i == j ? old[i] : v;
+    for (int i = 0; i < 4; i++)
+        f[i] = 0.0f;
+    for (int first = 0; first < a.k; first += MIX_ROUTED) {
+        uint2 u[MIX_ROUTED];
+
+#pragma unroll
+        for (int i = 0; i < MIX_ROUTED; i++) {
+            const int at = __shfl_sync(~0u, place, first + i);
+
+            u[i] = make_uint2(0, 0);
+            if (first + i < a.k)
+                u[i] = *(const uint2 *)(a.routed + row_start(at, a.dim) + c);
+        }
+#pragma unroll
+        for (int i = 0; i < MIX_ROUTED; i++) {
+            bf16_four(u[i], v);
+#pragma unroll
+            for (int n = 0; n < 4; n++)
+                f[n] += v[n];
+        }
+    }
+    bf16_four(shared, v);
+#pragma unroll
+    for (int n = 0; n < 4; n++)
+        f[n] += v[n];
+    bf16_four(make_uint2(to_bf16_pair(f[0], f[1]), to_bf16_pair(f[2], f[3])), f);
+}
+
+/* Stream s of a row in 4 columns, with the sublayer's output put back, by a warp. */
+template <int HC>
+static __device__ __forceinline__ uint2
+take_in(const struct streams_mix_args &a, int row, int s, int c, bool mine)
+{
+    uint16_t *x = a.x + row_start(row_start(row, a.hc), a.dim) + c;
+    const float *comb = a.comb + row_start(row_start(row, a.hc), a.hc) + s;
+    float f[4], sum[4] = {0.0f, 0.0f, 0.0f, 0.0f}, by[HC], post = 0.0f;
+    uint2 old[HC], v;
+
+    if (a.post == NULL)
+        return mine ? *(const uint2 *)(x + row_start(s, a.dim)) : make_uint2(0, 0);
+#pragma unroll
+    for (int i = 0; i < HC; i++) {
+        const bool is = mine && (HC == 4 || i < a.hc);
+
+        old[i] = is ? *(const uint2 *)(x + row_start(i, a.dim)) : make_uint2(0, 0);
+        by[i] = is ? comb[stream_cell(i, a.hc, 0)] : 0.0f;
+    }
+    if (mine)
+        post = a.post[row_start(row, a.hc) + s];
+    sublayer_output(a, row, mine ? c : 0, f);
+#pragma unroll
+    for (int i = 0; i < HC; i++) {
+        float w[4];
+
+        bf16_four(old[i], w);
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+            sum[n] += by[i] * w[n];
+    }
+    v = make_uint2(to_bf16_pair(post * f[0] + sum[0], post * f[1] + sum[1]),
+                   to_bf16_pair(post * f[2] + sum[2], post * f[3] + sum[3]));
+    __syncwarp(); /* all streams have been read */
+    if (mine)
+        *(uint2 *)(x + row_start(s, a.dim)) = v;
     return v;
 }
 
-/* The sublayer's output in column c: one row, or the experts' rows added up. */
 static __device__ __forceinline__ float
-sublayer_output(const struct streams_mix_args &a, int row, int c)
+times_four(float4 w, uint2 u)
 {
-    float sum = 0.0f;
+    float v[4];
 
-    if (a.f != NULL)
-        return bf16_to_f32(a.f[row_start(row, a.dim) + c]);
-    for (int i = 0; i < a.k; i++)
-        sum += bf16_to_f32(a.routed[row_start(a.slot[row_start(row, a.k) + i], a.dim) + c]);
-    return bf16_round(sum + bf16_to_f32(a.shared[row_start(row, a.dim) + c]));
+    bf16_four(u, v);
+    return fmaf(w.w, v[3], fmaf(w.z, v[2], fmaf(w.y, v[1], w.x * v[0])));
+}
+
+/* warp_sum of each of 8 values, along its tree: lanes 4 r .. 4 r + 3 get number r's. */
+static __device__ __forceinline__ float
+eight_sums(float *v)
+{
+    const int lane = threadIdx.x % WARP;
+
+#pragma unroll
+    for (int n = 4; n > 0; n /= 2) {
+        const bool high = (lane & 4 * n) != 0;
+
+#pragma unroll
+        for (int i = 0; i < n; i++) {
+            const float keep = high ? v[i + n] : v[i], give = high ? v[i] : v[i + n];
+
+            v[i] = keep + __shfl_xor_sync(~0u, give, 4 * n);
+        }
+    }
+    v[0] += __shfl_xor_sync(~0u, v[0], 2);
+    return v[0] + __shfl_xor_sync(~0u, v[0], 1);
 }
 
 /*
- * Grid: chunks of columns, groups of ROWS rows, of which a block takes `rows`: 64 threads have a
- * row's columns with all their streams, then all warps go over the rows' parts of the mix.
+ * Grid: chunks of columns, groups of `rows` rows, a multiple of 8. A lane has 4 columns of one
+ * stream, and of fn what goes with them.
  */
-static __global__ void __launch_bounds__(ROWS *COLS)
+template <int HC>
+static __global__ void __launch_bounds__(MIX_WARPS *WARP, MIX_BLOCKS)
 streams_mix_kernel(const __grid_constant__ struct streams_mix_args a, int rows)
 {
-    __shared__ float x[ROWS][MAX_HC * COLS];
-    __shared__ double squares[ROWS * COLS / WARP];
-    const int t = threadIdx.x, c = grid_item(blockIdx.x, COLS, piece_at(t, COLS, 1)),
-              n = a.hc * COLS;
-    const int lane = t % WARP, warp = t / WARP, width = a.hc * a.dim;
-    const int row0 = blockIdx.y * rows, row = row0 + piece_row(t, COLS);
-    const bool mine = t / COLS < rows && row < a.rows && c < a.dim;
-    float4 early[3][2];
-    const bool has_early = a.n_mix <= 3 * MIX_WARPS && n <= 2 * WARP * 4 && a.fn != NULL;
+    constexpr int TURNS = mix_turns(HC), LANES = WARP / HC;
+
+    __shared__ uint2 x[MIX_WARPS][WARP];
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, n = a.n_mix + 1;
+    const int s = lane / LANES, c = mix_column(blockIdx.x, LANES, lane);
+    const bool inside = s < a.hc && c < a.dim;
+    const int end = min(a.rows, (int)(blockIdx.y + 1) * rows);
+    float4 fn[TURNS];
 
     pdl_go();
 #pragma unroll
-    for (int k = 0; k < 3; k++)
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const int o = warp + k * MIX_WARPS, at = lane * 4 + i * WARP * 4;
+    for (int k = 0; k < TURNS; k++) {
+        const int o = warp + k * MIX_WARPS;
 
-            early[k][i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            if (has_early && o < a.n_mix && at < n && blockIdx.x * COLS + at % COLS < a.dim)
-                early[k][i] =
-                    __ldg((const float4 *)(a.fn + row_start(o, width) +
-                                           stream_cell(piece_row(at, COLS), a.dim, 0) +
-                                           blockIdx.x * COLS + piece_at(at, COLS, 1)));
-        }
+        fn[k] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (inside && a.fn != NULL && o < a.n_mix)
+            fn[k] = __ldg((const float4 *)(a.fn + row_start(o, a.hc * a.dim) +
+                                           stream_cell(s, a.dim, c)));
+    }
     pdl_wait();
-    double ss = 0.0;
+    for (int first = blockIdx.y * rows; first < end; first += MIX_WARPS) {
+        const int row = first + warp;
+        uint2 own = make_uint2(0, 0);
 
-    if (mine) {
-        uint16_t *stream = a.x + row_start(row, width) + c;
-        float old[MAX_HC], f = 0.0f;
+        if (row < end)
+            own = take_in<HC>(a, row, s, c, inside);
+        if (a.fn == NULL)
+            continue;
+        x[warp][lane] = own;
+        __syncthreads();
+        if (row < end) {
+            float v[4];
+            double ss = 0.0;
 
-        if (a.post != NULL)
-            f = sublayer_output(a, row, c);
+            bf16_four(own, v);
 #pragma unroll
-        for (int i = 0; i < MAX_HC; i++)
-            old[i] = i < a.hc ? bf16_to_f32(stream[row_start(i, a.dim)]) : 0.0f;
-        for (int j = 0; j < a.hc; j++) {
-            float v = stream_of(old, j);
-
-            if (a.post != NULL) {
-                const float *comb = a.comb + row_start(row_start(row, a.hc), a.hc);
-                float sum = 0.0f;
-
-#pragma unroll
-                for (int i = 0; i < MAX_HC; i++)
-                    if (i < a.hc)
-                        sum += comb[stream_cell(i, a.hc, j)] * old[i];
-                v = bf16_round(a.post[row_start(row, a.hc) + j] * f + sum);
-                stream[row_start(j, a.dim)] = f32_to_bf16(v);
-            }
-            x[piece_row(t, COLS)][stream_cell(j, COLS, piece_at(t, COLS, 1))] = v;
-            ss += (double)v * (double)v;
+            for (int i = 0; i < 4; i++)
+                ss = fma((double)v[i], (double)v[i], ss);
+            ss = warp_sum(ss);
+            if (lane == 0)
+                a.part[mix_part(row, a.n_mix, n, gridDim.x, blockIdx.x)] = (float)ss;
         }
-    } else
-        for (int j = 0; j < a.hc; j++)
-            x[piece_row(t, COLS)][stream_cell(j, COLS, piece_at(t, COLS, 1))] = 0.0f;
-    if (a.fn == NULL)
-        return;
-    ss = warp_sum(ss);
-    if (lane == 0)
-        squares[warp] = ss;
-    __syncthreads();
-    for (int r = 0; r < rows && row0 + r < a.rows; r++) {
-        float *part = a.part +
-                      row_start(row_start(row0 + r, gridDim.x) + blockIdx.x, a.n_mix + 1);
-
-        if (t == 0)
-            part[a.n_mix] = (float)(squares[2 * r] + squares[2 * r + 1]);
-        if (has_early)
 #pragma unroll
-            for (int k = 0; k < 3; k++) {
-                const int o = warp + k * MIX_WARPS;
-                float sum = 0.0f;
+        for (int k = 0; k < TURNS; k++) {
+            const int o = warp + k * MIX_WARPS;
+            float sum;
+
+            if (o >= a.n_mix)
+                break;
+            if (end - first == 1)
+                sum = warp_sum(times_four(fn[k], x[0][lane]));
+            else {
+                float v[MIX_WARPS];
 
 #pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const int at = lane * 4 + i * WARP * 4;
-
-                    if (at >= n)
-                        continue;
-                    sum = fmaf(early[k][i].x, x[r][at], sum);
-                    sum = fmaf(early[k][i].y, x[r][at + 1], sum);
-                    sum = fmaf(early[k][i].z, x[r][at + 2], sum);
-                    sum = fmaf(early[k][i].w, x[r][at + 3], sum);
-                }
-                sum = warp_sum(sum);
-                if (lane == 0 && o < a.n_mix)
-                    part[o] = sum;
+                for (int r = 0; r < MIX_WARPS; r++)
+                    v[r] = times_four(fn[k], x[r][lane]);
+                sum = eight_sums(v);
             }
-        else
-            for (int o = warp; o < a.n_mix; o += MIX_WARPS) {
-                const float *w = a.fn + row_start(o, width) + blockIdx.x * COLS;
-                float sum = 0.0f;
-
-                for (int at = lane * 4; at < n; at += WARP * 4) {
-                    if (blockIdx.x * COLS + at % COLS >= a.dim)
-                        continue;
-                    const float4 u = __ldg(
-                        (const float4 *)(w + stream_cell(piece_row(at, COLS), a.dim, 0) +
-                                         piece_at(at, COLS, 1)));
-
-                    sum = fmaf(u.x, x[r][at], sum);
-                    sum = fmaf(u.y, x[r][at + 1], sum);
-                    sum = fmaf(u.z, x[r][at + 2], sum);
-                    sum = fmaf(u.w, x[r][at + 3], sum);
-                }
-                sum = warp_sum(sum);
-                if (lane == 0)
-                    part[o] = sum;
-            }
+            if (lane % 4 == 0 && first + lane / 4 < end)
+                a.part[mix_part(first + lane / 4, o, n, gridDim.x, blockIdx.x)] = sum;
+        }
+        __syncthreads(); /* x is free again */
     }
 }
 
-int
-streams_chunks(int dim)
+static inline int
+lanes_of(int hc)
 {
-    return ceil_div(dim, COLS);
+    return hc == 4 ? WARP / 4 : WARP / MAX_HC;
+}
+
+int
+streams_chunks(int hc, int dim)
+{
+    return ceil_div(dim, lanes_of(hc) * 4);
 }
 
 int
 streams_mix_cuda(struct cuda_rank *rk, const struct streams_mix_args *a, struct err *e)
 {
-    const int rows = a->rows > 16 ? ROWS : 1;
+    const int chunks = streams_chunks(a->hc, a->dim), turns = ceil_div(a->rows, MIX_WARPS);
+    const int most = MIX_BLOCKS * rk->sms / chunks;
+    const int rows = ceil_div(turns, most > 0 ? most : 1) * MIX_WARPS;
+    const dim3 grid(chunks, ceil_div(a->rows, rows > 0 ? rows : 1));
 
-    if (a->hc < 1 || a->hc > MAX_HC || a->dim % 4 != 0 || a->n_mix > MIX_OUT * MIX_WARPS)
+    if (a->hc < 1 || a->hc > MAX_HC || a->dim % 4 != 0 || a->k > WARP ||
+        a->n_mix > mix_turns(a->hc == 4 ? 4 : MAX_HC) * MIX_WARPS)
         return err_set(e, ERR_INTERNAL, 0, "streams: %d of %d", a->hc, a->dim);
     if (a->rows == 0)
         return 0;
-    CU_TRY(launch_pdl(rk, streams_mix_kernel,
-                      dim3(ceil_div(a->dim, COLS), ceil_div(a->rows, rows)), ROWS * COLS, 0,
-                      *a, rows),
+    CU_TRY(launch_pdl(rk, a->hc == 4 ? streams_mix_kernel<4> : streams_mix_kernel<MAX_HC>,
+                      grid, MIX_WARPS * WARP, 0, *a, rows),
            e);
     return 0;
 }
 
 /* Grid: rows. */
+template <int HC>
 static __global__ void __launch_bounds__(IN_THREADS)
 streams_in_kernel(const __grid_constant__ struct streams_in_args a)
 {
-    __shared__ float m[2 * MAX_HC + MAX_HC * MAX_HC + 1], pre[MAX_HC];
-    const int t = threadIdx.x, vectors = a.dim / 8;
-    float v[IN_VECTORS][8];
-    double ss = 0.0;
-
-    const uint16_t *x = a.x + row_start(row_start(blockIdx.x, a.hc), a.dim);
-    const bool mine = t < vectors;
-    uint4 early[MAX_HC];
-    float4 weight[2] = {};
+    LAUNCH_SHARED(16, uint16_t, mixed);
 
     pdl_go();
-    if (mine) { /* the first vector's are under way while others are waited for */
-        weight[0] = __ldg((const float4 *)(a.norm + t * 8));
-        weight[1] = __ldg((const float4 *)(a.norm + t * 8 + 4));
-    }
-    pdl_wait();
-#pragma unroll
-    for (int j = 0; j < MAX_HC; j++)
-        early[j] = mine && j < a.hc ? *(const uint4 *)(x + row_start(j, a.dim) + t * 8)
-                                    : make_uint4(0, 0, 0, 0);
-    const float scale = add_parts(a, blockIdx.x, m);
-
-    if (t < a.hc)
-        pre[t] = sigmoid(m[t] * scale * a.scale[0] + a.base[t]) + a.hc_eps;
-    __syncthreads();
-#pragma unroll
-    for (int k = 0; k < IN_VECTORS; k++) {
-        const int at = t + k * IN_THREADS;
-
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            v[k][i] = 0.0f;
-        if (at >= vectors)
-            continue;
-#pragma unroll
-        for (int j = 0; j < MAX_HC; j++) {
-            float w[8];
-            uint4 u;
-
-            if (j >= a.hc)
-                break;
-            u = k == 0 ? early[j] : *(const uint4 *)(x + row_start(j, a.dim) + at * 8);
-
-            bf16_pair(u.x, w);
-            bf16_pair(u.y, w + 2);
-            bf16_pair(u.z, w + 4);
-            bf16_pair(u.w, w + 6);
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                v[k][i] += pre[j] * w[i];
-        }
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            v[k][i] = bf16_round(v[k][i]);
-            ss += (double)v[k][i] * (double)v[k][i];
-        }
-    }
-    const float norm = 1.0f / sqrtf((float)(block_sum(ss) / a.dim) + a.norm_eps);
-
-#pragma unroll
-    for (int k = 0; k < IN_VECTORS; k++) {
-        const int at = t + k * IN_THREADS;
-        float amax = 1e-4f, s;
-        uint32_t y[4], q[4];
-
-        if (at / WARP * WARP >= vectors)
-            continue; /* the whole warp */
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            v[k][i] = at < vectors ? bf16_round((k == 0 ? ((const float *)weight)[i]
-                                                        : a.norm[at * 8 + i]) *
-                                                (v[k][i] * norm))
-                                   : 0.0f;
-            amax = fmaxf(amax, fabsf(v[k][i]));
-        }
-#pragma unroll
-        for (int d = 8; d > 0; d /= 2)
-            amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, d));
-        s = e8m0_to_f32(f32_to_e8m0_up(amax * (1.0f / 448.0f)));
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            y[i] = f32_to_bf16(v[k][2 * i]) | (uint32_t)f32_to_bf16(v[k][2 * i + 1]) << 16;
-            q[i] = fp8_round_pair(v[k][2 * i], v[k][2 * i + 1], s);
-        }
-        if (at >= vectors)
-            continue;
-        *(uint4 *)(a.y + row_start(blockIdx.x, a.dim) + at * 8) =
-            make_uint4(y[0], y[1], y[2], y[3]);
-        *(uint4 *)(a.yq + row_start(blockIdx.x, a.dim) + at * 8) =
-            make_uint4(q[0], q[1], q[2], q[3]);
-    }
+    sublayer_input<HC, IN_THREADS>(
+        a, blockIdx.x, mixed, a.yq != NULL, [&](int at, uint4 y, uint4 q) {
+            *(uint4 *)(a.y + row_start(blockIdx.x, a.dim) + at) = y;
+            if (a.yq != NULL)
+                *(uint4 *)(a.yq + row_start(blockIdx.x, a.dim) + at) = q;
+        });
 }
 
 int
 streams_in_cuda(struct cuda_rank *rk, const struct streams_in_args *a, struct err *e)
 {
-    if (a->hc < 1 || a->hc > MAX_HC || a->dim % 8 != 0 ||
-        a->dim > IN_THREADS * IN_VECTORS * 8 || a->n_mix != 2 * a->hc + a->hc * a->hc)
+    if (a->hc < 1 || a->hc > MAX_HC || a->dim % 8 != 0 || a->dim > INPUT_WARPS * WARP * 8)
         return err_set(e, ERR_INTERNAL, 0, "streams: %d of %d", a->hc, a->dim);
     if (a->rows == 0)
         return 0;
-    CU_TRY(launch_pdl(rk, streams_in_kernel, dim3(a->rows), IN_THREADS, 0, *a), e);
+    CU_TRY(launch_pdl(rk, a->hc == 4 ? streams_in_kernel<4> : streams_in_kernel<MAX_HC>,
+                      dim3(a->rows), IN_THREADS, a->dim * sizeof(uint16_t), *a),
+           e);
     return 0;
 }

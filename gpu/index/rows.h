@@ -116,4 +116,18 @@ stream_cell(INDEX_INT i, INDEX_INT dim, INDEX_INT c)
     return i * dim + c;
 }
 
+/* A chunk of columns, 4 of them a lane, `lanes` lanes a stream: a lane's first one. */
+INDEX_FN INDEX_INT
+mix_column(INDEX_INT chunk, INDEX_INT lanes, INDEX_INT lane)
+{
+    return (chunk * lanes + lane % lanes) * 4;
+}
+
+/* A chunk's part of output o, of n, of a row's mix: what is added up lies together. */
+INDEX_FN INDEX_T
+mix_part(INDEX_INT row, INDEX_INT o, INDEX_INT n, INDEX_INT chunks, INDEX_INT chunk)
+{
+    return ((INDEX_T)row * (INDEX_T)n + (INDEX_T)o) * (INDEX_T)chunks + (INDEX_T)chunk;
+}
+
 #endif /* GPU_INDEX_ROWS_H */
