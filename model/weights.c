@@ -506,7 +506,8 @@ enum {
     SMALL_TENSOR = 4096 /* hashed whole in any model */
 };
 
-/* One link of the chain: what came before, then the tensor's name, shape and payload. */
+/* One link of the chain: what came before, then the tensor's name, shape and payload; a payload that
+ * is made up on a device and nowhere else is not looked at. */
 static XXH128_hash_t
 hash_tensor(XXH128_hash_t before, const struct tensor *t, bool whole, uint64_t seed)
 {
@@ -523,7 +524,9 @@ hash_tensor(XXH128_hash_t before, const struct tensor *t, bool whole, uint64_t s
     link.dtype = t->dtype;
     link.n_dims = t->n_dims;
     memcpy(link.dims, t->dims, sizeof link.dims);
-    if (whole || t->n_bytes <= SMALL_TENSOR) {
+    if (p == NULL)
+        link.data[0] = (XXH128_hash_t){0};
+    else if (whole || t->n_bytes <= SMALL_TENSOR) {
         link.data[0] = XXH3_128bits_withSeed(p, t->n_bytes, seed);
     } else {
         link.data[0] = XXH3_128bits_withSeed(p, SAMPLE, seed);
@@ -539,7 +542,8 @@ weights_fingerprint(const struct weights *w, uint8_t out[32])
     const bool whole = w->n_bytes <= UINT64_C(1) << 30;
 
     for (uint64_t seed = 0; seed < 2; seed++) {
-        XXH128_hash_t h = XXH3_128bits_withSeed(w->config_text.p, w->config_text.len, seed);
+        XXH128_hash_t h =
+            XXH3_128bits_withSeed(w->config_text.p, w->config_text.len, seed + w->seed);
         XXH128_canonical_t bytes;
 
         for (size_t i = 0; i < w->n; i++)

@@ -13,7 +13,7 @@
 set -u
 
 top=$(cd "$(dirname "$0")/.." && pwd)
-programs="tests/kernels/cuda_linear_test tests/kernels/cuda_ops_test tests/kernels/cuda_model_test
+programs="tests/kernels/cuda_linear_test tests/kernels/cuda_ops_test tests/kernels/cuda_model_test tests/kernels/cuda_sample_test
 tools/benchmarks/bench-cuda tools/benchmarks/bench-serve tools/fathom-eval daemon/fathomd
 engine/fathom-engine"
 
