@@ -29,7 +29,8 @@ pack() {
     sort -u "$dir/libs" | while read -r lib; do
         cp -L "$lib" "$dir/gpu/lib/" || exit 1
     done
-    tar -C "$dir" -cJf "$file" gpu || exit 1
+    # The kernels are in each program again: one dictionary for all.
+    tar -C "$dir" -cf - gpu | xz --lzma2=preset=4,dict=128MiB >"$file" || exit 1
     rm -r "$dir"
     ls -l "$file"
 }
@@ -71,7 +72,7 @@ find_program() {
         if [ -x "$build/$p" ]; then echo "$build/$p"; else echo "$build/$1"; fi
     done
 }
-ops=$(find_program cuda_ops_test) linear=$(find_program cuda_linear_test)
+ops=$(find_program cuda_ops_test) sample=$(find_program cuda_sample_test) linear=$(find_program cuda_linear_test)
 model=$(find_program cuda_model_test)
 eval=$(find_program fathom-eval) bench=$(find_program bench-cuda)
 srcdir=$top CMOCKA_MESSAGE_OUTPUT=STDOUT
@@ -192,7 +193,8 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader |
 case $parts in *" ops "*)
     part ops 150 "$ops"
     part linear 150 "$linear"
-    grep -hE '^#|ERROR|FAILED|Failure|error' "$out/ops.log" "$out/linear.log"
+    part sample 150 "$sample"
+    grep -hE '^#|ERROR|FAILED|Failure|error' "$out/ops.log" "$out/linear.log" "$out/sample.log"
     ;;
 esac
 case $parts in *" model "*)
