@@ -18,6 +18,7 @@ namespace formula
 #include "gpu/index/choose.h"
 #include "gpu/index/compress.h"
 #include "gpu/index/indexer.h"
+#include "gpu/index/inputs.h"
 #include "gpu/index/linear.h"
 #include "gpu/index/mma.h"
 #include "gpu/index/moe.h"

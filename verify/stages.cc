@@ -135,12 +135,6 @@ groups(Thread &x, const char *array, int dim, int group, int warps)
     x.use(array, READ, i, 1, i < dim);
 }
 
-int
-longest_row(const Config &k)
-{
-    return k.c.q_lora_rank > k.c.head_dim ? k.c.q_lora_rank : k.c.head_dim;
-}
-
 /* sublayer_input: 8 columns a thread of 256 at a time. */
 void
 input_row(const Config &k, Thread &x, How how)
@@ -171,27 +165,38 @@ comb_out(const Config &, Thread &x)
     x.use("comb", READ, x.t + x.any("round", 0, 1) * 32, 1, x.t < 32);
 }
 
+/* Channels of an entry by threads, then all of them by the first warp: pieces of 8. */
 void
-row_own(const Config &k, Thread &x)
+entry_own(const Config &k, Thread &x)
 {
-    x.use("v", WRITE, own<512>(x, longest_row(k)));
+    x.use("v", WRITE, own<256>(x, k.c.head_dim));
 }
 
 void
-row_rotated(const Config &k, Thread &x)
+entry_piece(const Config &k, Thread &x, How how)
 {
-    const Int p = own<512>(x, k.c.rope_dim),
-              at = Int(longest_row(k)) - k.c.rope_dim + 2 * p;
+    const Int at = chunk_at(x.any("n", 0, k.c.head_dim / ROW_CHUNK), x.lane());
 
-    x.use("v", READ, at, 2, p < k.c.rope_dim / 2);
-    x.use("v", WRITE, at, 2, p < k.c.rope_dim / 2);
+    x.use("v", how, at, ROW_PIECE, x.t < 32 && at < k.c.head_dim);
 }
 
-void
-row_packed(const Config &k, Thread &x)
+/* Chunks of few rows, by warps in turn. */
+enum { NORM_CHUNKS = 8 };
+
+struct RowChunk {
+    Int row, k, place;
+    Bool there;
+};
+
+RowChunk
+row_chunk(const Config &k, Thread &x)
 {
-    groups(x, "v", longest_row(k), KEY_GROUP, 16);
-    x.use("v", READ, own<512>(x, longest_row(k)));
+    const int dim = k.c.q_lora_rank, chunks = (dim + ROW_CHUNK - 1) / ROW_CHUNK;
+    const Int i = x.warp() + x.any("item", 0, chunks) * PACK_WARPS;
+    const Int at = chunk_at(i % chunks, x.lane());
+
+    return {i / chunks, i % chunks, packed_x(i / chunks, dim) + at,
+            i < PACK_N * chunks && at < dim};
 }
 
 /* A tile of keys of attend.cu: a warp's keys, 8 bytes of codes or 4 elements a lane. */
@@ -253,29 +258,24 @@ const std::vector<Kernel> kernels = {
       [](const Config &, Thread &x) { x.use("part", READ, x.lane()); }},
      true},
     {"gpu/cuda/inputs.cu",
-     "norm_row",
-     "| v block_sum() v |",
-     {"v"},
-     512,
-     "block_sum",
-     1,
-     {[](const Config &k, Thread &x) { x.use("v", READ, own<512>(x, longest_row(k))); },
-      row_own},
-     true},
-    {"gpu/cuda/inputs.cu",
-     "rotate_row",
-     "v |",
-     {"v"},
-     512,
-     nullptr,
+     "query_row",
+     "squares | squares",
+     {},
+     256,
+     "query_row",
      0,
-     {row_rotated},
-     true},
-    {"gpu/cuda/inputs.cu",
+     {[](const Config &k, Thread &x) {
+          x.use("squares", WRITE, x.warp() + x.any("k", 0, k.c.q_lora_rank / ROW_CHUNK) * 8,
+                1, x.lane() == 0);
+      },
+      [](const Config &k, Thread &x) {
+          x.use("squares", READ, x.any("k", 0, k.c.q_lora_rank / ROW_CHUNK));
+      }}},
+    {"gpu/cuda/inputs.cuh",
      "index_pack",
      "{ . h } . h",
      {"h"},
-     512,
+     256,
      "index_pack",
      1,
      {[](const Config &k, Thread &x) { butterflies(x, "v", k.c.index_head_dim, 32); },
@@ -283,31 +283,40 @@ const std::vector<Kernel> kernels = {
           x.use("v", READ, x.any("g", 0, k.c.index_head_dim / 32 - 1) * 32 + x.lane(), 1,
                 x.t < 32);
       }}},
-    {"gpu/cuda/inputs.cu",
-     "query_row",
-     "v norm_row() v",
-     {"v"},
-     512,
-     "norm_row",
-     1,
-     {row_own,
-      [](const Config &k, Thread &x) { groups(x, "v", k.c.q_lora_rank, 128, 16); }}},
-    {"gpu/cuda/inputs.cu",
-     "key_row",
-     "v norm_row() v rotate_row() v",
-     {"v"},
-     512,
-     "rotate_row",
-     0,
-     {row_own, nothing, row_packed}},
-    {"gpu/cuda/inputs.cu",
+    {"gpu/cuda/inputs.cuh",
      "finish_entry",
-     "v norm_row() v rotate_row() v ( v / ( index_pack() v ) )",
+     "v | v index_pack() v",
      {"v"},
-     512,
-     "norm_row",
-     1,
-     {row_own, nothing, nothing, row_packed, nothing}},
+     256,
+     "finish_entry",
+     0,
+     {entry_own,
+      [](const Config &k, Thread &x) {
+          entry_piece(k, x, READ);
+          entry_piece(k, x, WRITE);
+      },
+      nothing}},
+    {"gpu/cuda/packed_inputs.cuh",
+     "norm_rows",
+     "squares staged | squares staged |",
+     {"staged"},
+     256,
+     "norm_rows",
+     0,
+     {[](const Config &k, Thread &x) {
+          const RowChunk c = row_chunk(k, x);
+
+          x.use("squares", WRITE, c.row * NORM_CHUNKS + c.k, 1, x.lane() == 0);
+          x.use("staged", WRITE, c.place, ROW_PIECE, c.there);
+      },
+      [](const Config &k, Thread &x) {
+          const int chunks = (k.c.q_lora_rank + ROW_CHUNK - 1) / ROW_CHUNK;
+          const RowChunk c = row_chunk(k, x);
+
+          x.use("squares", READ, c.row * NORM_CHUNKS + x.any("k", 0, chunks - 1));
+          x.use("staged", WRITE, c.place, ROW_PIECE, c.there);
+      }},
+     true},
     {"gpu/cuda/quant.cu",
      "index_quant_kernel",
      "h { | h } | h",

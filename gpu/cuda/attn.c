@@ -161,34 +161,53 @@ takes_raw(const struct backend *b, const struct cuda_rows *r)
     return !b->plain_attention && r->n <= ATTEND_RAW_ROWS;
 }
 
-/* From qr: the queries of attention and indexer, normed and rotated, packed. */
+/* Queries of attention and indexer, the window's keys and compressed entries, of what project_in
+ * left: for few rows by the kernel that multiplies by wq_b. */
 static int
 project_queries(struct backend *b, const struct layer *l, const struct cuda_rows *r,
-                struct err *e)
+                const struct inputs_args *in, struct err *e)
+{
+    struct cuda_scratch *s = &b->s;
+    struct linear_args *a = b->jobs;
+    int jobs = 0;
+
+    a[jobs++] = linear_job(&l->wq_b, s->qr, s->q, r->n);
+    if (picks(b, l, r))
+        a[jobs++] = linear_job(&l->index_wq_b, s->qr, s->iq, r->n);
+    if (packed_inputs_can(a, jobs, in)) {
+        for (int i = 0; i < jobs; i++)
+            a[i].quant = is_quantised(a[i].w);
+        return packed_inputs_cuda(&b->rk, a, jobs, in, e);
+    }
+    for (int i = 0; i < jobs; i++)
+        a[i].x = input_for(a[i].w, s->qr, s->z);
+    if (inputs_cuda(&b->rk, in, e) == -1)
+        return -1;
+    return linear_cuda(&b->rk, a, jobs, e);
+}
+
+/* The queries normed and rotated, packed. */
+static int
+finish_queries(struct backend *b, const struct layer *l, const struct cuda_rows *r,
+               struct err *e)
 {
     const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
-    struct linear_args *a = b->jobs;
-    const struct queries_args heads = {.q = s->q,
-                                       .iq = s->iq,
-                                       .iqp = s->iqp,
-                                       .cs = angles(l, r),
-                                       .rows = r->n,
-                                       .n_heads = takes_raw(b, r) ? 0 : c->n_heads,
-                                       .dim = c->head_dim,
-                                       .n_index = picks(b, l, r) ? c->index_n_heads : 0,
-                                       .index_dim = c->index_head_dim,
-                                       .rope_dim = c->rope_dim,
-                                       .eps = c->rms_eps};
-    int jobs = 0;
 
-    a[jobs++] = linear_job(&l->wq_b, input_for(&l->wq_b, s->qr, s->z), s->q, r->n);
-    if (l->indexed)
-        a[jobs++] =
-            linear_job(&l->index_wq_b, input_for(&l->index_wq_b, s->qr, s->z), s->iq, r->n);
-    if (linear_cuda(&b->rk, a, jobs, e) == -1)
-        return -1;
-    return queries_cuda(&b->rk, &heads, e);
+    return queries_cuda(
+        &b->rk,
+        &(struct queries_args){.q = s->q,
+                               .iq = s->iq,
+                               .iqp = s->iqp,
+                               .cs = angles(l, r),
+                               .rows = r->n,
+                               .n_heads = takes_raw(b, r) ? 0 : c->n_heads,
+                               .dim = c->head_dim,
+                               .n_index = picks(b, l, r) ? c->index_n_heads : 0,
+                               .index_dim = c->index_head_dim,
+                               .rope_dim = c->rope_dim,
+                               .eps = c->rms_eps},
+        e);
 }
 
 /* The same on tensor cores; n rows at a time, as the scratch holds. */
@@ -391,8 +410,8 @@ cuda_attention(struct backend *b, const struct layer *l, const struct cuda_rows 
 {
     const struct inputs_args in = inputs_job(b, l, r);
 
-    if (project_in(b, l, r->n, x, e) == -1 || inputs_cuda(&b->rk, &in, e) == -1 ||
-        project_queries(b, l, r, e) == -1)
+    if (project_in(b, l, r->n, x, e) == -1 || project_queries(b, l, r, &in, e) == -1 ||
+        finish_queries(b, l, r, e) == -1)
         return -1;
     if ((l->indexed && pick(b, l, r, e) == -1) || attend(b, l, r, e) == -1 ||
         inputs_keep_cuda(&b->rk, &in, e) == -1)

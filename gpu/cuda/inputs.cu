@@ -2,46 +2,23 @@
 /*
  * What stands between the projections of the attention sublayer, in two kernels: the plain
  * operations are norm.cu, quant.cu, compress.cu and rows.cu, and a block here does several of them
- * to a row that stays in shared memory.
+ * to a row (inputs.cuh). Few rows have the first one's work done beside wq_b (packed_inputs.cuh).
  *
  * inputs: blocks of a row each norm and round the queries' low-rank row, norm, rotate and pack the
  * window's key, keep the compressors' inputs, and finish compressed entries. queries: a warp a
  * head norms and rotates queries, or rotates and packs the indexer's.
  */
 #include "base/err.h"
-#include "gpu/cuda/device.cuh"
+#include "gpu/cuda/inputs.cuh"
+#include "gpu/cuda/packed_x.cuh"
 #include "gpu/cuda/query.cuh"
-#include "gpu/cuda/streams.cuh"
-#include "gpu/index.h"
-#include "gpu/index/attention.h"
-#include "gpu/index/compress.h"
-#include "gpu/index/indexer.h"
-#include "gpu/index/rows.h"
-#include "gpu/ops/attention.h"
-#include "model/kvsize.h"
 
 enum {
-    THREADS = 512,
+    THREADS = 256,
     WARPS = THREADS / WARP,
-    MAX_DIM = 16384, /* of a row in shared memory */
+    MAX_CHUNKS = 64, /* of a queries' row */
     HEAD_WARPS = 8,
 };
-
-/* v[0..dim): bf16 values, normed in place. */
-static __device__ __forceinline__ void
-norm_row(float *v, const float *w, int dim, float eps)
-{
-    double ss = 0.0;
-
-    __syncthreads();
-    for (int i = threadIdx.x; i < dim; i += THREADS)
-        ss += (double)v[i] * (double)v[i];
-    const float scale = 1.0f / sqrtf((float)(block_sum(ss) / dim) + eps);
-
-    for (int i = threadIdx.x; i < dim; i += THREADS)
-        v[i] = bf16_round(w[i] * (v[i] * scale));
-    __syncthreads();
-}
 
 /* Pair p of the rotated end of v. */
 static __device__ __forceinline__ void
@@ -53,280 +30,69 @@ rotate_pair(float *v, const float *cs, int p)
     v[2 * p + 1] = bf16_round(fmaf(re, s, im * c));
 }
 
-static __device__ __forceinline__ void
-rotate_row(float *v, const float *cs, int dim, int rope_dim)
-{
-    for (int p = threadIdx.x; p < rope_dim / 2; p += THREADS)
-        rotate_pair(v + dim - rope_dim, cs, p);
-    __syncthreads();
-}
-
-/* v packed as struct attention_args says, to one place or two. */
+/* The queries' row normed in place, and rounded beside. */
 static __device__ void
-pack_row(const float *v, int dim, int rope_dim, enum kv_fmt fmt, int row_bytes, uint8_t *to,
-         uint8_t *also)
+query_row(const struct inputs_args &a, int row)
 {
-    const int nope = fmt == KV_BF16 ? 0 : dim - rope_dim, lane = threadIdx.x % WARP;
-    const int groups = ceil_div(nope, KV_GROUP);
-    const struct key_parts parts = key_parts_of(dim, nope);
-
-    for (int g = threadIdx.x / WARP; g < groups; g += WARPS) {
-        const int i1 = group_end(g * KV_GROUP, KV_GROUP, nope);
-        float amax = 1e-4f;
-
-        for (int i = g * KV_GROUP + lane; i < i1; i += WARP)
-            amax = fmaxf(amax, fabsf(v[i]));
-        const uint8_t ex = f32_to_e8m0_up(warp_max(amax) * (1.0f / 448.0f));
-
-        for (int i = g * KV_GROUP + lane; i < i1; i += WARP) {
-            const uint8_t code = f32_to_e4m3(v[i] / e8m0_to_f32(ex));
-
-            to[i] = code;
-            if (also != NULL)
-                also[i] = code;
-        }
-        if (lane == 0)
-            to[key_scale(parts, g * KV_GROUP)] = ex;
-        if (lane == 0 && also != NULL)
-            also[key_scale(parts, g * KV_GROUP)] = ex;
-    }
-    for (int i = nope + threadIdx.x; i < dim; i += THREADS) {
-        const uint16_t x = f32_to_bf16(v[i]);
-        const int at = key_wide(parts, i);
-
-        to[at] = (uint8_t)x;
-        to[at + 1] = (uint8_t)(x >> 8);
-        if (also != NULL) {
-            also[at] = (uint8_t)x;
-            also[at + 1] = (uint8_t)(x >> 8);
-        }
-    }
-    for (int i = parts.scales + groups + threadIdx.x; i < row_bytes; i += THREADS) {
-        to[i] = 0;
-        if (also != NULL)
-            also[i] = 0;
-    }
-}
-
-/* The indexer's packing of h[0..dim) by one warp: Hadamard, FP4. */
-static __device__ void
-index_pack(float *h, int dim, uint8_t *y)
-{
-    const int lane = threadIdx.x % WARP;
-    const float scale = 1.0f / sqrtf((float)dim);
-
-    for (int stride = 1; stride < dim; stride *= 2) {
-        __syncwarp();
-        for (int p = lane; p < dim / 2; p += WARP) {
-            const int i = butterfly(p, stride);
-            const float lo = h[i], hi = h[i + stride];
-
-            h[i] = lo + hi;
-            h[i + stride] = lo - hi;
-        }
-    }
-    __syncwarp();
-    for (int g = 0; g < dim / FP4_GROUP; g++) {
-        const float v = bf16_round(h[g * FP4_GROUP + lane] * scale);
-        const float amax = fmaxf(warp_max(fabsf(v)), 0x1.8p-124f); /* 6 * 2^-126 */
-        const uint8_t ex = f32_to_e8m0_up(amax * (1.0f / 6.0f));
-        const float u = v / e8m0_to_f32(ex);
-        const uint8_t code = f32_to_e2m1(u < -6.0f ? -6.0f : u > 6.0f ? 6.0f : u);
-        const uint8_t next = (uint8_t)__shfl_down_sync(~0u, code, 1);
-
-        if (lane % 2 == 0)
-            y[g * (FP4_GROUP / 2) + lane / 2] = code | next << 4;
-        if (lane == 0)
-            y[dim / 2 + g] = ex;
-    }
-}
-
-static __device__ __forceinline__ void
-load_row(float *v, const uint16_t *x, int dim)
-{
-    for (int i = threadIdx.x; i < dim; i += THREADS)
-        v[i] = bf16_to_f32(x[i]);
-}
-
-static __device__ void
-query_row(const struct inputs_args &a, int row, float *v)
-{
+    __shared__ double squares[MAX_CHUNKS];
     uint16_t *x = a.qr + row_start(row, a.q_dim), *q = a.qrq + row_start(row, a.q_dim);
-    const int lane = threadIdx.x % WARP;
+    const int lane = threadIdx.x % WARP, chunks = ceil_div(a.q_dim, ROW_CHUNK);
 
-    load_row(v, x, a.q_dim);
-    norm_row(v, a.q_norm, a.q_dim, a.eps);
-    for (int g = threadIdx.x / WARP; g < ceil_div(a.q_dim, 128); g += WARPS) {
-        const int i1 = group_end(g * 128, 128, a.q_dim);
-        float amax = 1e-4f, s;
+    for (int k = threadIdx.x / WARP; k < chunks; k += WARPS) {
+        const double ss = chunk_squares(row_piece(x, chunk_at(k, lane), a.q_dim));
 
-        for (int i = g * 128 + lane; i < i1; i += WARP)
-            amax = fmaxf(amax, fabsf(v[i]));
-        s = e8m0_to_f32(f32_to_e8m0_up(warp_max(amax) * (1.0f / 448.0f)));
-        for (int i = g * 128 + lane; i < i1; i += WARP) {
-            x[i] = f32_to_bf16(v[i]);
-            q[i] = fp8_round(v[i], s);
-        }
+        if (lane == 0)
+            squares[k] = ss;
+    }
+    __syncthreads();
+    const float scale = norm_scale(add_chunks(squares, chunks), 1.0 / a.q_dim, a.eps);
+
+    for (int k = threadIdx.x / WARP; k < chunks; k += WARPS) {
+        const int at = chunk_at(k, lane);
+        float w[ROW_PIECE] = {};
+
+        if (at < a.q_dim)
+            load_piece(a.q_norm + at, w);
+        const uint4 u = normed_piece(row_piece(x, at, a.q_dim), w, scale), r = quantised(u);
+
+        if (at >= a.q_dim)
+            continue;
+        *(uint4 *)(x + at) = u;
+        *(uint4 *)(q + at) = r;
     }
 }
 
-static __device__ void
-key_row(const struct inputs_args &a, int row, float *v)
-{
-    const struct dev_row r = a.rows[row];
-
-    load_row(v, a.kv + row_start(row, a.dim), a.dim);
-    norm_row(v, a.kv_norm, a.dim, a.eps);
-    rotate_row(v, a.cs + row_start(row, a.rope_dim), a.dim, a.rope_dim);
-    pack_row(v, a.dim, a.rope_dim, a.fmt, a.row_bytes, a.keys + row_start(row, a.row_bytes),
-             a.keep ? a.spans[r.span].rings + a.ring_at +
-                          row_start(ring_slot(r.pos, a.ring_slots), a.row_bytes)
-                    : NULL);
-}
-
-static __device__ __forceinline__ int
-width_of(const struct compress_args &k)
-{
-    return compress_width(k.dim, k.overlap);
-}
-
-/* Value and score of a row of this step into its ring. */
-static __device__ void
-keep_row(const struct compress_args &k, int row)
-{
-    const struct dev_row r = k.rows[row];
-    const int width = width_of(k);
-    const float *raw = k.raw + compress_row(row, width);
-    float *to = (float *)(k.spans[r.span].rings + k.ring_at) +
-                compress_row(ring_slot(r.pos, k.slots), width);
-    const float *ape = k.ape + row_start(ring_slot(r.pos, k.ratio), width);
-
-    for (int c = threadIdx.x; c < width; c += THREADS) {
-        to[c] = raw[c];
-        to[width + c] = raw[width + c] + ape[c];
-    }
-}
-
-/* Value and score of channel c at position i of entry j's blocks (compress.cu); false in front of
- * the start. */
-static __device__ __forceinline__ bool
-input(const struct compress_args &k, const struct dev_span &s, uint64_t j, int i, int c,
-      float *value, float *score)
-{
-    const int width = width_of(k), back = compress_back(k.ratio, k.overlap);
-    const int64_t pos = (int64_t)j * k.ratio - back + i;
-    const int at = c + (k.overlap && i >= back ? k.dim : 0);
-
-    if (pos < 0)
-        return false;
-    if ((uint64_t)pos >= s.start) {
-        const float *row = k.raw + compress_row(step_row(s.row0, pos, s.start), width);
-
-        *value = row[at];
-        *score = row[width + at] + k.ape[row_start(pos % k.ratio, width) + at];
-    } else {
-        const float *row = (const float *)(s.rings + k.ring_at) +
-                           compress_row(ring_slot(pos, k.slots), width);
-
-        *value = row[at];
-        *score = row[width + at];
-    }
-    return true;
-}
-
-/* Entry number `at` of the step, from its pool to its place in a page. */
-static __device__ void
-finish_entry(const struct inputs_args &a, const struct compress_args &k, int at, bool index,
-             float *v)
-{
-    const struct dev_entry entry = k.entries[at];
-    const struct dev_span s = k.spans[entry.span];
-    const int n = compress_count(k.ratio, k.overlap), per_page = KV_PAGE_TOKENS / k.ratio;
-    const int bytes = index ? fp4_row(k.dim) : a.row_bytes;
-    uint8_t *to = s.pages[entry_page(entry.j, per_page)] + k.page_at +
-                  row_start(entry_row(entry.j, per_page), bytes);
-
-    for (int c = threadIdx.x; c < k.dim; c += THREADS) {
-        float top = -CUDART_INF_F, sum = 0.0f, total = 0.0f, value, score;
-
-        for (int i = 0; i < n; i++)
-            if (input(k, s, entry.j, i, c, &value, &score))
-                top = fmaxf(top, score);
-        for (int i = 0; i < n; i++)
-            if (input(k, s, entry.j, i, c, &value, &score)) {
-                const float p = exp_f32(score - top);
-
-                sum += p;
-                total = fmaf(p, value, total);
-            }
-        v[c] = bf16_round(total / sum);
-    }
-    norm_row(v, k.norm, k.dim, a.eps);
-    rotate_row(v, k.cs + row_start(at, a.rope_dim), k.dim, a.rope_dim);
-    if (!index)
-        pack_row(v, k.dim, a.rope_dim, a.fmt, bytes, to, NULL);
-    else if (threadIdx.x < WARP)
-        index_pack(v, k.dim, to);
-}
-
-/* Grid: rows, parts. An entry is never a row's number beyond those of the step. */
+/* Grid: rows, parts: the queries' row behind the others. An entry is never a row's number beyond
+ * those of the step. */
+template <int N>
 static __global__ void __launch_bounds__(THREADS)
-inputs_kernel(const __grid_constant__ struct inputs_args a)
+inputs_kernel(const __grid_constant__ struct inputs_args a, int parts)
 {
     LAUNCH_SHARED(16, float, v);
-    const int i = blockIdx.x;
 
     pdl_go();
-    pdl_wait();
-    if (blockIdx.y == gridDim.y - 1) {
-        way_back(a.back, (size_t)i);
+    if ((int)blockIdx.y < parts) {
+        inputs_part<N>(a, blockIdx.y, blockIdx.x, v);
         return;
     }
-    switch (blockIdx.y) {
-    case 0:
-        if (a.qr != NULL)
-            query_row(a, i, v);
-        break;
-    case 1: key_row(a, i, v); break;
-    case 2:
-        if (i < *a.comp.count)
-            finish_entry(a, a.comp, i, false, v);
-        break;
-    case 3:
-        if (a.keep)
-            keep_row(a.comp, i);
-        break;
-    case 4:
-        if (i < *a.index.count)
-            finish_entry(a, a.index, i, true, v);
-        break;
-    case 5:
-        if (a.keep)
-            keep_row(a.index, i);
-        break;
-    default:
-        for (int h = threadIdx.x; h < a.n_weights; h += THREADS) {
-            uint16_t *w = a.weights + row_start(i, a.n_weights) + h;
-
-            *w = f32_to_bf16(bf16_to_f32(*w) * a.weight_scale);
-        }
-    }
+    pdl_wait();
+    query_row(a, blockIdx.x);
 }
 
 int
 inputs_cuda(struct cuda_rank *rk, const struct inputs_args *a, struct err *e)
 {
-    const int dim = a->q_dim > a->dim ? a->q_dim : a->dim;
-    const int parts = a->n_weights > 0 ? 7 : a->comp.ratio > 0 ? 4 : 2;
+    const int parts = inputs_parts(a);
 
-    if (dim > MAX_DIM || a->index.dim > dim || a->comp.dim > dim)
-        return err_set(e, ERR_INTERNAL, 0, "inputs: rows of %d", dim);
+    if (!inputs_can(a, ROW_CHUNKS) || a->q_dim > MAX_CHUNKS * ROW_CHUNK)
+        return err_set(e, ERR_INTERNAL, 0, "inputs: rows of %d and %d", a->dim, a->q_dim);
     if (a->n == 0)
         return 0;
-    if (dim * sizeof(float) > 48 * 1024)
-        SHARED_TRY(inputs_kernel, dim * sizeof(float), e);
-    CU_TRY(launch_pdl(rk, inputs_kernel, dim3(a->n, parts + 1), THREADS,
-                      dim * sizeof(float), *a),
+    CU_TRY(launch_pdl(rk,
+                      inputs_can(a, FEW_CHUNKS) ? inputs_kernel<FEW_CHUNKS>
+                                                : inputs_kernel<ROW_CHUNKS>,
+                      dim3(a->n, parts + (a->qr != NULL)), THREADS, inputs_shared(a), *a,
+                      parts),
            e);
     return 0;
 }

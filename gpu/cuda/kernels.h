@@ -385,6 +385,12 @@ bool input_linear_can(const struct linear_args *a, int n, const struct streams_i
 int input_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n,
                       const struct streams_in_args *in, struct err *e);
 
+/* The same as inputs_cuda and then these products of the queries' row, in one kernel: of at most 8
+ * rows, all packed. x is in->qr, which stays as it is; quant: as ever. */
+bool packed_inputs_can(const struct linear_args *a, int n, const struct inputs_args *in);
+int packed_inputs_cuda(struct cuda_rank *rk, const struct linear_args *a, int n,
+                       const struct inputs_args *in, struct err *e);
+
 /* f[r] = bf16(sum_i routed[slot[r][i]] + shared[r]), i ascending, f32 */
 struct combine_args {
     const uint16_t *routed, *shared; /* bf16 [.][dim] */

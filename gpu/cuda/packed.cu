@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "gpu/cuda/kernels.h"
 #include "gpu/cuda/packed.cuh"
+#include "gpu/cuda/packed_inputs.cuh"
 #include "gpu/cuda/streams_x.cuh"
 
 enum { MAX_JOBS = 24, ANY_KIND = -1 };
@@ -113,8 +114,8 @@ any_kind(const struct packed_job &a, int block, int r0, int r1, const X &x, floa
     }
 }
 
-/* Grid: blocks of all jobs, and sides; groups of 8 NT rows. ONLY: the kind of all jobs, or
- * ANY_KIND. */
+/* Grid: sides, which begin first, and blocks of all jobs; groups of 8 NT rows. ONLY: the kind of
+ * all jobs, or ANY_KIND. */
 template <int ONLY, int NT, int MT, typename X>
 static __global__ void __launch_bounds__(PACK_THREADS,
                                          X::BLOCKS > 0 ? X::BLOCKS : blocks_wanted(NT))
@@ -123,24 +124,25 @@ packed_kernel(const __grid_constant__ struct packed_jobs all, int n,
 {
     LAUNCH_SHARED(16, float, shared);
     const int r0 = blockIdx.y * NT * PACK_N;
+    const int block = blockIdx.x - (X::SIDES ? gridDim.x - all.first[n] : 0);
     int i = 0;
 
     pdl_go();
-    if (X::SIDES && (int)blockIdx.x >= all.first[n]) {
-        x.side(blockIdx.x - all.first[n], shared);
+    if (X::SIDES && block < 0) {
+        x.side(blockIdx.x, shared);
         return;
     }
-    while (i + 1 < n && (int)blockIdx.x >= all.first[i + 1])
+    while (i + 1 < n && block >= all.first[i + 1])
         i++;
     if (r0 >= all.j[i].rows) {
         pdl_wait();
         return;
     }
     if constexpr (ONLY != ANY_KIND)
-        block_product<ONLY, NT, MT>(all.j[i], blockIdx.x - all.first[i], r0, all.j[i].rows,
-                                    x, shared);
+        block_product<ONLY, NT, MT>(all.j[i], block - all.first[i], r0, all.j[i].rows, x,
+                                    shared);
     else
-        any_kind<NT, MT>(all.j[i], blockIdx.x - all.first[i], r0, all.j[i].rows, x, shared);
+        any_kind<NT, MT>(all.j[i], block - all.first[i], r0, all.j[i].rows, x, shared);
 }
 
 /* sides: how many blocks of X's there are. */
@@ -248,4 +250,33 @@ input_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n,
     if (jobs_of(a, n, &all, &rows, &only_fp8, e) == -1)
         return -1;
     return launch<ANY_KIND, 1, 1>(rk, &all, n, rows, 0, x, e);
+}
+
+bool
+packed_inputs_can(const struct linear_args *a, int n, const struct inputs_args *in)
+{
+    for (int i = 0; i < n; i++)
+        if (a[i].w->packed == NULL || a[i].w->in != in->q_dim || a[i].rows > PACK_N)
+            return false;
+    return in->q_dim <= NORM_CHUNKS * ROW_CHUNK && inputs_can(in, FEW_CHUNKS) &&
+           inputs_shared(in) <= packed_shared(1, 1);
+}
+
+int
+packed_inputs_cuda(struct cuda_rank *rk, const struct linear_args *a, int n,
+                   const struct inputs_args *in, struct err *e)
+{
+    const struct rows_normed x = {*in, inputs_parts(in)};
+    struct packed_jobs all;
+    int rows;
+    bool only_fp8;
+
+    if (!packed_inputs_can(a, n, in))
+        return err_set(e, ERR_INTERNAL, 0, "inputs: rows of %d", in->q_dim);
+    if (jobs_of(a, n, &all, &rows, &only_fp8, e) == -1)
+        return -1;
+    if (rows == 0)
+        return 0;
+    return only_fp8 ? launch<MATRIX_FP8, 1, 1>(rk, &all, n, rows, rows * x.parts, x, e)
+                    : launch<ANY_KIND, 1, 1>(rk, &all, n, rows, rows * x.parts, x, e);
 }

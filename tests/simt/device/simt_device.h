@@ -18,6 +18,8 @@
 #define __noinline__ __attribute__((noinline))
 #undef __launch_bounds__
 #define __launch_bounds__(...)
+#undef __noinline__
+#define __noinline__
 
 #define threadIdx simt_thread_at
 #define blockIdx  simt_block_at

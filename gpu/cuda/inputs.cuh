@@ -1,0 +1,510 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef GPU_CUDA_INPUTS_CUH
+#define GPU_CUDA_INPUTS_CUH
+
+/*
+ * What is done to a row between the projections of the attention sublayer, by a block of any number
+ * of warps: kernels of their own do it (inputs.cu), and blocks beside a product (packed.cu). A row
+ * is normed by one warp, or by several a chunk each: its squares are added up chunk by chunk, so
+ * that the bits are the same.
+ */
+#include "gpu/cuda/device.cuh"
+#include "gpu/cuda/streams.cuh"
+#include "gpu/index/attention.h"
+#include "gpu/index/compress.h"
+#include "gpu/index/indexer.h"
+#include "gpu/index/inputs.h"
+#include "gpu/ops/attention.h"
+#include "model/kvsize.h"
+
+enum {
+    FEW_CHUNKS = 2, /* of a warp's row; of any there can be: */
+    ROW_CHUNKS = ATTENTION_MAX_DIM / ROW_CHUNK,
+    POOL_BATCH = 8, /* inputs of an entry, loaded together */
+};
+
+/* Eight elements of bf16. */
+static __device__ __forceinline__ void
+piece_of(uint4 u, float *v)
+{
+    bf16_pair(u.x, v);
+    bf16_pair(u.y, v + 2);
+    bf16_pair(u.z, v + 4);
+    bf16_pair(u.w, v + 6);
+}
+
+static __device__ __forceinline__ void
+load_piece(const float *p, float *v)
+{
+    const float4 low = *(const float4 *)p, high = *(const float4 *)(p + 4);
+
+    v[0] = low.x;
+    v[1] = low.y;
+    v[2] = low.z;
+    v[3] = low.w;
+    v[4] = high.x;
+    v[5] = high.y;
+    v[6] = high.z;
+    v[7] = high.w;
+}
+
+/* Elements at .. of a bf16 row; beyond its end there are zeros. */
+static __device__ __forceinline__ uint4
+row_piece(const uint16_t *x, int at, int dim)
+{
+    return at < dim ? *(const uint4 *)(x + at) : make_uint4(0, 0, 0, 0);
+}
+
+/* The squares of a chunk, 8 elements a lane: the same in all lanes. */
+static __device__ __forceinline__ double
+chunk_squares(const float *v)
+{
+    double ss = 0.0;
+
+#pragma unroll
+    for (int i = 0; i < ROW_PIECE; i++)
+        ss += (double)v[i] * (double)v[i];
+    return warp_sum(ss);
+}
+
+static __device__ __forceinline__ double
+chunk_squares(uint4 u)
+{
+    float v[ROW_PIECE];
+
+    piece_of(u, v);
+    return chunk_squares(v);
+}
+
+static __device__ __forceinline__ double
+add_chunks(const double *squares, int chunks)
+{
+    double sum = squares[0];
+
+    for (int k = 1; k < chunks; k++)
+        sum += squares[k];
+    return sum;
+}
+
+/* What a row is multiplied by; of_dim: 1 / dim. */
+static __device__ __forceinline__ float
+norm_scale(double squares, double of_dim, float eps)
+{
+    return 1.0f / sqrtf((float)(squares * of_dim) + eps);
+}
+
+static __device__ __forceinline__ void
+norm_piece(float *v, const float *w, float scale)
+{
+#pragma unroll
+    for (int i = 0; i < ROW_PIECE; i++)
+        v[i] = bf16_round(w[i] * (v[i] * scale));
+}
+
+static __device__ __forceinline__ uint4
+normed_piece(uint4 u, const float *w, float scale)
+{
+    float v[ROW_PIECE];
+    uint32_t y[4];
+
+    piece_of(u, v);
+    norm_piece(v, w, scale);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        y[i] = f32_to_bf16(v[2 * i]) | (uint32_t)f32_to_bf16(v[2 * i + 1]) << 16;
+    return make_uint4(y[0], y[1], y[2], y[3]);
+}
+
+/* A warp's row normed and its end rotated; beyond dim there are zeros. */
+template <int N>
+static __device__ __forceinline__ void
+norm_rotate(float (*v)[ROW_PIECE], const float *norm, const float *cs, int dim,
+            int rope_dim, float eps)
+{
+    const int lane = threadIdx.x % WARP, nope = dim - rope_dim;
+    float w[N][ROW_PIECE] = {};
+    double squares = 0.0;
+
+#pragma unroll
+    for (int k = 0; k < N; k++)
+        if (chunk_at(k, lane) < dim)
+            load_piece(norm + chunk_at(k, lane), w[k]);
+#pragma unroll
+    for (int k = 0; k < N; k++)
+        if (k * ROW_CHUNK < dim)
+            squares += chunk_squares(v[k]);
+    const float scale = norm_scale(squares, 1.0 / dim, eps);
+
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        norm_piece(v[k], w[k], scale);
+#pragma unroll
+        for (int i = 0; i < ROW_PIECE; i += 4) {
+            const int at = chunk_at(k, lane) + i;
+
+            if (at < nope || at >= dim)
+                continue;
+            const float4 c = __ldg((const float4 *)(cs + at - nope));
+            const float *u = v[k] + i;
+            const float x[4] = {u[0], u[1], u[2], u[3]};
+
+            v[k][i] = bf16_round(fmaf(x[0], c.x, -(x[1] * c.y)));
+            v[k][i + 1] = bf16_round(fmaf(x[0], c.y, x[1] * c.x));
+            v[k][i + 2] = bf16_round(fmaf(x[2], c.z, -(x[3] * c.w)));
+            v[k][i + 3] = bf16_round(fmaf(x[2], c.w, x[3] * c.z));
+        }
+    }
+}
+
+/* Four codes of e4m3 under scale s, a power of two. */
+static __device__ __forceinline__ uint32_t
+four_codes(const float *v, float s)
+{
+    const float by = __uint_as_float(0x7f000000u - __float_as_uint(s));
+    const uint32_t low = __nv_cvt_float2_to_fp8x2(make_float2(v[0] * by, v[1] * by),
+                                                  __NV_SATFINITE, __NV_E4M3);
+    const uint32_t high = __nv_cvt_float2_to_fp8x2(make_float2(v[2] * by, v[3] * by),
+                                                   __NV_SATFINITE, __NV_E4M3);
+
+    return low | high << 16;
+}
+
+/* A warp's row packed as struct attention_args says, to one place or two. A group of 64 is 8
+ * lanes', and a lane stores four elements at a time. */
+template <int N>
+static __device__ __forceinline__ void
+pack_pieces(const float (*v)[ROW_PIECE], int dim, int rope_dim, enum kv_fmt fmt,
+            int row_bytes, uint8_t *to, uint8_t *also)
+{
+    const int nope = fmt == KV_BF16 ? 0 : dim - rope_dim, lane = threadIdx.x % WARP;
+    const struct key_parts parts = key_parts_of(dim, nope);
+
+    also = also != NULL ? also : to;
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        const int at = chunk_at(k, lane);
+        float amax = 1e-4f;
+
+        if (k * ROW_CHUNK >= dim)
+            break;
+#pragma unroll
+        for (int i = 0; i < ROW_PIECE; i++)
+            if (at + i < nope)
+                amax = fmaxf(amax, fabsf(v[k][i]));
+#pragma unroll
+        for (int d = KV_GROUP / ROW_PIECE / 2; d > 0; d /= 2)
+            amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, d));
+        const uint8_t ex = f32_to_e8m0_up(amax * (1.0f / 448.0f));
+
+#pragma unroll
+        for (int p = 0; p < 2; p++) {
+            uint8_t *place = p == 0 ? to : also;
+
+#pragma unroll
+            for (int i = 0; i < ROW_PIECE; i += 4) {
+                const float *u = v[k] + i;
+
+                if (at + i < nope)
+                    *(uint32_t *)(place + at + i) = four_codes(u, e8m0_to_f32(ex));
+                else if (at + i < dim) {
+                    uint32_t *wide = (uint32_t *)(place + key_wide(parts, at + i));
+
+                    wide[0] = f32_to_bf16(u[0]) | (uint32_t)f32_to_bf16(u[1]) << 16;
+                    wide[1] = f32_to_bf16(u[2]) | (uint32_t)f32_to_bf16(u[3]) << 16;
+                }
+            }
+            if (at % KV_GROUP == 0 && at < nope)
+                place[key_scale(parts, at)] = ex;
+        }
+    }
+    for (int i = parts.scales + ceil_div(nope, KV_GROUP) + lane; i < row_bytes; i += WARP)
+        to[i] = also[i] = 0;
+}
+
+/* The indexer's packing of h[0..dim) by one warp: Hadamard, FP4. */
+static __device__ void
+index_pack(float *h, int dim, uint8_t *y)
+{
+    const int lane = threadIdx.x % WARP;
+    const float scale = 1.0f / sqrtf((float)dim);
+
+    for (int stride = 1; stride < dim; stride *= 2) {
+        __syncwarp();
+        for (int p = lane; p < dim / 2; p += WARP) {
+            const int i = butterfly(p, stride);
+            const float lo = h[i], hi = h[i + stride];
+
+            h[i] = lo + hi;
+            h[i + stride] = lo - hi;
+        }
+    }
+    __syncwarp();
+    for (int g = 0; g < dim / FP4_GROUP; g++) {
+        const float v = bf16_round(h[g * FP4_GROUP + lane] * scale);
+        const float amax = fmaxf(warp_max(fabsf(v)), 0x1.8p-124f); /* 6 * 2^-126 */
+        const uint8_t ex = f32_to_e8m0_up(amax * (1.0f / 6.0f));
+        const float u = v / e8m0_to_f32(ex);
+        const uint8_t code = f32_to_e2m1(u < -6.0f ? -6.0f : u > 6.0f ? 6.0f : u);
+        const uint8_t next = (uint8_t)__shfl_down_sync(~0u, code, 1);
+
+        if (lane % 2 == 0)
+            y[g * (FP4_GROUP / 2) + lane / 2] = code | next << 4;
+        if (lane == 0)
+            y[dim / 2 + g] = ex;
+    }
+}
+
+/* The window's key of a row, by the first warp of a block. */
+template <int N>
+static __device__ __forceinline__ void
+key_row(const struct inputs_args &a, int row)
+{
+    const struct dev_row r = a.rows[row];
+    const int lane = threadIdx.x % WARP;
+    const uint16_t *x = a.kv + row_start(row, a.dim);
+    uint8_t *ring = a.keep ? a.spans[r.span].rings + a.ring_at +
+                                 row_start(ring_slot(r.pos, a.ring_slots), a.row_bytes)
+                           : NULL;
+    float v[N][ROW_PIECE] = {};
+
+    pdl_wait();
+    if (threadIdx.x >= WARP)
+        return;
+#pragma unroll
+    for (int k = 0; k < N; k++)
+        if (chunk_at(k, lane) < a.dim)
+            piece_of(*(const uint4 *)(x + chunk_at(k, lane)), v[k]);
+    norm_rotate<N>(v, a.kv_norm, a.cs + row_start(row, a.rope_dim), a.dim, a.rope_dim,
+                   a.eps);
+    pack_pieces<N>(v, a.dim, a.rope_dim, a.fmt, a.row_bytes,
+                   a.keys + row_start(row, a.row_bytes), ring);
+}
+
+/* The indexer's weights of a row, by all but the first warp. */
+static __device__ __forceinline__ void
+scale_weights(const struct inputs_args &a, int row)
+{
+    uint16_t *w = a.weights + row_start(row, a.n_weights);
+
+    if (threadIdx.x < WARP)
+        return;
+    for (int h = (int)threadIdx.x - WARP; h < a.n_weights; h += (int)blockDim.x - WARP)
+        w[h] = f32_to_bf16(bf16_to_f32(w[h]) * a.weight_scale);
+}
+
+static __device__ __forceinline__ int
+width_of(const struct compress_args &k)
+{
+    return compress_width(k.dim, k.overlap);
+}
+
+/* Value and score of a row of this step into its ring. */
+static __device__ __forceinline__ void
+keep_row(const struct compress_args &k, int row)
+{
+    const struct dev_row r = k.rows[row];
+    const int width = width_of(k);
+    const float *raw = k.raw + compress_row(row, width);
+    float *to = (float *)(k.spans[r.span].rings + k.ring_at) +
+                compress_row(ring_slot(r.pos, k.slots), width);
+    const float *ape = k.ape + row_start(ring_slot(r.pos, k.ratio), width);
+
+    pdl_wait();
+    for (int c = (int)threadIdx.x * 4; c < width; c += (int)blockDim.x * 4) {
+        const float4 value = *(const float4 *)(raw + c), add = *(const float4 *)(ape + c);
+        float4 score = *(const float4 *)(raw + width + c);
+
+        score.x += add.x;
+        score.y += add.y;
+        score.z += add.z;
+        score.w += add.w;
+        *(float4 *)(to + c) = value;
+        *(float4 *)(to + width + c) = score;
+    }
+}
+
+/* One of an entry's inputs: values at c, scores `width` further on, what is added to these. */
+struct entry_input {
+    const float *value,
+        *ape; /* value NULL: in front of the start; ape NULL: has been added */
+};
+
+/* Channel c at position i of entry j's blocks (compress.cu). */
+static __device__ __forceinline__ struct entry_input
+input_of(const struct compress_args &k, const struct dev_span &s, uint64_t j, int i, int c)
+{
+    const int width = width_of(k), back = compress_back(k.ratio, k.overlap);
+    const int64_t pos = (int64_t)j * k.ratio - back + i;
+    const int at = c + (k.overlap && i >= back ? k.dim : 0);
+    struct entry_input in = {NULL, NULL};
+
+    if (pos < 0)
+        return in;
+    if ((uint64_t)pos >= s.start) {
+        in.value = k.raw + compress_row(step_row(s.row0, pos, s.start), width) + at;
+        in.ape = k.ape + row_start(pos % k.ratio, width) + at;
+    } else
+        in.value = (const float *)(s.rings + k.ring_at) +
+                   compress_row(ring_slot(pos, k.slots), width) + at;
+    return in;
+}
+
+/* Inputs first .. first + POOL_BATCH - 1 of n, all on their way at once. */
+static __device__ __forceinline__ void
+load_inputs(const struct compress_args &k, const struct dev_span &s, uint64_t j, int first,
+            int n, int c, float *value, float *score)
+{
+    const int width = width_of(k);
+    float add[POOL_BATCH];
+
+#pragma unroll
+    for (int i = 0; i < POOL_BATCH; i++) {
+        struct entry_input in = {NULL, NULL};
+
+        if (first + i < n)
+            in = input_of(k, s, j, first + i, c);
+        value[i] = add[i] = 0.0f;
+        score[i] = -CUDART_INF_F;
+        if (in.value != NULL) {
+            value[i] = *in.value;
+            score[i] = in.value[width];
+        }
+        if (in.ape != NULL)
+            add[i] = *in.ape;
+    }
+#pragma unroll
+    for (int i = 0; i < POOL_BATCH; i++)
+        score[i] += add[i];
+}
+
+/* Once, not once for each input: entries are rare, and this is long and wants registers. */
+static __device__ __noinline__ float
+pool_weight(float x)
+{
+    return exp_f32(x);
+}
+
+/* Channel c of entry j, pooled: softmax over its inputs (spec 6.1). What is in front of the start has
+ * a score of -inf and adds nothing. */
+static __device__ __forceinline__ float
+pool(const struct compress_args &k, const struct dev_span &s, uint64_t j, int c)
+{
+    const int n = compress_count(k.ratio, k.overlap);
+    float value[POOL_BATCH], score[POOL_BATCH], top = -CUDART_INF_F, sum = 0.0f,
+                                                total = 0.0f;
+
+    for (int first = 0; first < n; first += POOL_BATCH) {
+        load_inputs(k, s, j, first, n, c, value, score);
+#pragma unroll
+        for (int i = 0; i < POOL_BATCH; i++)
+            top = fmaxf(top, score[i]);
+    }
+    for (int first = 0; first < n; first += POOL_BATCH) {
+        if (n > POOL_BATCH) /* else they are there still */
+            load_inputs(k, s, j, first, n, c, value, score);
+#pragma unroll
+        for (int i = 0; i < POOL_BATCH; i++) {
+            const float p = pool_weight(score[i] - top);
+
+            sum += p;
+            total = fmaf(p, value[i], total);
+        }
+    }
+    return bf16_round(total / sum);
+}
+
+/* Entry number `at` of the step, if there is one, from its pool to its place in a page. v: f32 [dim]
+ * in shared memory. */
+template <int N>
+static __device__ __forceinline__ void
+finish_entry(const struct inputs_args &a, const struct compress_args &k, int at, bool index,
+             float *v)
+{
+    const int lane = threadIdx.x % WARP, per_page = KV_PAGE_TOKENS / k.ratio;
+    const int bytes = index ? fp4_row(k.dim) : a.row_bytes;
+    float x[N][ROW_PIECE] = {};
+
+    if (at >= *k.count) {
+        pdl_wait();
+        return;
+    }
+    const struct dev_entry entry = k.entries[at];
+    const struct dev_span s = k.spans[entry.span];
+    uint8_t *to = s.pages[entry_page(entry.j, per_page)] + k.page_at +
+                  row_start(entry_row(entry.j, per_page), bytes);
+
+    pdl_wait();
+    for (int c = threadIdx.x; c < k.dim; c += blockDim.x)
+        v[c] = pool(k, s, entry.j, c);
+    __syncthreads();
+    if (threadIdx.x >= WARP)
+        return;
+#pragma unroll
+    for (int n = 0; n < N; n++)
+        if (chunk_at(n, lane) < k.dim)
+            load_piece(v + chunk_at(n, lane), x[n]);
+    norm_rotate<N>(x, k.norm, k.cs + row_start(at, a.rope_dim), k.dim, a.rope_dim, a.eps);
+    if (!index) {
+        pack_pieces<N>(x, k.dim, a.rope_dim, a.fmt, bytes, to, NULL);
+        return;
+    }
+#pragma unroll
+    for (int n = 0; n < N; n++)
+        for (int i = 0; i < ROW_PIECE && chunk_at(n, lane) < k.dim; i++)
+            v[chunk_at(n, lane) + i] = x[n][i];
+    index_pack(v, k.dim, to);
+}
+
+/* Parts of a row that wait for each other nowhere: a block each. v: f32 [dim] in shared memory;
+ * N: chunks of a row at most. */
+enum { PART_BACK, PART_KEY, PART_ENTRY, PART_KEEP, PART_INDEX, PART_INDEX_KEEP, PARTS };
+
+template <int N>
+static __device__ __forceinline__ void
+inputs_part(const struct inputs_args &a, int part, int row, float *v)
+{
+    const bool index = part == PART_INDEX || part == PART_INDEX_KEEP;
+    const struct compress_args &k = index ? a.index : a.comp;
+
+    switch (part) {
+    case PART_BACK:
+        pdl_wait();
+        way_back(a.back, (size_t)row);
+        break;
+    case PART_KEY:
+        key_row<N>(a, row);
+        scale_weights(a, row);
+        break;
+    case PART_ENTRY:
+    case PART_INDEX: finish_entry<N>(a, k, row, index, v); break;
+    default:
+        if (a.keep)
+            keep_row(k, row);
+        else
+            pdl_wait();
+    }
+}
+
+/* Parts that there are: the last ones are the compressor's and the indexer's. */
+static inline int
+inputs_parts(const struct inputs_args *a)
+{
+    return a->n_weights > 0 ? PARTS : a->comp.ratio > 0 ? PART_INDEX : PART_ENTRY;
+}
+
+/* Shapes that parts can do with that many chunks, and the shared memory that they want. */
+static inline bool
+inputs_can(const struct inputs_args *a, int chunks)
+{
+    return a->dim <= chunks * ROW_CHUNK && a->dim % ROW_PIECE == 0 &&
+           a->rope_dim % 4 == 0 && a->comp.dim <= a->dim &&
+           a->index.dim <= chunks * ROW_CHUNK && a->q_dim % ROW_PIECE == 0;
+}
+
+static inline size_t
+inputs_shared(const struct inputs_args *a)
+{
+    return (size_t)(a->dim > a->index.dim ? a->dim : a->index.dim) * sizeof(float);
+}
+
+#endif /* GPU_CUDA_INPUTS_CUH */
