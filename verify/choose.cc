@@ -50,7 +50,7 @@ queries_staged(const Config &k, Statement &s)
     /* the weights that the products read are those of their two heads */
     s.claim(eight * 4 + lane % 4 < eights * 4);
     s.claim((eight * 4 + lane % 4) * 2 == eight * 8 + mma_col(lane, 0));
-    s.claim((all + eights) * 4 * 16 + CHOOSE_WARPS * 4 * CHOOSE_LANES * 16 <= SHARED_MOST);
+    s.claim((all + eights) * 4 * 16 + CHOOSE_WARPS * 4 * CHOOSE_TERMS * 16 <= SHARED_MOST);
     s.claim(row == Int(kv_index_row_bytes(k.c.index_head_dim)));
 }
 
@@ -61,10 +61,10 @@ terms_apart(const Config &, Statement &s)
 {
     const auto four = s.two("four", 0, 7), pair = s.two("pair", 0, 3);
     const Int x = choose_term(four.x, pair.x), y = choose_term(four.y, pair.y);
-    const Int other = s.mutant ? Int(pair.y * 8 + four.y) : y;
+    const Int other = s.mutant ? Int(pair.y * 8 + four.y) : y; /* not apart on banks */
 
     s.alone(x, y, four.x == four.y && pair.x == pair.y);
-    s.claim(x < CHOOSE_LANES);
+    s.claim(x < CHOOSE_TERMS && x == choose_term(0, pair.x) + four.x);
     s.claim(implies(four.x / 2 == four.y / 2 && x % 8 == other % 8,
                     four.x == four.y && pair.x == pair.y));
     s.claim(implies(pair.x == pair.y && x % 8 == y % 8, four.x == four.y));

@@ -104,7 +104,7 @@ void
 terms(Thread &x, How how, Int pair, Int from, Int n)
 {
     x.use_in(x.warp(), "slot", how,
-             x.turn("k", 0, 1) * 256 + x.any("u", 0, 1) * 128 +
+             (x.turn("k", 0, 1) * 2 + x.any("u", 0, 1)) * (CHOOSE_TERMS * 4) +
                  choose_term(x.lane() / 4, pair) * 4 + from,
              n);
 }

@@ -233,7 +233,6 @@ pick_fast(struct backend *b, const struct layer *l, const struct cuda_rows *r, i
                                       .n_spans = r->n_spans,
                                       .n_heads = c->index_n_heads,
                                       .dim = c->index_head_dim,
-                                      .ratio = l->index_comp.ratio,
                                       .topk = c->index_topk,
                                       .max_rows = most};
 

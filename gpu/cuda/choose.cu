@@ -39,6 +39,8 @@ enum {
     CLASSES = CHOOSE_CLASSES,
     TOPK_THREADS = 1024,
     EIGHTS = CHOOSE_EIGHTS,
+    RATIO = MODEL_CSA_RATIO, /* of all layers that choose */
+    PER_PAGE = KV_PAGE_TOKENS / RATIO,
 };
 
 /* Orders like the number: negative ones turn around. */
@@ -88,14 +90,13 @@ load_keys(const struct choose_args &a, uint8_t *const *pages, int j0, int last,
           uint32_t (*key)[GROUPS][2][4])
 {
     const int row_bytes = fp4_row(GROUPS * FP4_GROUP), lane = threadIdx.x % WARP;
-    const int per_page = KV_PAGE_TOKENS / a.ratio;
     uint32_t code[4][GROUPS], scale[4];
 
 #pragma unroll
     for (int m = 0; m < 4; m++) { /* keys lane / 4, and 8, 16, 24 further on */
         const int j = min(choose_key(j0, m, lane), last);
-        const uint8_t *p = pages[entry_page(j, per_page)] + a.page_at +
-                           entry_row(j, per_page) * row_bytes;
+        const uint8_t *p = pages[entry_page(j, PER_PAGE)] + a.page_at +
+                           entry_row(j, PER_PAGE) * row_bytes;
 
 #pragma unroll
         for (int g = 0; g < GROUPS; g++)
@@ -157,19 +158,23 @@ static __device__ __forceinline__ float
 score_keys(const uint32_t (*key)[GROUPS][2][4], const uint4 *q, const uint32_t *weight,
            int eights, uint4 *term, int lane)
 {
+    uint4 *to = term + choose_term(lane / 4, lane % 4);
+    const uint32_t *from = (const uint32_t *)(term + choose_term(lane / 4, 0)) + lane % 4;
     float sum = 0.0f;
 
-    for (int h0 = 0; h0 < eights; h0 += ROUND) {
-        uint4 *slot = term + h0 / ROUND % SLOTS * ROUND * WARP;
+    q += lane;
+    weight += lane % 4;
+#pragma unroll 2
+    for (int h = 0; h < eights; h += ROUND) {
+        const int slot = h / ROUND % SLOTS * ROUND * CHOOSE_TERMS;
 
 #pragma unroll
         for (int u = 0; u < ROUND; u++) {
-            const int h = h0 + u;
             float d[4][2];
 
 #pragma unroll
             for (int g = 0; g < GROUPS; g++) {
-                const uint4 b = q[choose_query(h, GROUPS, g, lane)];
+                const uint4 b = q[choose_query(u, GROUPS, g, 0)];
 
 #pragma unroll
                 for (int m = 0; m < 2; m++) {
@@ -183,25 +188,24 @@ score_keys(const uint32_t (*key)[GROUPS][2][4], const uint4 *q, const uint32_t *
                                                          : d[2 * m + i / 2][i % 2] + c[i];
                 }
             }
-            const uint32_t w = weight[h * 4 + lane % 4];
+            const uint32_t w = weight[u * 4];
             uint32_t p[4];
 
 #pragma unroll
             for (int m = 0; m < 4; m++)
                 p[m] = times_bf16x2(relu_bf16_pair(d[m][0], d[m][1]), w);
-            slot[u * WARP + choose_term(lane / 4, lane % 4)] =
-                make_uint4(p[0], p[1], p[2], p[3]);
+            to[slot + u * CHOOSE_TERMS] = make_uint4(p[0], p[1], p[2], p[3]);
         }
         __syncwarp();
 #pragma unroll
         for (int i = 0; i < ROUND * 4; i++) { /* heads in ascending order */
-            const uint32_t *from =
-                (const uint32_t *)&slot[i / 4 * WARP + choose_term(lane / 4, i % 4)];
             float v[2];
 
-            bf16_pair(from[lane % 4], v);
+            bf16_pair(from[(slot + i / 4 * CHOOSE_TERMS + choose_term(0, i % 4)) * 4], v);
             sum = (sum + v[0]) + v[1];
         }
+        q += choose_query(ROUND, GROUPS, 0, 0);
+        weight += ROUND * 4;
     }
     return sum;
 }
@@ -212,7 +216,8 @@ scores_shared(int heads, int groups, int rows)
 {
     const size_t eights = (size_t)choose_eights(heads);
 
-    return ((eights * groups * WARP + eights) * rows + WARPS * SLOTS * ROUND * WARP) *
+    return ((eights * groups * WARP + eights) * rows +
+            WARPS * SLOTS * ROUND * CHOOSE_TERMS) *
            sizeof(uint4);
 }
 
@@ -225,7 +230,8 @@ scores_kernel(const __grid_constant__ struct choose_args a, int rows_each)
     const int eights = choose_eights(a.n_heads), per_row = eights * GROUPS * WARP;
     uint4 *q = (uint4 *)memory;                    /* [row][eight][group][lane] */
     uint4 *term = q + (size_t)per_row * rows_each; /* [warp][slot][eight][lane] */
-    uint32_t *weight = (uint32_t *)(term + WARPS * SLOTS * ROUND * WARP); /* [row][pair] */
+    uint32_t *weight =
+        (uint32_t *)(term + WARPS * SLOTS * ROUND * CHOOSE_TERMS); /* [row][pair] */
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int row0 = blockIdx.y * rows_each, rows = min(a.n - row0, rows_each);
     const int first = choose_first(blockIdx.x, warp);
@@ -235,7 +241,7 @@ scores_kernel(const __grid_constant__ struct choose_args a, int rows_each)
 
     pdl_go();
     for (int r = 0; r < rows; r++)
-        most = max(most, (int)entries_visible(a.rows[row0 + r].pos, (uint64_t)a.ratio));
+        most = max(most, (int)entries_visible(a.rows[row0 + r].pos, (uint64_t)RATIO));
     if (most <= a.topk || (int)blockIdx.x * WARPS * KEYS >= most) {
         pdl_wait();
         return;
@@ -243,7 +249,7 @@ scores_kernel(const __grid_constant__ struct choose_args a, int rows_each)
     /* entries that were there before this step need not wait */
     const struct dev_span &span = a.spans[a.rows[row0].span];
 
-    if (first + KEYS <= (int)(span.start / (uint64_t)a.ratio)) {
+    if (first + KEYS <= (int)(span.start / (uint64_t)RATIO)) {
         load_keys<GROUPS>(a, span.pages, first, first + KEYS - 1, key);
         have = a.rows[row0].span;
     }
@@ -251,17 +257,17 @@ scores_kernel(const __grid_constant__ struct choose_args a, int rows_each)
     for (int r = 0; r < rows; r++)
         stage_queries<GROUPS>(a, row0 + r, q + r * per_row, weight + r * eights * 4);
     __syncthreads();
-    term += warp * SLOTS * ROUND * WARP;
+    term += warp * SLOTS * ROUND * CHOOSE_TERMS;
     for (int j0 = first; j0 < most; j0 += step) {
         for (int r = 0; r < rows; r++) {
             const struct dev_row &row = a.rows[row0 + r];
-            const int n = (int)entries_visible(row.pos, (uint64_t)a.ratio);
+            const int n = (int)entries_visible(row.pos, (uint64_t)RATIO);
 
             if (n <= a.topk || j0 >= n)
                 continue;
             if (have != row.span) {
                 const struct dev_span &s = a.spans[row.span];
-                const uint64_t end = (s.start + (uint64_t)s.n) / (uint64_t)a.ratio;
+                const uint64_t end = (s.start + (uint64_t)s.n) / (uint64_t)RATIO;
 
                 load_keys<GROUPS>(a, s.pages, j0, (int)end - 1, key);
                 have = row.span;
@@ -377,7 +383,7 @@ topk_cluster_kernel(const __grid_constant__ struct choose_args a)
     cg::cluster_group cluster = cg::this_cluster();
     uint32_t *wide = (uint32_t *)memory; /* [CLASSES][WARP] */
     const int t = threadIdx.x, lane = t % WARP, warp = t / WARP, row = blockIdx.y;
-    const int n = (int)entries_visible(a.rows[row].pos, (uint64_t)a.ratio);
+    const int n = (int)entries_visible(a.rows[row].pos, (uint64_t)RATIO);
 
     pdl_go();
     if (n <= a.topk) {

@@ -250,7 +250,7 @@ struct choose_args {
     uint16_t *score;   /* [n][choose_stride(max_rows)], aligned to 16 */
     int *picked;
     size_t page_at;
-    int n, n_spans, n_heads, dim, ratio, topk, max_rows;
+    int n, n_spans, n_heads, dim, topk, max_rows;
 };
 
 bool choose_can(int n_heads, int dim, uint64_t most, size_t shared_bytes);

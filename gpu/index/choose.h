@@ -13,7 +13,8 @@ enum {
     CHOOSE_WARPS = 8,
     CHOOSE_KEYS = 32, /* of a warp at a time */
     CHOOSE_LANES = 32,
-    CHOOSE_PARTS = 8,     /* blocks of a cluster */
+    CHOOSE_TERMS = 38, /* of eight heads, by 16 bytes, some of which are between others */
+    CHOOSE_PARTS = 8,  /* blocks of a cluster */
     CHOOSE_CLASSES = 256, /* of a score's upper or lower byte */
     CHOOSE_EIGHTS = 4,    /* eights of scores that a thread can have */
 };
@@ -37,7 +38,7 @@ choose_query(INDEX_INT eight, INDEX_INT groups, INDEX_INT group, INDEX_INT lane)
 INDEX_FN INDEX_INT
 choose_term(INDEX_INT four, INDEX_INT pair)
 {
-    return pair * 8 + (four + 2 * pair) % 8;
+    return pair * 10 + four;
 }
 
 /* The first key of a warp; it goes on CHOOSE_WARPS * CHOOSE_KEYS further for each block. */

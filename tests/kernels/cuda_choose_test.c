@@ -21,7 +21,13 @@
 #include "tests/kernels/cuda_test.h"
 #include "tests/test.h"
 
-enum { RATIO = 4, PER_PAGE = KV_PAGE_TOKENS / RATIO, PAGE_AT = 24, SPANS = 3, ROWS = 70 };
+enum {
+    RATIO = MODEL_CSA_RATIO,
+    PER_PAGE = KV_PAGE_TOKENS / RATIO,
+    PAGE_AT = 24,
+    SPANS = 3,
+    ROWS = 70
+};
 
 struct shape {
     int heads, dim, topk, n_spans;
@@ -108,7 +114,6 @@ check_shape(const struct shape *c)
                             .n_spans = c->n_spans,
                             .n_heads = c->heads,
                             .dim = c->dim,
-                            .ratio = RATIO,
                             .topk = c->topk};
     struct err e = {0};
 

@@ -571,8 +571,8 @@ test_choose(void **state)
     clear();
     for (int four = 0; four < 8; four++)
         for (int pair = 0; pair < 4; pair++)
-            hit((uint64_t)choose_term(four, pair));
-    assert_true(once(32));
+            hit((uint64_t)(choose_term(four, pair) - pair * 2));
+    assert_true(once(32) && choose_term(7, 3) == CHOOSE_TERMS - 1);
     for (int cls = 0; cls < CHOOSE_CLASSES; cls += 64) {
         clear();
         for (int c = cls; c < cls + 64; c++)
