@@ -148,9 +148,11 @@ rig_params(uint64_t seed, uint32_t max_tokens)
     p.seed = seed;
     p.temperature = 1.5f;
     p.top_k = 50;
-    p.repetition = 1.1f;
-    p.penalty_window = 40;
-    p.n_top = 3;
+    if (seed % 2 == 0) {
+        p.repetition = 1.1f;
+        p.penalty_window = 40;
+        p.n_top = 3;
+    }
     p.max_tokens = max_tokens;
     return p;
 }

@@ -42,7 +42,8 @@ int rig_teardown(void **state);
 /* Tokens that look like nothing, the same for the same seed. */
 void rig_tokens(uint32_t *tokens, size_t n, uint32_t seed);
 
-/* Parameters that use history, position and seed. */
+/* Parameters that use position, seed and, with an even one, history: then the engine draws, else the
+ * backend does. */
 struct sample_params rig_params(uint64_t seed, uint32_t max_tokens);
 
 /* Texts of the toy's tokens: one to three letters, so that stop strings cross their borders. */

@@ -114,7 +114,7 @@ test_saving_needs_no_step(void **state)
 {
     struct rig *r = *state;
     struct peer *p = r->p;
-    const struct sample_params params = rig_params(2, 30);
+    const struct sample_params params = rig_params(3, 30);
     uint32_t all[400 + 30];
     uint64_t steps;
 

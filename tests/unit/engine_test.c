@@ -52,6 +52,64 @@ test_greedy_tokens_are_the_models(void **state)
     }
 }
 
+struct count {
+    uint32_t draws, rows;
+};
+
+static int
+count_draws(void *arg, uint64_t number, const struct step *s, struct err *e)
+{
+    struct count *c = arg;
+
+    (void)number;
+    (void)e;
+    for (uint32_t i = 0; i < s->n_seqs; i++) {
+        c->draws += s->seqs[i].draw != NULL;
+        c->rows += s->seqs[i].n_logits;
+    }
+    return 0;
+}
+
+/* Tokens come from the backend where it can draw them, and a row of logits only where it cannot:
+ * they are the same. The row that a sample ends with is there when it is asked for. */
+static void
+test_the_backend_draws(void **state)
+{
+    struct peer *p = ((struct rig *)*state)->p;
+    struct sample_params params = rig_params(7, 20);
+    const struct peer_job *here, *there;
+    struct count c = {0, 0};
+    uint32_t t[31];
+
+    rig_tokens(t, 11, 3);
+    for (uint32_t seq = 0; seq < 2; seq++) {
+        peer_open(p, seq, 1);
+        peer_ok(p, peer_feed(p, seq, 0, t, 11, false));
+    }
+    toy_on_step(count_draws, &c);
+    there = peer_ok(p, peer_sample(p, 0, 11, 0, &params));
+    assert_int_equal(c.draws, 19); /* the first one comes from the row behind the FEED */
+    assert_int_equal(c.rows, 0);
+    memcpy(t + 11, there->tokens, 20 * sizeof *t);
+    params.n_top = 2;
+    here = peer_ok(p, peer_sample(p, 1, 11, 0, &params));
+    assert_int_equal(c.draws, 19);
+    assert_int_equal(c.rows, 19);
+    assert_int_equal(there->n_tokens, 20);
+    assert_memory_equal(here->tokens, there->tokens, 20 * sizeof *t);
+    for (int i = 0; i < 20; i++)
+        assert_true(here->choices[i].logprob == there->choices[i].logprob &&
+                    here->choices[i].log_sum == there->choices[i].log_sum &&
+                    here->choices[i].n_top == 2 && there->choices[i].n_top == 0);
+    toy_on_step(NULL, NULL);
+    rig_check_logits(p, 0, t, 31);
+    /* The control: another seed. */
+    params.seed = 9;
+    peer_ok(p, peer_rewind(p, 1, 11));
+    here = peer_ok(p, peer_sample(p, 1, 11, 0, &params));
+    assert_memory_not_equal(here->tokens, t + 11, 20 * sizeof *t);
+}
+
 static void
 test_how_a_feed_is_cut_changes_nothing(void **state)
 {
@@ -449,6 +507,7 @@ main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, rig_setup, rig_teardown)
     const struct CMUnitTest tests[] = {
         T(test_greedy_tokens_are_the_models),
+        T(test_the_backend_draws),
         T(test_how_a_feed_is_cut_changes_nothing),
         T(test_scores_are_the_models),
         T(test_rewind_and_fork),
