@@ -195,70 +195,86 @@ best_kernel(const __grid_constant__ struct sample_args a)
         *w.all = {0, 0, 0};
 }
 
+/* Candidates: how many, and their weight. */
+struct heap {
+    word w;
+    uint32_t n;
+};
+
 /* What the threads in front of this one have; *all: everybody. */
-template <typename T>
-static __device__ __forceinline__ T
-sum_before(T v, T *all)
+static __device__ __forceinline__ struct heap
+sum_before(struct heap v, struct heap *all)
 {
-    __shared__ T part[WARPS];
+    __shared__ struct heap part[WARPS];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    T upto = v, before = 0;
+    struct heap upto = v, before = {0, 0};
 
     for (int d = 1; d < WARP; d *= 2) {
-        const T other = __shfl_up_sync(~0u, upto, d);
+        const word w = __shfl_up_sync(~0u, upto.w, d);
+        const uint32_t n = __shfl_up_sync(~0u, upto.n, d);
 
-        upto += lane >= d ? other : 0;
+        upto.w += lane >= d ? w : 0;
+        upto.n += lane >= d ? n : 0;
     }
     __syncthreads(); /* part may still be read from the call before */
     if (lane == WARP - 1)
         part[warp] = upto;
     __syncthreads();
-    *all = 0;
+    *all = {0, 0};
     for (int i = 0; i < WARPS; i++) {
-        before += i < warp ? part[i] : 0;
-        *all += part[i];
+        before.w += i < warp ? part[i].w : 0;
+        before.n += i < warp ? part[i].n : 0;
+        all->w += part[i].w;
+        all->n += part[i].n;
     }
-    return before + upto - v;
+    return {before.w + upto.w - v.w, before.n + upto.n - v.n};
 }
 
 /* Bins, and what candidates of better bins come to. */
 struct bins {
-    uint32_t n[OWN], n_before[OWN];
-    word w[OWN], w_before[OWN];
+    struct heap own[OWN], before[OWN];
 };
 
-/* Makes the prefixes of n and w. */
-static __device__ __forceinline__ void
-line_up(struct bins *b, uint32_t *all_n, word *all_w)
+/* Makes what comes before; `front` is in front of all of them. */
+static __device__ __forceinline__ struct heap
+line_up(struct bins *b, struct heap front)
 {
-    uint32_t n = 0;
-    word w = 0;
+    struct heap mine = {0, 0}, all;
 
     for (int i = 0; i < OWN; i++) {
-        n += b->n[i];
-        w += b->w[i];
+        mine.w += b->own[i].w;
+        mine.n += b->own[i].n;
     }
-    n = sum_before(n, all_n);
-    w = sum_before(w, all_w);
+    mine = sum_before(mine, &all);
     for (int i = 0; i < OWN; i++) {
-        b->n_before[i] = n;
-        b->w_before[i] = w;
-        n += b->n[i];
-        w += b->w[i];
+        b->before[i] = {front.w + mine.w, front.n + mine.n};
+        mine.w += b->own[i].w;
+        mine.n += b->own[i].n;
     }
+    return all;
 }
 
-/* Where the last of the candidates is that come to something: one of n members of a bin whose keys
- * begin with `prefix`, behind candidates that come to n_before and w_before. */
+/* What the last block is looking for: the last of the fewest best candidates that come to `worth`,
+ * in number or in weight. */
+struct goal {
+    word worth;
+    bool count;
+};
+
+/* Where that is: one of n members of a bin whose keys begin with `prefix`, behind others. */
 struct place {
     int bin, shift;
     word prefix;
-    uint32_t n, n_before;
-    word w_before;
+    uint32_t n;
+    struct heap front;
 };
 
-/* Candidates up to one, and what they weigh. */
+/* A candidate, and what it and all better ones weigh. */
 struct picked {
+    word key, weight;
+};
+
+struct member {
     word key, weight;
 };
 
@@ -266,7 +282,7 @@ struct picked {
 struct shared {
     uint32_t count[BINS];
     word sum[BINS];
-    word key[FEW], weight[FEW];
+    struct member member[FEW], close[FEW];
     struct place at;
     struct picked picked;
     uint32_t n;
@@ -276,27 +292,81 @@ struct shared {
 struct task {
     struct work w;
     struct draw d;
-    double max;
+    double max, per; /* bins for a logit's distance from the largest */
     int slices, n;
 };
 
-/* The bin that has the goal, if it is one of this thread's; values of digits are bins, too. */
+/* Which bin, from the best on; of equal logits the same. Its members in smaller bins, likewise. */
+static __device__ __forceinline__ int
+bin_of(const struct task &k, float x)
+{
+    const double bin = (k.max - (double)x) * k.per;
+
+    return bin < BINS - 1 ? (int)bin : BINS - 1;
+}
+
+static __device__ __forceinline__ int
+small_bin_of(const struct task &k, float x, int bin)
+{
+    const double small = ((k.max - (double)x) * k.per - bin) * BINS;
+
+    return small < BINS - 1 ? (int)small : BINS - 1;
+}
+
+static __device__ __forceinline__ word
+worth_of(struct heap h, bool count)
+{
+    return count ? h.n : h.w;
+}
+
+/* The bin where the goal is, if it is one of this thread's; values of digits are bins, too. */
 static __device__ __forceinline__ void
-find_goal(struct shared &s, const struct bins &b, word goal, bool count)
+find_goal(struct shared &s, const struct bins &b, struct goal g)
 {
     for (int i = 0; i < OWN; i++) {
-        const word before = count ? b.n_before[i] : b.w_before[i];
+        const word before = worth_of(b.before[i], g.count);
 
-        if (before < goal && goal <= before + (count ? b.n[i] : b.w[i])) {
+        if (before < g.worth && g.worth <= before + worth_of(b.own[i], g.count)) {
             s.at.bin = threadIdx.x * OWN + i;
-            s.at.n = b.n[i];
-            s.at.n_before = b.n_before[i];
-            s.at.w_before = b.w_before[i];
+            s.at.n = b.own[i].n;
+            s.at.front = b.before[i];
         }
+    }
+    if (threadIdx.x == 0)
+        s.n = 0;
+}
+
+/* The same in the bins of s, whose members are behind p's front. */
+static __device__ __forceinline__ void
+find_among(struct shared &s, const struct place &p, struct goal g)
+{
+    struct bins b;
+
+    __syncthreads();
+    for (int i = 0; i < OWN; i++)
+        b.own[i] = {s.sum[threadIdx.x * OWN + i], s.count[threadIdx.x * OWN + i]};
+    line_up(&b, p.front);
+    find_goal(s, b, g);
+    __syncthreads();
+}
+
+static __device__ __forceinline__ void
+empty_bins(struct shared &s)
+{
+    for (int i = threadIdx.x; i < BINS; i += THREADS) {
+        s.count[i] = 0;
+        s.sum[i] = 0;
     }
 }
 
-/* f(key) for all members of a place's bin whose keys have its prefix. */
+static __device__ __forceinline__ void
+put(struct shared &s, int bin, word weight)
+{
+    atomicAdd(&s.count[bin], 1u);
+    atomicAdd(&s.sum[bin], weight);
+}
+
+/* f(key, weight) for all members of a place's bin whose keys have its prefix. */
 template <typename F>
 static __device__ __forceinline__ void
 each_member(const struct task &k, const struct place &p, F f)
@@ -309,87 +379,80 @@ each_member(const struct task &k, const struct place &p, F f)
             const word key = __ldcg(k.w.list + row_start(slice, SAMPLE_SLICE) + i);
 
             if (p.shift == 64 || key >> p.shift == p.prefix)
-                f(key);
+                f(key, weight_of(logit_of(key), k.max, k.d.scale));
         }
     }
 }
 
 /* A bin of too many: those of one value of the next bits of their keys. */
 static __device__ void
-narrow(struct shared &s, const struct task &k, struct place *p, word goal, bool count)
+narrow(struct shared &s, const struct task &k, struct place *p, struct goal g)
 {
     const int bits = p->shift < DIGIT ? p->shift : DIGIT, shift = p->shift - bits;
     const uint32_t most = (1u << bits) - 1;
-    struct bins b;
-    uint32_t all_n;
-    word all_w;
 
-    for (int i = threadIdx.x; i < BINS; i += THREADS) {
-        s.count[i] = 0;
-        s.sum[i] = 0;
-    }
+    empty_bins(s);
     __syncthreads();
-    each_member(k, *p, [&](word key) {
-        const uint32_t digit = most - ((uint32_t)(key >> shift) & most);
-
-        atomicAdd(&s.count[digit], 1u);
-        atomicAdd(&s.sum[digit], weight_of(logit_of(key), k.max, k.d.scale));
+    each_member(k, *p, [&](word key, word weight) {
+        put(s, most - ((uint32_t)(key >> shift) & most), weight);
     });
-    __syncthreads();
-    for (int i = 0; i < OWN; i++) {
-        b.n[i] = s.count[threadIdx.x * OWN + i];
-        b.w[i] = s.sum[threadIdx.x * OWN + i];
-    }
-    line_up(&b, &all_n, &all_w);
-    for (int i = 0; i < OWN; i++) {
-        b.n_before[i] += p->n_before;
-        b.w_before[i] += p->w_before;
-    }
-    find_goal(s, b, goal, count);
-    __syncthreads();
+    find_among(s, *p, g);
     p->prefix = (p->shift == 64 ? 0 : p->prefix << bits) | (most - (uint32_t)s.at.bin);
     p->shift = shift;
     p->n = s.at.n;
-    p->n_before = s.at.n_before;
-    p->w_before = s.at.w_before;
+    p->front = s.at.front;
     __syncthreads();
 }
 
-/* The last of the fewest best candidates that come to `goal`, 1 at least and no more than all do:
- * in number or in weight. */
+/* Of n members, in memory by now, those of one of the small bins: a few. */
+static __device__ __forceinline__ void
+close_in(struct shared &s, const struct task &k, struct place *p, struct goal g)
+{
+    for (uint32_t i = threadIdx.x; i < p->n; i += THREADS)
+        put(s, small_bin_of(k, logit_of(s.member[i].key), p->bin), s.member[i].weight);
+    find_among(s, *p, g);
+    for (uint32_t i = threadIdx.x; i < p->n; i += THREADS)
+        if (small_bin_of(k, logit_of(s.member[i].key), p->bin) == s.at.bin)
+            s.close[atomicAdd(&s.n, 1u)] = s.member[i];
+    p->n = s.at.n;
+    p->front = s.at.front;
+    __syncthreads();
+}
+
+/* The goal's candidate; the goal is 1 at least, and no more than all come to. */
 static __device__ __forceinline__ struct picked
-pick(struct shared &s, const struct task &k, const struct bins &b, word goal, bool count)
+pick(struct shared &s, const struct task &k, const struct bins &b, struct goal g)
 {
     struct place p;
 
-    find_goal(s, b, goal, count);
-    if (threadIdx.x == 0)
-        s.n = 0;
+    find_goal(s, b, g);
+    empty_bins(s);
     __syncthreads();
     p = s.at;
     p.shift = 64;
     p.prefix = 0;
     __syncthreads();
     while (p.n > FEW)
-        narrow(s, k, &p, goal, count);
-    each_member(k, p, [&](word key) {
-        const uint32_t i = atomicAdd(&s.n, 1u);
-
-        s.key[i] = key;
-        s.weight[i] = weight_of(logit_of(key), k.max, k.d.scale);
+        narrow(s, k, &p, g);
+    if (p.shift < 64)
+        empty_bins(s);
+    each_member(k, p, [&](word key, word weight) {
+        s.member[atomicAdd(&s.n, 1u)] = {key, weight};
     });
     __syncthreads();
+    close_in(s, k, &p, g);
     for (uint32_t i = threadIdx.x; i < p.n; i += THREADS) {
-        const word mine = s.key[i];
-        word w = p.w_before, n = p.n_before;
+        const struct member mine = s.close[i];
+        struct heap upto = p.front;
 
         for (uint32_t j = 0; j < p.n; j++)
-            if (s.key[j] >= mine) {
-                w += s.weight[j];
-                n++;
+            if (s.close[j].key >= mine.key) {
+                upto.w += s.close[j].weight;
+                upto.n++;
             }
-        if ((count ? n : w) >= goal && (count ? n - 1 : w - s.weight[i]) < goal)
-            s.picked = {mine, w};
+        if (worth_of(upto, g.count) >= g.worth &&
+            worth_of({upto.w - mine.weight, upto.n - 1}, g.count) < g.worth)
+            s.picked = {mine.key, upto.w};
     }
     __syncthreads();
     return s.picked;
@@ -400,21 +463,21 @@ static __device__ __forceinline__ word
 chosen_key(struct shared &s, const struct task &k, uint64_t pos)
 {
     struct bins b;
-    uint32_t n;
+    struct heap all_there;
     word all;
 
-    for (int i = 0; i < OWN; i++) {
-        b.n[i] = __ldcg(k.w.count + threadIdx.x * OWN + i);
-        b.w[i] = __ldcg(k.w.sum + threadIdx.x * OWN + i);
-    }
-    line_up(&b, &n, &all);
-    if (k.d.top_k > 0 && k.d.top_k < n)
-        all = pick(s, k, b, k.d.top_k, true).weight;
+    for (int i = 0; i < OWN; i++)
+        b.own[i] = {__ldcg(k.w.sum + threadIdx.x * OWN + i),
+                    __ldcg(k.w.count + threadIdx.x * OWN + i)};
+    all_there = line_up(&b, {0, 0});
+    all = all_there.w;
+    if (k.d.top_k > 0 && k.d.top_k < all_there.n)
+        all = pick(s, k, b, {k.d.top_k, true}).weight;
     if (k.d.top_p < 1) {
         const word goal = draw_share(k.d.top_p, all);
 
         if (goal < all)
-            all = pick(s, k, b, goal > 0 ? goal : 1, false).weight;
+            all = pick(s, k, b, {goal > 0 ? goal : 1, false}).weight;
     }
     if (k.d.least > 0) {
         /* those that it leaves are some of the best, too */
@@ -422,26 +485,17 @@ chosen_key(struct shared &s, const struct task &k, uint64_t pos)
 
         all = strong < all ? strong : all;
     }
-    return pick(s, k, b, draw_passed(k.d.seed, pos, all) + 1, false).key;
-}
-
-/* Which bin, from the best on; of equal logits the same. */
-static __device__ __forceinline__ int
-bin_of(float x, double max, double per)
-{
-    const double bin = (max - (double)x) * per;
-
-    return bin < BINS - 1 ? (int)bin : BINS - 1;
+    return pick(s, k, b, {draw_passed(k.d.seed, pos, all) + 1, false}).key;
 }
 
 /* The weights of this block's slice: everybody's sums; its list. */
 static __device__ __forceinline__ void
-weigh(struct shared &s, const struct task &k, const float *x, int slice, double per)
+weigh(struct shared &s, const struct task &k, const float *x, int slice)
 {
     __shared__ word one, strong;
     const struct work &w = k.w;
     word mine = 0, left = 0, weight[EACH];
-    uint32_t n = 0, all, before;
+    struct heap n = {0, 0}, all;
 
     if (threadIdx.x == 0)
         one = strong = 0;
@@ -455,10 +509,8 @@ weigh(struct shared &s, const struct task &k, const float *x, int slice, double 
                                      : 0;
         mine += at_one;
         left += weight[i] >= k.d.least ? weight[i] : 0;
-        if (weight[i] > 0) {
-            atomicAdd(&s.count[bin_of(x[i], k.max, per)], 1u);
-            atomicAdd(&s.sum[bin_of(x[i], k.max, per)], weight[i]);
-        }
+        if (weight[i] > 0)
+            put(s, bin_of(k, x[i]), weight[i]);
     }
     for (int d = WARP / 2; d > 0; d /= 2) {
         mine += __shfl_xor_sync(~0u, mine, d);
@@ -482,22 +534,22 @@ weigh(struct shared &s, const struct task &k, const float *x, int slice, double 
             atomicAdd(&w.count[bin], s.count[bin]);
             atomicAdd(&w.sum[bin], s.sum[bin]);
         }
-        n += s.count[bin];
+        n.n += s.count[bin];
     }
-    before = sum_before(n, &all);
+    n = sum_before(n, &all);
     for (int i = 0; i < OWN; i++) {
         const int bin = threadIdx.x * OWN + i;
+        const uint32_t from = n.n;
 
-        n = s.count[bin];
-        s.count[bin] = before;
-        before += n;
-        w.end[row_start(slice, BINS) + bin] = (uint16_t)before;
+        n.n += s.count[bin];
+        s.count[bin] = from;
+        w.end[row_start(slice, BINS) + bin] = (uint16_t)n.n;
     }
     __syncthreads();
     for (int i = 0; i < EACH; i++)
         if (weight[i] > 0)
             w.list[row_start(slice, SAMPLE_SLICE) +
-                   atomicAdd(&s.count[bin_of(x[i], k.max, per)], 1u)] =
+                   atomicAdd(&s.count[bin_of(k, x[i])], 1u)] =
                 key_of(x[i], grid_item(slice, SAMPLE_SLICE, i * THREADS + threadIdx.x));
 }
 
@@ -507,16 +559,13 @@ draw_kernel(const __grid_constant__ struct sample_args a)
     __shared__ struct shared s;
     __shared__ bool last;
     const int slice = blockIdx.x, row = blockIdx.y;
-    struct task k = {work_of(a, row, gridDim.x), a.draw[row].d, 0, (int)gridDim.x, a.n};
+    struct task k = {work_of(a, row, gridDim.x), a.draw[row].d, 0, 0, (int)gridDim.x, a.n};
     struct found f = {0, FLT_MAX, 0};
     float x[EACH], max;
     double span;
 
     pdl_go();
-    for (int i = threadIdx.x; i < BINS; i += THREADS) {
-        s.count[i] = 0;
-        s.sum[i] = 0;
-    }
+    empty_bins(s);
     pdl_wait();
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
@@ -533,7 +582,8 @@ draw_kernel(const __grid_constant__ struct sample_args a)
     span = k.max - (double)f.least;
     if (k.d.scale > 0 && span * k.d.scale > 32)
         span = 32 / k.d.scale;
-    weigh(s, k, x, slice, span > 0 ? BINS / span : 0);
+    k.per = span > 0 ? BINS / span : 0;
+    weigh(s, k, x, slice);
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0)

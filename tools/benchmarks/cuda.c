@@ -2,6 +2,7 @@
 /*
  * bench-cuda [MODEL]: what the kernels reach on this device, at the shapes of published Flash,
  * and tokens a second of a model.
+ * bench-cuda --sample: of drawing tokens alone.
  * bench-cuda --synthetic DIR [--seed S] [--half] [--layers N] [--experts N] [--profile LEN
  * [--rows N]] [--kv-bytes N]: of made-up weights of the shapes in DIR/config.json (synthetic.c).
  *
@@ -586,6 +587,72 @@ parse(int argc, char **argv, struct synthetic_bench *s)
     return s->dir != NULL && s->rows > 0 && s->rows <= CUDA_STEP_TOKENS ? 0 : -1;
 }
 
+static void
+launch_sample(const void *arg, int i)
+{
+    struct err e = {0};
+
+    (void)i;
+    done(sample_cuda(&rk, arg, &e), &e);
+}
+
+/* Tokens from rows of 129,280 logits, about normal. */
+static void
+bench_sample(int rows, const char *what, float deviation, struct draw d)
+{
+    enum { VOCAB = 129280 };
+
+    const size_t n = (size_t)rows * VOCAB;
+    float *x = malloc(n * sizeof *x);
+    struct dev_draw draw[64];
+    struct sample_args a = {.row_bytes = sample_bytes(VOCAB), .rows = rows, .n = VOCAB};
+    void *p[5] = {memory(n * sizeof *x), memory(sizeof draw), memory(64 * sizeof(uint32_t)),
+                  memory(64 * sizeof(struct drawn)), memory((size_t)rows * a.row_bytes)};
+    char name[64];
+
+    for (size_t i = 0; i < n; i++) {
+        float sum = 0;
+
+        for (int k = 0; k < 12; k++)
+            sum += (float)(rnd() >> 8) * 0x1p-24f;
+        x[i] = (sum - 6) * deviation;
+    }
+    for (int i = 0; i < 64; i++)
+        draw[i] = (struct dev_draw){.d = d, .pos = (uint64_t)i};
+    ok(cudaMemcpy(p[0], x, n * sizeof *x, cudaMemcpyHostToDevice));
+    ok(cudaMemcpy(p[1], draw, sizeof draw, cudaMemcpyHostToDevice));
+    a.x = p[0];
+    a.draw = p[1];
+    a.token = p[2];
+    a.drawn = p[3];
+    a.work = p[4];
+    snprintf(name, sizeof name, "sample %s, deviation %.1f", what, (double)deviation);
+    printf("%-34s rows=%-3d %9.2f us\n", name, rows, measure(launch_sample, &a, 100) * 1e6);
+    for (int i = 0; i < 5; i++)
+        cudaFree(p[i]);
+    free(x);
+}
+
+static void
+bench_samples(void)
+{
+    static const float deviations[] = {0.1f, 1, 3};
+    const uint64_t least = draw_share(0.05f, (uint64_t)LOGITS_UNIT);
+
+    for (int rows = 1; rows <= 64; rows *= 64)
+        for (int i = 0; i < 3; i++) {
+            const float of = deviations[i];
+
+            bench_sample(rows, "the best", of, (struct draw){.top_p = 1});
+            bench_sample(rows, "any", of, (struct draw){.scale = 1, .top_p = 1});
+            bench_sample(rows, "0.95", of, (struct draw){.scale = 1, .top_p = 0.95f});
+            bench_sample(rows, "0.7, 0.9, 50", of,
+                         (struct draw){.scale = 1 / 0.7, .top_p = 0.9f, .top_k = 50});
+            bench_sample(rows, "min 0.05", of,
+                         (struct draw){.scale = 1, .top_p = 1, .least = least});
+        }
+}
+
 int
 main(int argc, char **argv)
 {
@@ -625,6 +692,9 @@ main(int argc, char **argv)
             noise[i] ^= 1;
     }
     printf("%s, %d SMs\n", rk.name, rk.sms);
+    bench_samples();
+    if (argc > 1 && strcmp(argv[1], "--sample") == 0)
+        return 0;
     bench_copy();
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         bench_linear(&cases[i]);
