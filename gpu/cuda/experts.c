@@ -64,7 +64,7 @@ up(struct backend *b, const struct layer *l, int n, const uint16_t *x, struct er
         .n_mats = 2,
         .max_active = slots < b->c.n_experts ? slots : b->c.n_experts,
         .one_row = n == 1,
-        .many = slots > 6 * b->c.n_experts};
+        .many = n > 8 ? 1 + slots / b->c.n_experts : 0};
 
     return expert_linear_cuda(&b->rk, &routed, e);
 }
@@ -116,7 +116,7 @@ down(struct backend *b, const struct layer *l, int n, struct err *e)
         .max_active = slots < b->c.n_experts ? slots : b->c.n_experts,
         .quant = is_quantised(&l->experts[0].w2) && quantises_itself(&l->experts[0].w2, n),
         .one_row = n == 1,
-        .many = slots > 6 * b->c.n_experts};
+        .many = n > 8 ? 1 + slots / b->c.n_experts : 0};
 
     all.quant = is_quantised(&l->shared.w2) && quantises_itself(&l->shared.w2, n);
     if (routed.shape.packed != NULL && l->shared.w2.packed != NULL &&

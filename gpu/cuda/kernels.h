@@ -353,7 +353,9 @@ struct expert_args {
     const uint16_t *x_one;
     uint16_t *y_one;
     int rows_one;
-    int one_row, many; /* hints: no expert has more than one; most have more than a few */
+    int one_row,
+        many; /* hints: no expert has more than one; so many on average, if some may have
+                          more than 8 */
 };
 
 int expert_linear_cuda(struct cuda_rank *rk, const struct expert_args *a, struct err *e);

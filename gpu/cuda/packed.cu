@@ -6,8 +6,8 @@
  */
 #include "base/err.h"
 #include "gpu/cuda/kernels.h"
-#include "gpu/cuda/packed.cuh"
 #include "gpu/cuda/packed_inputs.cuh"
+#include "gpu/cuda/packed_many.cuh"
 #include "gpu/cuda/streams_x.cuh"
 
 enum { MAX_JOBS = 24, ANY_KIND = -1 };
@@ -172,6 +172,61 @@ launch(struct cuda_rank *rk, struct packed_jobs *all, int n, int rows, int sides
     return 0;
 }
 
+/* The same for more rows, each block's rows in a group of their own. */
+template <int NT, int MT>
+static __global__ void __launch_bounds__(PACK_THREADS, NT *MT > 8 ? 1 : 2)
+packed_many_kernel(const __grid_constant__ struct packed_jobs all, int n)
+{
+    LAUNCH_SHARED(16, uint16_t, staged);
+    const int r0 = blockIdx.y * NT * PACK_N;
+    int i = 0;
+
+    pdl_go();
+    while (i + 1 < n && (int)blockIdx.x >= all.first[i + 1])
+        i++;
+    const struct packed_job &j = all.j[i];
+    const int block = blockIdx.x - all.first[i];
+
+    if (r0 >= j.rows) {
+        pdl_wait();
+        return;
+    }
+    switch (j.kind) {
+    case MATRIX_FP4:
+        many_product<MATRIX_FP4, NT, MT>(j, block, r0, j.rows, NULL, true, staged);
+        break;
+    case MATRIX_FP8:
+        many_product<MATRIX_FP8, NT, MT>(j, block, r0, j.rows, NULL, true, staged);
+        break;
+    default: many_product<MATRIX_BF16, NT, MT>(j, block, r0, j.rows, NULL, true, staged);
+    }
+}
+
+static int
+count_blocks(struct packed_jobs *all, int n, int mt)
+{
+    int blocks = 0;
+
+    for (int i = 0; i < n; i++) {
+        all->first[i] = blocks;
+        blocks += blocks_of(all->j[i].out, 1, mt);
+    }
+    all->first[n] = blocks;
+    return blocks;
+}
+
+template <int NT, int MT>
+static int
+launch_many(struct cuda_rank *rk, struct packed_jobs *all, int n, int rows, struct err *e)
+{
+    const dim3 grid(count_blocks(all, n, MT), ceil_div(rows, NT * PACK_N));
+
+    CU_TRY(launch_pdl(rk, packed_many_kernel<NT, MT>, grid, PACK_THREADS,
+                      packed_many_shared<NT, MT>(), *all, n),
+           e);
+    return 0;
+}
+
 /* What the kernel is told of the products; *rows: the most, *only_fp8: all matrices are. */
 static int
 jobs_of(const struct linear_args *a, int n, struct packed_jobs *all, int *rows,
@@ -225,7 +280,11 @@ packed_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n, str
         return launch<ANY_KIND, 2, 2>(rk, &all, n, rows, 0, x, e);
     if (rows <= 32)
         return launch<ANY_KIND, 4, 2>(rk, &all, n, rows, 0, x, e);
-    return launch<ANY_KIND, 8, 2>(rk, &all, n, rows, 0, x, e);
+    if (rows <= 128)
+        return launch<ANY_KIND, 8, 2>(rk, &all, n, rows, 0, x, e);
+    if (count_blocks(&all, n, 2) * ceil_div(rows, 8 * PACK_N) >= rk->sms * 2 / 3)
+        return launch_many<8, 2>(rk, &all, n, rows, e);
+    return launch_many<8, 1>(rk, &all, n, rows, e);
 }
 
 bool

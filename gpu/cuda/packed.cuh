@@ -87,8 +87,42 @@ fragments(const uint4 *w, int half, uint32_t (*a)[4])
     }
 }
 
-/* total[m][n] += tile times x of this 64 inputs. x[n]: this lane's 2 x 16 bytes of its row. The
- * tensor cores add up what shares scales. */
+/* total += a tile's fragments times a column of x, 64 inputs. x: this lane's 2 x 16 bytes of its
+ * row. The tensor cores add up what shares scales. */
+template <int KIND>
+static __device__ __forceinline__ void
+column_times(const uint32_t (*a)[2][4], uint32_t scale, const uint4 *x, float *total)
+{
+    float c[2][4] = {};
+
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float *sum = c[KIND == MATRIX_FP4 ? half : 0];
+
+        mma_bf16(sum, a[half][0], x[half].x, x[half].y);
+        mma_bf16(sum, a[half][1], x[half].z, x[half].w);
+    }
+    if (KIND == MATRIX_FP4) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const float s0 = exponent(scale >> (16 * half) & 0xff);
+            const float s1 = exponent(scale >> (16 * half + 8) & 0xff);
+
+            total[0] = fmaf(c[half][0], s0, total[0]);
+            total[1] = fmaf(c[half][1], s0, total[1]);
+            total[2] = fmaf(c[half][2], s1, total[2]);
+            total[3] = fmaf(c[half][3], s1, total[3]);
+        }
+    } else {
+        const float s = KIND == MATRIX_FP8 ? exponent(scale) : 1.0f;
+
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            total[i] = fmaf(c[0][i], s, total[i]);
+    }
+}
+
+/* total[n] += tile times 8 NT rows of x. */
 template <int KIND, int NT>
 static __device__ __forceinline__ void
 tile_times(const uint4 *w, uint32_t scale, const uint4 (*x)[2], float (*total)[4])
@@ -98,36 +132,15 @@ tile_times(const uint4 *w, uint32_t scale, const uint4 (*x)[2], float (*total)[4
     fragments<KIND>(w, 0, a[0]);
     fragments<KIND>(w, 1, a[1]);
 #pragma unroll
-    for (int n = 0; n < NT; n++) {
-        float c[2][4] = {};
+    for (int n = 0; n < NT; n++)
+        column_times<KIND>(a, scale, x[n], total[n]);
+}
 
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const uint4 v = x[n][half];
-            float *sum = c[KIND == MATRIX_FP4 ? half : 0];
-
-            mma_bf16(sum, a[half][0], v.x, v.y);
-            mma_bf16(sum, a[half][1], v.z, v.w);
-        }
-        if (KIND == MATRIX_FP4) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const float s0 = exponent(scale >> (16 * half) & 0xff);
-                const float s1 = exponent(scale >> (16 * half + 8) & 0xff);
-
-                total[n][0] = fmaf(c[half][0], s0, total[n][0]);
-                total[n][1] = fmaf(c[half][1], s0, total[n][1]);
-                total[n][2] = fmaf(c[half][2], s1, total[n][2]);
-                total[n][3] = fmaf(c[half][3], s1, total[n][3]);
-            }
-        } else {
-            const float s = KIND == MATRIX_FP8 ? exponent(scale) : 1.0f;
-
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                total[n][i] = fmaf(c[0][i], s, total[n][i]);
-        }
-    }
+/* What sums lack: codes come that much too small, x 2^60 too large. */
+static __device__ __forceinline__ float
+packed_up(int kind)
+{
+    return kind == MATRIX_FP8 ? 0x1p60f : kind == MATRIX_FP4 ? 0x1p66f : 1.0f;
 }
 
 /* This lane's inputs of a chunk, from row[n] (NULL: zeros). One column of rows (NT 1) has been
@@ -250,7 +263,7 @@ block_tiles(const struct packed_job &a, int tile, const uint16_t *const *row, F 
     constexpr int COLS = NT * PACK_N, SIZE = MT * PACK_M * COLS;
 
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, chunks = a.in / PACK_K;
-    const float up = KIND == MATRIX_FP8 ? 0x1p60f : KIND == MATRIX_FP4 ? 0x1p66f : 1.0f;
+    const float up = packed_up(KIND);
     float total[MT][NT][4] = {};
 
     const int c0 = with_split(

@@ -5,14 +5,14 @@
  */
 #include "base/err.h"
 #include "gpu/cuda/kernels.h"
-#include "gpu/cuda/packed.cuh"
+#include "gpu/cuda/packed_many.cuh"
 
 /*
  * Grid: blocks of the shared one, which wait for no choice, then those of each active expert;
  * matrices.
  */
-template <int KIND, int SHARED, int NT, int MT>
-static __global__ void __launch_bounds__(PACK_THREADS, NT > 1 ? 2 : blocks_wanted(NT))
+template <int KIND, int SHARED>
+static __global__ void __launch_bounds__(PACK_THREADS, blocks_wanted(1))
 packed_expert_kernel(const __grid_constant__ struct expert_args a, int split, int split_one,
                      int blocks, int blocks_one)
 {
@@ -34,10 +34,10 @@ packed_expert_kernel(const __grid_constant__ struct expert_args a, int split, in
                                      split_one,
                                      a.quant};
 
-        for (int r = 0; r < a.rows_one; r += NT * PACK_N)
+        for (int r = 0; r < a.rows_one; r += PACK_N)
             block_product <
-                SHARED<0 ? MATRIX_FP8 : SHARED, NT, MT>(j, blockIdx.x, r, a.rows_one,
-                                                        rows_of_x{NULL, r == 0}, shared);
+                SHARED<0 ? MATRIX_FP8 : SHARED, 1, 1>(j, blockIdx.x, r, a.rows_one,
+                                                      rows_of_x{NULL, r == 0}, shared);
         return;
     }
     const int at = blockIdx.x - blocks_one, active = at / blocks, block = at % blocks;
@@ -61,28 +61,105 @@ packed_expert_kernel(const __grid_constant__ struct expert_args a, int split, in
                                  split,
                                  a.quant};
 
-    for (int r = a.first[x]; r < r1; r += NT * PACK_N)
-        block_product<KIND, NT, MT>(j, block, r, r1, rows_of_x{a.source, false}, shared);
+    for (int r = a.first[x]; r < r1; r += PACK_N)
+        block_product<KIND, 1, 1>(j, block, r, r1, rows_of_x{a.source, false}, shared);
 }
 
-template <int KIND, int SHARED, int NT, int MT>
+template <int KIND, int SHARED>
 static int
-launch_experts(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
+launch_few(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
 {
     const int split = pack_split(a->shape.kind, a->shape.in);
     const int split_one = SHARED >= 0 ? pack_split(a->one.kind, a->one.in) : split;
-    const int routed = blocks_of(a->shape.out, split, MT);
-    const int one = SHARED >= 0 ? blocks_of(a->one.out, split_one, MT) : 0;
+    const int routed = blocks_of(a->shape.out, split, 1);
+    const int one = SHARED >= 0 ? blocks_of(a->one.out, split_one, 1) : 0;
     const int in = SHARED >= 0 && a->one.in > a->shape.in ? a->one.in : a->shape.in;
     const dim3 grid(one + routed * a->max_active, a->n_mats);
-    const size_t shared = shared_for(NT, MT, a->one_row ? 1 : PACK_N, in);
+    const size_t shared = shared_for(1, 1, a->one_row ? 1 : PACK_N, in);
 
     if (shared > rk->shared_bytes)
         return err_set(e, ERR_INTERNAL, 0, "experts: %d inputs", in);
     if (shared > 48 * 1024)
-        SHARED_TRY((packed_expert_kernel<KIND, SHARED, NT, MT>), shared, e);
-    CU_TRY(launch_pdl(rk, packed_expert_kernel<KIND, SHARED, NT, MT>, grid, PACK_THREADS,
-                      shared, *a, split, split_one, routed, one),
+        SHARED_TRY((packed_expert_kernel<KIND, SHARED>), shared, e);
+    CU_TRY(launch_pdl(rk, packed_expert_kernel<KIND, SHARED>, grid, PACK_THREADS, shared,
+                      *a, split, split_one, routed, one),
+           e);
+    return 0;
+}
+
+/*
+ * For more rows in all than a few. Grid: blocks of the shared one for each 8 NT rows, then as
+ * above.
+ */
+template <int KIND, int SHARED, int NT>
+static __global__ void __launch_bounds__(PACK_THREADS, 2)
+packed_experts_kernel(const __grid_constant__ struct expert_args a, int split,
+                      int split_one, int blocks, int blocks_one, int all_one)
+{
+    LAUNCH_SHARED(16, uint16_t, staged);
+
+    pdl_go();
+    if (SHARED >= 0 && (int)blockIdx.x < all_one) {
+        const int r0 = blockIdx.x / blocks_one * NT * PACK_N;
+        const struct packed_job j = {(const uint4 *)a.one.packed,
+                                     a.one.scale,
+                                     a.x_one,
+                                     a.y_one,
+                                     SHARED,
+                                     a.one.out,
+                                     a.one.in,
+                                     min(a.rows_one, r0 + NT * PACK_N),
+                                     a.one.in,
+                                     a.one.out,
+                                     0,
+                                     split_one,
+                                     0};
+
+        many_product < SHARED<0 ? MATRIX_FP8 : SHARED, NT, 1>(
+                           j, blockIdx.x % blocks_one, r0, j.rows, NULL, true, staged);
+        return;
+    }
+    const int at = blockIdx.x - all_one, active = at / blocks, block = at % blocks;
+
+    pdl_wait();
+    if (active >= a.active[0])
+        return;
+    const int x = a.active[1 + active];
+    const struct matrix *m = &a.w[blockIdx.y][x];
+    const struct packed_job j = {(const uint4 *)m->packed,
+                                 m->scale,
+                                 a.x,
+                                 a.y[blockIdx.y],
+                                 KIND,
+                                 a.shape.out,
+                                 a.shape.in,
+                                 a.first[x + 1],
+                                 a.shape.in,
+                                 a.shape.out,
+                                 0,
+                                 split,
+                                 0};
+
+    for (int r = a.first[x]; r < j.rows; r += NT * PACK_N)
+        many_product<KIND, NT, 1>(j, block, r, j.rows, a.source, false, staged);
+}
+
+template <int KIND, int SHARED, int NT>
+static int
+launch_many(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
+{
+    constexpr int shared = packed_many_shared<NT, 1>();
+
+    const int split = pack_split(a->shape.kind, a->shape.in);
+    const int split_one = SHARED >= 0 ? pack_split(a->one.kind, a->one.in) : split;
+    const int routed = blocks_of(a->shape.out, 1, 1);
+    const int blocks_one = SHARED >= 0 ? blocks_of(a->one.out, 1, 1) : 0;
+    const int all_one = blocks_one * ceil_div(a->rows_one, NT * PACK_N);
+    const dim3 grid(all_one + routed * a->max_active, a->n_mats);
+
+    static_assert(shared <= 48 * 1024, "what every kernel may have");
+    CU_TRY(launch_pdl(rk, packed_experts_kernel<KIND, SHARED, NT>, grid, PACK_THREADS,
+                      shared, *a, split, split_one, routed, blocks_one, all_one),
            e);
     return 0;
 }
@@ -91,8 +168,10 @@ template <int KIND, int SHARED>
 static int
 few_or_many(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
 {
-    return a->many ? launch_experts<KIND, SHARED, 2, 2>(rk, a, e)
-                   : launch_experts<KIND, SHARED, 1, 1>(rk, a, e);
+    if (a->quant || a->many == 0)
+        return launch_few<KIND, SHARED>(rk, a, e);
+    return a->many > 4 ? launch_many<KIND, SHARED, 2>(rk, a, e)
+                       : launch_many<KIND, SHARED, 1>(rk, a, e);
 }
 
 int

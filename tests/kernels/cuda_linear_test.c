@@ -321,6 +321,58 @@ test_linear_bits(void **state)
     }
 }
 
+/* Kernels for more and more rows: what a row gets is what it gets alone. */
+static void
+test_linear_rows(void **state)
+{
+    static const struct shape kinds[] = {
+        {MATRIX_FP8, 304, 448}, {MATRIX_FP4, 208, 1024}, {MATRIX_BF16, 144, 384}};
+    static const int rows[] = {9, 17, 33, 65, 130, 197};
+
+    enum { MOST = 197 };
+
+    struct err e = {0};
+
+    (void)state;
+    for (int s = 0; s < 3; s++) {
+        const int out = kinds[s].out, in = kinds[s].in;
+        const size_t row = (size_t)out * 2;
+        uint16_t *x = rnd_bf16((size_t)MOST * in, 1.3f);
+        uint8_t *alone, *got;
+        struct weight w;
+
+        weight_make(&w, &kinds[s]);
+        struct linear_args a = {.w = &w.d,
+                                .x = dev(x, (size_t)MOST * in * 2),
+                                .y = dev_poison(MOST * row),
+                                .rows = 1,
+                                .x_stride = in,
+                                .y_stride = out},
+                           one = a;
+
+        for (int r = 0; r < MOST; r++) {
+            one.x = a.x + (size_t)r * in;
+            one.y = (uint16_t *)a.y + (size_t)r * out;
+            done(linear_cuda(&rk, &one, 1, &e), &e);
+        }
+        alone = fetch(a.y, MOST * row);
+        for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+            a.rows = rows[i];
+            a.y = dev_poison(MOST * row);
+            done(linear_cuda(&rk, &a, 1, &e), &e);
+            got = fetch(a.y, MOST * row);
+            assert_memory_equal(got, alone, (size_t)a.rows * row);
+            for (size_t b = (size_t)a.rows * row; b < MOST * row; b++)
+                assert_int_equal(got[b], 0xa5); /* poison: nothing behind them */
+            free(got);
+        }
+        free(alone);
+        free(x);
+        weight_free(&w);
+        tear_down(NULL);
+    }
+}
+
 /* NaN and infinity stay in the row and the output that they belong to. */
 static void
 test_linear_not_finite(void **state)
@@ -418,17 +470,18 @@ test_experts(void **state)
     static const struct shape kinds[] = {
         {MATRIX_FP4, 96, 128}, {MATRIX_BF16, 48, 1024}, {MATRIX_FP8, 144, 256}};
 
-    enum { EXPERTS = 6, ROWS = 40, PLACES = 60 };
+    enum { EXPERTS = 8, ROWS = 40, PLACES = 199 };
 
-    static const int first[EXPERTS + 1] = {0, 1, 1, 10, 27, 27, 60};
-    static const int active[EXPERTS + 1] = {4, 0, 2, 3, 5};
+    static const int first[EXPERTS + 1] = {0, 1, 1, 10, 27, 27, 35, 135, 199};
+    static const int active[EXPERTS + 1] = {6, 0, 2, 3, 5, 6, 7};
+    static const int many[] = {0, 2, 20}; /* a hint: no part of the result */
     struct err e = {0};
 
     (void)state;
     for (int s = 0; s < 3; s++) {
         const int in = kinds[s].in, out = kinds[s].out;
         const size_t bytes = (size_t)PLACES * out * 2;
-        uint16_t *x = rnd_bf16((size_t)ROWS * in, 1.0f), *got[2], *want;
+        uint16_t *x = rnd_bf16((size_t)ROWS * in, 1.0f), *got[3][2], *want;
         struct weight w[2][EXPERTS];
         struct matrix list[2][EXPERTS];
         struct expert_args a;
@@ -448,13 +501,16 @@ test_experts(void **state)
             .source = dev(source, sizeof source),
             .active = dev(active, sizeof active),
             .x = dev(x, (size_t)ROWS * in * 2),
-            .y = {dev_poison(bytes), dev_poison(bytes)},
             .n_mats = 2,
             .max_active = EXPERTS};
-        for (a.many = 0; a.many < 2; a.many++) /* a hint: no part of the result */
+        for (int i = 0; i < 3; i++) {
+            a.many = many[i];
+            for (int m = 0; m < 2; m++)
+                a.y[m] = dev_poison(bytes);
             done(expert_linear_cuda(&rk, &a, &e), &e);
-        got[0] = fetch(a.y[0], bytes);
-        got[1] = fetch(a.y[1], bytes);
+            for (int m = 0; m < 2; m++)
+                got[i][m] = fetch(a.y[m], bytes);
+        }
         for (int m = 0; m < 2; m++) {
             uint16_t *y = dev_poison(bytes);
 
@@ -471,9 +527,11 @@ test_experts(void **state)
                                     1, &e),
                         &e);
             want = fetch(y, bytes);
-            assert_memory_equal(got[m], want, bytes);
+            for (int i = 0; i < 3; i++) {
+                assert_memory_equal(got[i][m], want, bytes);
+                free(got[i][m]);
+            }
             free(want);
-            free(got[m]);
             for (int i = 0; i < EXPERTS; i++)
                 weight_free(&w[m][i]);
         }
@@ -492,10 +550,10 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_linear_values),     TEST(test_linear_notices), TEST(test_linear_bits),
-        TEST(test_linear_not_finite), TEST(test_experts),        PACKED(test_linear_values),
-        PACKED(test_linear_notices),  PACKED(test_linear_bits),  PACKED(test_experts),
-        TEST(test_pack_not_finite),
+        TEST(test_linear_values),     TEST(test_linear_notices),   TEST(test_linear_bits),
+        TEST(test_linear_not_finite), TEST(test_experts),          PACKED(test_linear_rows),
+        PACKED(test_linear_values),   PACKED(test_linear_notices), PACKED(test_linear_bits),
+        PACKED(test_experts),         TEST(test_pack_not_finite),
     };
     struct err e = {0};
     int failed;

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef GPU_CUDA_PACKED_MANY_CUH
+#define GPU_CUDA_PACKED_MANY_CUH
+
+/*
+ * Products of packed matrices (packed.cuh) with more than a few rows. A warp has MT tiles of 16
+ * outputs and all inputs: parts that warps share where rows are few come one after another here,
+ * and are added up in the same order. A block's warps share rows of x: a run of RUN chunks of them
+ * lies in shared memory while the next one is on its way, as are the weights of the next.
+ */
+#include "gpu/cuda/packed.cuh"
+
+/* Chunks of one part of the inputs, at most RUN of them. */
+struct packed_run {
+    int c0, c1, part, end; /* end: of the part; part: a.split behind all */
+};
+
+static __device__ __forceinline__ struct packed_run
+next_run(const struct packed_job &a, struct packed_run r, int most)
+{
+    if (r.c1 == r.end) {
+        r.part++;
+        r.end = packed_first_chunk(a.in / PACK_K, min(r.part + 1, a.split), a.split);
+    }
+    r.c0 = r.c1;
+    r.c1 = min(r.c0 + most, r.end);
+    return r;
+}
+
+template <int KIND, int NT, int MT> struct packed_many {
+    static constexpr int V = pack_loads(KIND), ROWS = NT * PACK_N;
+    static constexpr int LOADS = 8 / V / MT > 0 ? 8 / V / MT : 1;
+    static constexpr int RUN = LOADS < 16 / NT ? LOADS : 16 / NT;
+    static constexpr int PIECES = RUN * PACK_K / 8; /* of a row, 16 bytes each */
+    static constexpr int COPIES = (ROWS * PIECES + PACK_THREADS - 1) / PACK_THREADS;
+    /* brought one after another while a run goes on, each by as many of its chunks */
+    static constexpr int TURNS = COPIES % 2 == 0 && RUN % 2 == 0 ? 2 : 1;
+    static constexpr int EACH = COPIES / TURNS, STEP = RUN / TURNS;
+    static constexpr int STAGE = ROWS * (RUN * PACK_K + PACK_PAD); /* elements */
+
+    const struct packed_job &a;
+    uint16_t *staged; /* [2][STAGE] */
+    int from[COPIES]; /* where this thread takes from x what it brings of a run, or -1 */
+    uint4 x[EACH];
+    const uint4 *w_at[MT];
+    const void *scale_at[MT];
+    uint4 w[RUN][MT][V];
+    uint32_t scale[RUN][MT];
+    float total[MT][NT][4], sum[MT][NT][4];
+
+    __device__ __forceinline__ packed_many(const struct packed_job &job, uint16_t *shared)
+        : a(job), staged(shared)
+    {
+    }
+
+    __device__ __forceinline__ void find_rows(int r0, int r1, const int *source)
+    {
+#pragma unroll
+        for (int i = 0; i < COPIES; i++) {
+            const int id = threadIdx.x + i * PACK_THREADS, r = r0 + piece_row(id, PIECES);
+
+            from[i] = -1;
+            if (id < ROWS * PIECES && r < r1)
+                from[i] = (source != NULL ? source[r] : r) * a.x_stride +
+                          piece_at(id, PIECES, 8);
+        }
+    }
+
+    __device__ __forceinline__ void load_rows(const struct packed_run &r, int turn)
+    {
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const int id = threadIdx.x + (turn * EACH + i) * PACK_THREADS;
+            const int c = r.c0 + piece_at(id, PIECES, 8) / PACK_K;
+            const int at = from[turn * EACH + i];
+
+            x[i] = make_uint4(0, 0, 0, 0);
+            if (at >= 0 && c < r.c1)
+                x[i] = *(const uint4 *)(a.x + at + r.c0 * PACK_K);
+        }
+    }
+
+    /* To where no warp reads. */
+    __device__ __forceinline__ void stage_rows(int half, int turn)
+    {
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const int id = threadIdx.x + (turn * EACH + i) * PACK_THREADS;
+
+            if (id < ROWS * PIECES)
+                *(uint4 *)(staged + half * STAGE +
+                           packed_x(piece_row(id, PIECES), RUN * PACK_K) +
+                           piece_at(id, PIECES, 8)) = as_wanted<KIND>(x[i]);
+        }
+    }
+
+    __device__ __forceinline__ void find_weights(int tile)
+    {
+        const int chunks = a.in / PACK_K, lane = threadIdx.x % WARP;
+
+#pragma unroll
+        for (int m = 0; m < MT; m++) {
+            const int at = min(tile + m, a.out / PACK_M - 1);
+
+            w_at[m] = a.w + packed_vector(at, chunks, 0, V, 0, lane);
+            if (KIND == MATRIX_FP4)
+                scale_at[m] = (const uint32_t *)a.scale +
+                              packed_fp4_scale(at, chunks, 0, lane / 4);
+            else
+                scale_at[m] = a.scale + packed_fp8_scale(at, a.in, 0);
+        }
+    }
+
+    /* The run whose weights are loaded from here on, the one in front being `chunks` long. */
+    __device__ __forceinline__ void go_on(int chunks)
+    {
+#pragma unroll
+        for (int m = 0; m < MT; m++) {
+            w_at[m] += packed_vector(0, 1, chunks, V, 0, 0);
+            if (KIND == MATRIX_FP4)
+                scale_at[m] = (const uint32_t *)scale_at[m] +
+                              packed_fp4_scale(0, 1, chunks, 0);
+        }
+    }
+
+    /* Of a run's chunk d. */
+    __device__ __forceinline__ void load_weights(const struct packed_run &r, int d)
+    {
+#pragma unroll
+        for (int m = 0; m < MT; m++) {
+#pragma unroll
+            for (int v = 0; v < V; v++)
+                w[d][m][v] = load_once(w_at[m] + packed_vector(0, 1, d, V, v, 0));
+            if constexpr (KIND == MATRIX_FP4)
+                scale[d][m] =
+                    __ldg((const uint32_t *)scale_at[m] + packed_fp4_scale(0, 1, d, 0));
+            else if constexpr (KIND == MATRIX_FP8)
+                scale[d][m] = __ldg((const uint8_t *)scale_at[m] +
+                                    packed_fp8_scale(0, a.in, r.c0 + d));
+            else
+                scale[d][m] = 0;
+        }
+    }
+
+    __device__ __forceinline__ void multiply(int d, int half)
+    {
+        const int lane = threadIdx.x % WARP;
+        const uint16_t *row = staged + half * STAGE + packed_x(lane / 4, RUN * PACK_K) +
+                              lane % 4 * 8 + d * PACK_K;
+        uint32_t f[MT][2][2][4];
+
+#pragma unroll
+        for (int m = 0; m < MT; m++) {
+            fragments<KIND>(w[d][m], 0, f[m][0]);
+            fragments<KIND>(w[d][m], 1, f[m][1]);
+        }
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+            const uint16_t *at = row + packed_x(n * PACK_N, RUN * PACK_K);
+            const uint4 v[2] = {*(const uint4 *)at, *(const uint4 *)(at + 32)};
+
+#pragma unroll
+            for (int m = 0; m < MT; m++)
+                column_times<KIND>(f[m], scale[d][m], v, total[m][n]);
+        }
+    }
+
+    __device__ __forceinline__ void begin(void)
+    {
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    total[m][n][i] = sum[m][n][i] = 0.0f;
+    }
+
+    /* A part is done. */
+    __device__ __forceinline__ void add_part(bool first)
+    {
+        const float up = packed_up(KIND);
+
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const float v = total[m][n][i] * up;
+
+                    sum[m][n][i] = first ? v : sum[m][n][i] + v;
+                    total[m][n][i] = 0.0f;
+                }
+    }
+
+    __device__ __forceinline__ void put(int tile, int r0, int r1) const
+    {
+        const int lane = threadIdx.x % WARP;
+
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int o = (tile + m) * PACK_M + mma_row(lane, i);
+                    const int r = r0 + n * PACK_N + mma_col(lane, i);
+                    const size_t at = row_start(r, a.y_stride) + o;
+
+                    if (r >= r1 || o >= a.out)
+                        continue;
+                    if (a.y_f32)
+                        ((float *)a.y)[at] = sum[m][n][i];
+                    else
+                        ((uint16_t *)a.y)[at] = f32_to_bf16(sum[m][n][i]);
+                }
+    }
+};
+
+/* Bytes of shared memory, whatever the kind. */
+template <int NT, int MT>
+static constexpr int
+packed_many_shared(void)
+{
+    constexpr int fp4 = packed_many<MATRIX_FP4, NT, MT>::STAGE;
+    constexpr int fp8 = packed_many<MATRIX_FP8, NT, MT>::STAGE;
+    constexpr int bf16 = packed_many<MATRIX_BF16, NT, MT>::STAGE;
+
+    return 2 * 2 * (fp4 > fp8 && fp4 > bf16 ? fp4 : fp8 > bf16 ? fp8 : bf16);
+}
+
+/* Outputs of one block for rows r0 .. r0 + 8 NT - 1, below r1; source: which row of x each is.
+ * wait: x comes from the kernel in front. */
+template <int KIND, int NT, int MT>
+static __device__ __forceinline__ void
+many_product(const struct packed_job &a, int block, int r0, int r1, const int *source,
+             bool wait, uint16_t *shared)
+{
+    const int tile = packed_first_tile(block, threadIdx.x / WARP, 1, MT);
+    packed_many<KIND, NT, MT> p(a, shared);
+    constexpr int RUN = p.RUN, STEP = p.STEP, TURNS = p.TURNS;
+    struct packed_run r = next_run(a, {0, 0, -1, 0}, RUN);
+
+    p.find_weights(tile);
+#pragma unroll
+    for (int d = 0; d < RUN; d++)
+        if (r.c0 + d < r.c1)
+            p.load_weights(r, d);
+    if (wait)
+        pdl_wait();
+    p.find_rows(r0, r1, source);
+#pragma unroll
+    for (int t = 0; t < TURNS; t++) {
+        p.load_rows(r, t);
+        p.stage_rows(0, t);
+    }
+    p.begin();
+    for (int half = 0;; half ^= 1) {
+        const struct packed_run next = next_run(a, r, RUN);
+
+        p.go_on(next.c0 - r.c0);
+        __syncthreads(); /* the run's rows are there, and those of the one before were read */
+#pragma unroll
+        for (int d = 0; d < RUN; d++) {
+            if (d % STEP == 0)
+                p.load_rows(next, d / STEP);
+            if (r.c0 + d < r.c1)
+                p.multiply(d, half);
+            if (next.c0 + d < next.c1)
+                p.load_weights(next, d);
+            if (d % STEP == STEP - 1)
+                p.stage_rows(half ^ 1, d / STEP);
+        }
+        if (r.c1 == r.end)
+            p.add_part(r.part == 0);
+        if (next.part == a.split)
+            break;
+        r = next;
+    }
+    p.put(tile, r0, r1);
+    __syncthreads(); /* shared is free again */
+}
+
+#endif /* GPU_CUDA_PACKED_MANY_CUH */
