@@ -225,23 +225,42 @@ attend_values(const Config &k, Thread &x)
     x.use_in(x.any("head", 0, 15), "p", READ, x.any("weight", 0, 1 << 20));
 }
 
+/* One of a warp's heads, of either group; and where this block's word on it goes. */
+Int
+attend_head(Thread &x)
+{
+    return x.any("group", 0, 1) * ATTEND_HEADS + x.warp();
+}
+
+Int
+attend_told(Thread &x)
+{
+    return attend_sent(x.rank, attend_head(x), 2 * ATTEND_HEADS);
+}
+
+void
+attend_queries_read(const Config &k, Thread &x)
+{
+    x.use_in(x.any("head", 0, 2 * ATTEND_HEADS - 1), "q", READ,
+             x.any("e", 0, k.c.head_dim - 1));
+    attend_tile_read(k, x);
+    x.use("memory", ATOMIC, 0);
+}
+
 /* Pairs of dims to the block that adds them up, where queries and slices were ("memory": either the
  * one or the other). */
 void
 attend_send(const Config &k, Thread &x)
 {
-    const int dim = k.c.head_dim, tiles = (dim / 8 + 15) / 16;
+    const int dim = k.c.head_dim, tiles = (dim / 8 + 15) / 16, dims = dim / ATTEND_PARTS;
     const Int c = attend_dims(x.warp(), tiles, x.any("t", 0, tiles - 1)) +
                   mma_col(x.lane(), 0);
-    const Int h = mma_row(x.lane(), x.any("i", 0, 1) * 2);
+    const Int h = x.turn("low", 0, 1) * ATTEND_HEADS +
+                  mma_row(x.lane(), x.any("i", 0, 1) * 2);
 
-    for (const int blocks : {16, 8}) {
-        const int dims = dim / blocks;
-
-        x.uses.push_back({blocks == 16 ? "in16" : "in8", WRITE, c % dims, 2, c < dim,
-                          c / dims, attend_sent(x.rank, h)});
-        x.use_of(c / dims, "memory", READ, 0, c < dim);
-    }
+    x.uses.push_back({"in", WRITE, c % dims, 2, c < dim, c / dims,
+                      attend_sent(x.rank, h, 2 * ATTEND_HEADS)});
+    x.use_of(c / dims, "memory", READ, 0, c < dim);
 }
 
 enum { CAP = 4096 /* keys of a part: any */ };
@@ -679,62 +698,71 @@ const std::vector<Kernel> kernels = {
      true},
     {"gpu/cuda/attend.cu",
      "attend_kernel",
-     "den in p q rest score slice tile tops || q tile { tile | q slice tile | score slice } "
-     "tops || den p rest score tops | { { ( | tile | ) p tile } } in || den in rest",
+     "den in p q rest score slice tile tops || q tile { ( | tile ) | ( q score tile / q slice "
+     "tile | score slice ) } | score tops || den p rest score tops | { { { ( | tile | ) p "
+     "tile } in } } || den in rest",
      {"q", "tile", "slice", "score", "p", "in", "den", "tops", "rest"},
      512,
      "attend_kernel",
-     7,
+     9,
      {attend_tile,
       [](const Config &k, Thread &x) {
           attend_tile(k, x);
-          x.use_in(x.warp(), "q", WRITE,
+          x.use_in(attend_head(x), "q", WRITE,
                    2 * (x.lane() + x.any("pair", 0, k.c.head_dim / 64 - 1) * 32), 2);
           x.use("memory", ATOMIC, 0);
       },
       attend_tile,
       [](const Config &k, Thread &x) {
+          const Int t8 = x.warp() / 2 + x.any("t8", 0, ATTEND_TILE / 64 - 1) * 8;
+          const Int i = x.any("i", 0, 3);
+
+          attend_queries_read(k, x);
+          x.use_in(x.warp() % 2 * ATTEND_HEADS + mma_row(x.lane(), i), "score", WRITE,
+                   x.turn("k", 0, CAP / ATTEND_TILE) * ATTEND_TILE + t8 * 8 +
+                       mma_col(x.lane(), i));
+      },
+      [](const Config &k, Thread &x) {
           const Int i = x.any("i", 0, 1) * 2;
           const Int t8 = x.warp() / 4 + x.any("t8", 0, ATTEND_TILE / 32 - 1) * 4;
 
-          x.use_in(x.any("head", 0, 15), "q", READ, x.any("e", 0, k.c.head_dim - 1));
-          attend_tile_read(k, x);
-          x.use_in(attend_sent(x.warp() % 4, mma_row(x.lane(), i)), "slice", WRITE,
+          attend_queries_read(k, x);
+          x.use_in(x.warp() % 4 * ATTEND_HEADS + mma_row(x.lane(), i), "slice", WRITE,
                    t8 * 8 + mma_col(x.lane(), 0), 2);
-          x.use("memory", ATOMIC, 0);
       },
       [](const Config &, Thread &x) {
           const Int i = x.lane() + x.any("round", 0, ATTEND_TILE / 32 - 1) * 32;
 
-          x.use_in(attend_sent(x.any("slice", 0, 3), x.warp()), "slice", READ, i);
+          x.use_in(x.any("slice", 0, 3) * ATTEND_HEADS + x.warp(), "slice", READ, i);
           x.use("memory", ATOMIC, 0);
           x.use_in(x.warp(), "score", WRITE,
                    x.turn("k", 0, CAP / ATTEND_TILE) * ATTEND_TILE + i);
       },
       [](const Config &, Thread &x) {
-          x.use_of(x.lane(), "tops", WRITE, attend_sent(x.rank, x.warp()),
-                   x.lane() < ATTEND_PARTS);
+          x.use_in(attend_head(x), "score", READ, x.any("key", 0, CAP - 1));
+          x.use_of(x.lane(), "tops", WRITE, attend_told(x), x.lane() < ATTEND_PARTS);
       },
       [](const Config &, Thread &x) {
           const Int part = x.s.any("part", 1, CAP / 16) * 16;
           const Int at = x.lane() + x.any("round", 0, CAP / 32 - 1) * 32;
-          const Int key = choose(x.any("one", 0, 1) == 0, at, part + at);
+          const Int one = x.any("one", 0, 3), h = attend_head(x);
+          const Int key =
+              at + choose(one == 0, Int(0),
+                          choose(one == 1, part, choose(one == 2, part * 2, part * 3)));
 
-          x.use("tops", READ, attend_sent(x.lane(), x.warp()), 1, x.lane() < ATTEND_PARTS);
-          x.use_in(x.warp(), "score", READ, key, 1, at < part);
-          x.use_in(x.warp(), "p", WRITE, key, 1, at < part);
-          x.use_of(x.lane(), "den", WRITE, attend_sent(x.rank, x.warp()),
-                   x.lane() < ATTEND_PARTS);
-          x.use("rest", WRITE, x.warp(), 1, x.lane() == 0);
+          x.use("tops", READ, x.any("told", 0, ATTEND_PARTS * 2 * ATTEND_HEADS - 1));
+          x.use_in(h, "score", READ, key, 1, at < part);
+          x.use_in(h, "p", WRITE, key, 1, at < part);
+          x.use_of(x.lane(), "den", WRITE, attend_told(x), x.lane() < ATTEND_PARTS);
+          x.use("rest", WRITE, h, 1, x.lane() == 0);
       },
       attend_tile, attend_values, attend_send,
       [](const Config &k, Thread &x) {
-          for (const char *in : {"in16", "in8"})
-              x.use_in(x.any("line", 0, ATTEND_PARTS * ATTEND_HEADS - 1), in, READ,
-                       x.any("c", 0, k.c.head_dim - 1));
+          x.use_in(x.any("line", 0, ATTEND_PARTS * 2 * ATTEND_HEADS - 1), "in", READ,
+                   x.any("c", 0, k.c.head_dim - 1));
           x.use("memory", READ, 0);
-          x.use("den", READ, x.any("one", 0, ATTEND_PARTS * ATTEND_HEADS - 1));
-          x.use("rest", READ, x.any("h", 0, 15));
+          x.use("den", READ, x.any("one", 0, ATTEND_PARTS * 2 * ATTEND_HEADS - 1));
+          x.use("rest", READ, x.any("h", 0, 31));
       }}},
 };
 

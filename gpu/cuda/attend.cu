@@ -3,12 +3,13 @@
  * Attention of query rows over packed key rows on tensor cores, in one kernel (spec 5.6); the plain
  * twin is attention.cu, which takes what does not fit here.
  *
- * A cluster has a row and 16 heads. The row's keys, the window oldest first and then the compressed
- * ones, are cut into 16 parts by their number alone, and a block of the cluster has one part, or two
- * neighbours when rows are many. It unpacks its keys to bf16 (exactly), makes their scores, tells the others its maxima, and
- * weighs its values under the one maximum of all keys; sums of parts are added up as a tree, whose
- * lowest level two parts of one block are, so that a row's bits depend on the row alone. Each block
- * gets the sums of some dims sent from all, adds them up, divides, and rotates back.
+ * A cluster has a row and a group of 16 heads, or two. The row's keys, the window oldest first and then
+ * the compressed ones, are cut into 16 parts by their number alone, and a block of the cluster has
+ * one part, or two or four neighbours when rows are many. It unpacks its keys to bf16 (exactly), makes
+ * their scores, tells the others its maxima, and weighs its values under the one maximum of all keys;
+ * sums of parts are added up as a tree, of which a block has a branch, so that a row's bits
+ * depend on the row alone. Each block gets the sums of some dims sent from all, adds them
+ * up, divides, and rotates back.
  *
  * What kernels in front do not write, keys of earlier steps and what leads to them, is on its way before these are
  * waited for.
@@ -36,9 +37,17 @@ enum {
     MAX_DIM = 512,
     TILES = MAX_DIM / 8 / WARPS, /* of 8 dims a warp */
     KEYS_AT_ONCE = 4,
-    SPARE_BYTES = 1024,
-    MANY = PARTS / 2, /* blocks of a cluster when rows are many */
 };
+
+/* How blocks share the work: clusters of so many, for so many groups of heads. One row wants many
+ * blocks; many rows want them large, so that a key is unpacked for all heads at once. */
+enum { FEW = PARTS, MEDIUM = PARTS / 2, MANY = PARTS / 4 };
+
+static bool
+fits(const struct attend_args *a, int max_keys, int blocks, int groups, size_t bytes)
+{
+    return (size_t)attend_plan_for(a->dim, max_keys, blocks, groups).bytes <= bytes;
+}
 
 bool
 attend_can(const struct attend_args *like, int max_keys, size_t shared_bytes)
@@ -46,11 +55,8 @@ attend_can(const struct attend_args *like, int max_keys, size_t shared_bytes)
     const int nope = like->dim - like->rope_dim;
 
     return like->dim % 64 == 0 && like->dim <= MAX_DIM && nope % 8 == 0 && nope > 0 &&
-           like->rope_dim % 4 == 0 &&
-           (size_t)attend_plan_for(like->dim, max_keys, PARTS).bytes + SPARE_BYTES <=
-               shared_bytes &&
-           (size_t)attend_plan_for(like->dim, max_keys, MANY).bytes + SPARE_BYTES <=
-               shared_bytes;
+           like->rope_dim % 4 == 0 && fits(like, max_keys, FEW, 1, shared_bytes) &&
+           fits(like, max_keys, MEDIUM, 1, shared_bytes);
 }
 
 /* What a query row looks at. */
@@ -264,42 +270,104 @@ put_head(const struct attend_args &a, struct head x, int row, uint16_t *q)
             *(uint32_t *)(q + 2 * (lane + i * WARP)) = x.pair[i];
 }
 
-/* The tile's scores, each in as many slices of dims. */
+/* A slice of the scores of eight keys, dims first .. first + 31 and on by SLICES times 32. */
 static __device__ __forceinline__ void
-scores(int dim, const uint16_t *q, const uint16_t *tile, int n, float *slice, int cap)
+score_slice(int dim, const uint32_t (*x)[2][4], const uint16_t *tile, int t, int first,
+            float (*c)[4])
 {
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const int stride = attend_row(1, dim), first = warp % SLICES * 32;
-    uint32_t x[MAX_DIM / 32 / SLICES][2][4];
+    const int lane = threadIdx.x % WARP, stride = attend_row(1, dim);
 
-    if (warp / SLICES >= n / 8)
-        return;
+#pragma unroll
+    for (int i = 0; i < MAX_DIM / 32 / SLICES; i++) {
+        const int d = first + i * 32 * SLICES;
+        uint32_t b[4];
+
+        if (d >= dim)
+            break;
+        ldmatrix(b, tile + (t * 8 + quad_row(lane, 8)) * stride + d + quad_at(lane, 8));
+        mma_bf16(c[0], x[i][0], b[0], b[1]);
+        mma_bf16(c[1], x[i][1], b[2], b[3]);
+    }
+}
+
+/* The queries of a slice. */
+static __device__ __forceinline__ void
+query_slice(int dim, const uint16_t *q, int first, uint32_t (*x)[2][4])
+{
+    const int lane = threadIdx.x % WARP;
+
 #pragma unroll
     for (int i = 0; i < MAX_DIM / 32 / SLICES; i++)
+#pragma unroll
         for (int half = 0; half < 2; half++)
             if (first + i * 32 * SLICES < dim)
                 ldmatrix(x[i][half], q + attend_row(quad_row(lane, 16), dim) + first +
                                          i * 32 * SLICES + half * 16 + quad_at(lane, 16));
+}
+
+/* The tile's scores of one group, each in as many slices of dims, by as many warps. */
+static __device__ __forceinline__ void
+scores_in_slices(int dim, const uint16_t *q, const uint16_t *tile, int n, float *slice,
+                 int cap)
+{
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    uint32_t x[MAX_DIM / 32 / SLICES][2][4];
+
+    if (warp / SLICES >= n / 8)
+        return;
+    query_slice(dim, q, warp % SLICES * 32, x);
     for (int t = warp / SLICES; t < n / 8; t += WARPS / SLICES) {
         float c[2][4] = {};
 
-#pragma unroll
-        for (int i = 0; i < MAX_DIM / 32 / SLICES; i++) {
-            const int d = first + i * 32 * SLICES;
-            uint32_t b[4];
-
-            if (d >= dim)
-                break;
-            ldmatrix(b, tile + (t * 8 + quad_row(lane, 8)) * stride + d + quad_at(lane, 8));
-            mma_bf16(c[0], x[i][0], b[0], b[1]);
-            mma_bf16(c[1], x[i][1], b[2], b[3]);
-        }
+        score_slice(dim, x, tile, t, warp % SLICES * 32, c);
 #pragma unroll
         for (int i = 0; i < 4; i += 2) {
             const int h = mma_row(lane, i), k = t * 8 + mma_col(lane, i);
 
             *(float2 *)(slice + attend_row_f32(warp % SLICES * HEADS + h, cap) + k) =
                 make_float2(c[0][i] + c[1][i], c[0][i + 1] + c[1][i + 1]);
+        }
+    }
+}
+
+/* One from its slices. */
+static __device__ __forceinline__ float
+score_of(const float *c, double by, bool there)
+{
+    const float s = (float)((double)((c[0] + c[1]) + (c[2] + c[3])) * by);
+
+    return there ? s : -CUDART_INF_F;
+}
+
+/* The tile's scores of all groups, a warp all slices of eight keys. */
+template <int GROUPS>
+static __device__ __forceinline__ void
+scores_at_once(int dim, const uint16_t *q, const uint16_t *tile, int n, double by, int end,
+               float *score, int cap)
+{
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+
+#pragma unroll 1
+    for (int t = warp; t < n / 8 * GROUPS; t += WARPS) {
+        const int group = t % GROUPS, t8 = t / GROUPS;
+        float all[SLICES][4];
+
+#pragma unroll
+        for (int i = 0; i < SLICES; i++) {
+            uint32_t x[MAX_DIM / 32 / SLICES][2][4];
+            float c[2][4] = {};
+
+            query_slice(dim, q + attend_row(group * HEADS, dim), i * 32, x);
+            score_slice(dim, x, tile, t8, i * 32, c);
+            for (int j = 0; j < 4; j++)
+                all[i][j] = c[0][j] + c[1][j];
+        }
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int h = group * HEADS + mma_row(lane, j), k = t8 * 8 + mma_col(lane, j);
+            const float c[SLICES] = {all[0][j], all[1][j], all[2][j], all[3][j]};
+
+            score[attend_row_f32(h, cap) + k] = score_of(c, by, k < end);
         }
     }
 }
@@ -311,15 +379,13 @@ add_slices(const float *slice, int n, int tile, double by, int end, float *score
     const int h = threadIdx.x / WARP, lane = threadIdx.x % WARP;
 
     for (int k = lane; k < n; k += WARP) {
-        float c[SLICES], s;
+        float c[SLICES];
 
 #pragma unroll
         for (int i = 0; i < SLICES; i++)
             c[i] = slice[attend_row_f32(i * HEADS + h, tile) + k];
-        s = (float)((double)((c[0] + c[1]) + (c[2] + c[3])) * by);
-        s = k < end ? s : -CUDART_INF_F;
-        score[k] = s;
-        top = fmaxf(top, s);
+        score[k] = score_of(c, by, k < end);
+        top = fmaxf(top, score[k]);
     }
     return top;
 }
@@ -340,18 +406,23 @@ weights(const float *score, int from, int to, float top, uint16_t *p)
     return warp_sum(sum);
 }
 
-/* acc[t] += weights of 16 heads times values, dims of this warp. */
+/* acc[.][t] += weights of N groups' heads times values, dims of this warp. */
+template <int N>
 static __device__ __forceinline__ void
-values(int dim, const uint16_t *p, const uint16_t *tile, int n, int cap, float (*acc)[4])
+values(int dim, const uint16_t *p, const uint16_t *tile, int n, int cap,
+       float (*acc)[TILES][4])
 {
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int stride = attend_row(1, dim);
     const int tiles = attend_tiles(dim), d0 = attend_dims(warp, tiles, 0);
 
     for (int k = 0; k < n; k += 16) {
-        uint32_t x[4];
+        uint32_t x[N][4];
 
-        ldmatrix(x, p + attend_row(quad_row(lane, 16), cap) + k + quad_at(lane, 16));
+#pragma unroll
+        for (int g = 0; g < N; g++)
+            ldmatrix(x[g], p + attend_row(g * HEADS + quad_row(lane, 16), cap) + k +
+                               quad_at(lane, 16));
 #pragma unroll
         for (int t = 0; t < TILES; t += 2) {
             uint32_t b[4];
@@ -361,20 +432,60 @@ values(int dim, const uint16_t *p, const uint16_t *tile, int n, int cap, float (
             /* what is not this warp's, or not there, is loaded and not used */
             ldmatrix_trans(b, tile + (k + quad_row(lane, 16)) * stride +
                                   min(d0 + t * 8 + quad_at(lane, 16), dim - 8));
-            mma_bf16(acc[t], x, b[0], b[1]);
-            mma_bf16(acc[t + 1], x, b[2], b[3]);
+#pragma unroll
+            for (int g = 0; g < N; g++) {
+                mma_bf16(acc[g][t], x[g], b[0], b[1]);
+                mma_bf16(acc[g][t + 1], x[g], b[2], b[3]);
+            }
         }
     }
 }
 
-/* Sums of this block's parts, to who adds up those dims. */
-template <int BLOCKS>
+/* to = a + b */
 static __device__ __forceinline__ void
-send(int dim, cg::cluster_group &cluster, const float (*acc)[4], float *in)
+add_sums(float (*to)[4], const float (*a)[4], const float (*b)[4])
+{
+#pragma unroll
+    for (int t = 0; t < TILES; t++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            to[t][j] = a[t][j] + b[t][j];
+}
+
+static __device__ __forceinline__ void
+copy_sums(float (*to)[4], const float (*from)[4])
+{
+#pragma unroll
+    for (int t = 0; t < TILES; t++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            to[t][j] = from[t][j];
+}
+
+/* The branch of the tree that this block's parts are: acc, the sum of part `leaf`, becomes that of
+ * all that end with it; kept, by level, is what waits for its neighbour. */
+template <int LEAVES>
+static __device__ __forceinline__ void
+add_leaf(int leaf, float (*acc)[4], float (*kept)[TILES][4])
+{
+    if (leaf % 2 == 1)
+        add_sums(acc, kept[0], acc);
+    if (leaf % 4 == 3)
+        add_sums(acc, kept[1], acc);
+    if (LEAVES > 1 && leaf % 2 == 0)
+        copy_sums(kept[0], acc);
+    if (LEAVES > 2 && leaf % 4 == 1)
+        copy_sums(kept[1], acc);
+}
+
+/* Sums of this block's parts, to who adds up those dims. */
+template <int BLOCKS, int GROUPS>
+static __device__ __forceinline__ void
+send(int dim, cg::cluster_group &cluster, int group, const float (*acc)[4], float *in)
 {
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int tiles = attend_tiles(dim), dims = dim / BLOCKS;
-    const int rank = (int)cluster.block_rank();
+    const int first = attend_sent((int)cluster.block_rank(), group * HEADS, GROUPS * HEADS);
 
 #pragma unroll
     for (int t = 0; t < TILES; t++) {
@@ -386,13 +497,26 @@ send(int dim, cg::cluster_group &cluster, const float (*acc)[4], float *in)
 
 #pragma unroll
         for (int i = 0; i < 4; i += 2)
-            *(float2 *)(to + attend_row_f32(attend_sent(rank, mma_row(lane, i)), dims)) =
+            *(float2 *)(to + attend_row_f32(first + mma_row(lane, i), dims)) =
                 make_float2(acc[t][i], acc[t][i + 1]);
     }
 }
 
+/* The sum of n as a tree, neighbours first. */
+template <int N, typename T>
+static __device__ __forceinline__ T
+tree(T *v)
+{
+#pragma unroll
+    for (int step = 1; step < N; step *= 2)
+#pragma unroll
+        for (int r = 0; r < N; r += 2 * step)
+            v[r] += v[r + step];
+    return v[0];
+}
+
 /* This block's dims of all heads: blocks added up, divided, rotated back. */
-template <int BLOCKS>
+template <int BLOCKS, int GROUPS>
 static __device__ __forceinline__ void
 finish(const struct attend_args &a, int rank, int row, int h0, const float *in,
        const double *den, const float *rest)
@@ -400,28 +524,24 @@ finish(const struct attend_args &a, int rank, int row, int h0, const float *in,
     const int dims = a.dim / BLOCKS, nope = a.dim - a.rope_dim;
     const float *cs = a.cs + row_start(row, a.rope_dim);
 
-    for (int i = threadIdx.x; i < HEADS * dims / 2; i += THREADS) {
+    for (int i = threadIdx.x; i < GROUPS * HEADS * dims / 2; i += THREADS) {
         const int h = i / (dims / 2), at = attend_pair(i, dims), c = rank * dims + at;
-        float2 v[BLOCKS];
+        float v[BLOCKS], u[BLOCKS];
         double all[BLOCKS];
 
         if (h0 + h >= a.n_heads)
             continue;
 #pragma unroll
         for (int r = 0; r < BLOCKS; r++) {
-            v[r] = *(const float2 *)(in + attend_row_f32(attend_sent(r, h), dims) + at);
-            all[r] = den[attend_sent(r, h)];
+            const int from = attend_sent(r, h, GROUPS * HEADS);
+            const float2 pair = *(const float2 *)(in + attend_row_f32(from, dims) + at);
+
+            v[r] = pair.x;
+            u[r] = pair.y;
+            all[r] = den[from];
         }
-#pragma unroll
-        for (int step = 1; step < BLOCKS; step *= 2)
-#pragma unroll
-            for (int r = 0; r < BLOCKS; r += 2 * step) {
-                v[r].x += v[r + step].x;
-                v[r].y += v[r + step].y;
-                all[r] += all[r + step];
-            }
-        const float by = (float)(all[0] + (double)rest[h]);
-        float re = bf16_round(v[0].x / by), im = bf16_round(v[0].y / by);
+        const float by = (float)(tree<BLOCKS>(all) + (double)rest[h]);
+        float re = bf16_round(tree<BLOCKS>(v) / by), im = bf16_round(tree<BLOCKS>(u) / by);
 
         if (c >= nope) {
             const float x = re, y = im, co = cs[c - nope], si = -cs[c - nope + 1];
@@ -434,16 +554,22 @@ finish(const struct attend_args &a, int rank, int row, int h0, const float *in,
     }
 }
 
-/* Grid: BLOCKS, groups of HEADS, rows. */
-template <int BLOCKS>
+/* Grid: BLOCKS, GROUPS groups of HEADS, rows. */
+template <int BLOCKS, int GROUPS>
 static __global__ void __launch_bounds__(THREADS)
 attend_kernel(const __grid_constant__ struct attend_args a)
 {
+    enum {
+        LEAVES = PARTS / BLOCKS,
+        ALL = GROUPS * HEADS,
+        TOGETHER = LEAVES <= 2 ? GROUPS : 1, /* groups whose sums registers hold */
+    };
+
     LAUNCH_SHARED(128, uint8_t, memory);
     cg::cluster_group cluster = cg::this_cluster();
-    const struct attend_plan s = attend_plan_for(a.dim, a.max_keys, BLOCKS);
-    const int row = blockIdx.z, h0 = blockIdx.y * HEADS, rank = (int)cluster.block_rank();
-    const int h = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const struct attend_plan s = attend_plan_for(a.dim, a.max_keys, BLOCKS, GROUPS);
+    const int row = blockIdx.z, h0 = blockIdx.y * ALL, rank = (int)cluster.block_rank();
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int cap = attend_cap(a.max_keys, BLOCKS);
     uint16_t *tile = (uint16_t *)(memory + s.keys), *q = (uint16_t *)(memory + s.q);
     uint16_t *p = (uint16_t *)(memory + s.p);
@@ -452,86 +578,118 @@ attend_kernel(const __grid_constant__ struct attend_args a)
     float *rest = (float *)(memory + s.rest);
     double *den = (double *)(memory + s.den);
     const double by = 1.0 / sqrt((double)a.dim);
-    float top = -CUDART_INF_F, sum[TILES][4];
-    double all = 0.0;
+    float top[GROUPS];
 
     pdl_go();
     const struct list l = list_of(a, row);
     const int part = attend_part(l.n);
-    const int first = attend_first(l.n, rank * (PARTS / BLOCKS));
-    const int end = attend_first(l.n, (rank + 1) * (PARTS / BLOCKS));
+    const int first = attend_first(l.n, rank * LEAVES);
+    const int end = attend_first(l.n, (rank + 1) * LEAVES);
     const int n = end - first, padded = (n + 15) / 16 * 16;
 
     load_tile(a, l, first, min(s.tile, padded), end, tile, EARLY);
     cluster.sync(); /* all are there to be written to */
     pdl_wait();
-    const struct head head = load_head(a, row, h0 + h);
+    struct head head[GROUPS];
 
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++)
+        head[g] = load_head(a, row, h0 + g * HEADS + warp);
     load_tile(a, l, first, min(s.tile, padded), end, tile, LATE);
-    put_head(a, head, row, q + attend_row(h, a.dim));
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+        put_head(a, head[g], row, q + attend_row(g * HEADS + warp, a.dim));
+        top[g] = -CUDART_INF_F;
+    }
     for (int k = 0; k < padded; k += s.tile) {
         const int m = min(s.tile, padded - k);
 
-        if (k > 0)
+        if (k > 0) {
+            __syncthreads(); /* the tile before is used up */
             load_again(a, l, first + k, m, end, tile);
+        }
         __syncthreads();
-        scores(a.dim, q, tile, m, slice, s.tile);
-        __syncthreads();
-        top = add_slices(slice, m, s.tile, by, n - k, score + attend_row_f32(h, cap) + k,
-                         top);
+        if (GROUPS > 1)
+            scores_at_once<GROUPS>(a.dim, q, tile, m, by, n - k, score + k, cap);
+        else {
+            scores_in_slices(a.dim, q, tile, m, slice, s.tile);
+            __syncthreads();
+            top[0] = add_slices(slice, m, s.tile, by, n - k,
+                                score + attend_row_f32(warp, cap) + k, top[0]);
+        }
     }
-    top = warp_max(top);
-    if (lane < BLOCKS)
-        cluster.map_shared_rank(tops, lane)[attend_sent(rank, h)] = top;
-    cluster.sync();
-    top = warp_max(lane < BLOCKS ? tops[attend_sent(lane, h)] : -CUDART_INF_F);
-    for (int i = 0; i < PARTS / BLOCKS; i++) {
-        const double one = weights(score + attend_row_f32(h, cap), i * part,
-                                   min((i + 1) * part, padded), top,
-                                   p + attend_row(h, cap));
-
-        all = i == 0 ? one : all + one;
-    }
-    if (lane < BLOCKS)
-        cluster.map_shared_rank(den, lane)[attend_sent(rank, h)] = all;
-    if (lane == 0)
-        rest[h] = h0 + h < a.n_heads ? exp_f32(a.sink[h0 + h] - top) : 0.0f;
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < PARTS / BLOCKS; i++) {
-        float acc[TILES][4] = {};
-        const int to = min((i + 1) * part, padded);
+    for (int g = 0; g < GROUPS; g++) {
+        const int h = g * HEADS + warp;
 
-        for (int k = i * part; k < to; k += s.tile) {
-            const int m = min(s.tile, to - k), in_tile = padded > s.tile ? 0 : k;
-
-            if (padded > s.tile) {
-                __syncthreads(); /* the tile before is used up */
-                load_again(a, l, first + k, m, end, tile);
-                __syncthreads();
-            }
-            values(a.dim, p + k, tile + attend_row(in_tile, a.dim), m, cap, acc);
-        }
-#pragma unroll
-        for (int t = 0; t < TILES; t++)
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-                sum[t][j] = i == 0 ? acc[t][j] : sum[t][j] + acc[t][j];
+        if (GROUPS > 1)
+            for (int k = lane; k < padded; k += WARP)
+                top[g] = fmaxf(top[g], score[attend_row_f32(h, cap) + k]);
+        top[g] = warp_max(top[g]);
+        if (lane < BLOCKS)
+            cluster.map_shared_rank(tops, lane)[attend_sent(rank, h, ALL)] = top[g];
     }
-    send<BLOCKS>(a.dim, cluster, sum, in);
     cluster.sync();
-    finish<BLOCKS>(a, rank, row, h0, in, den, rest);
+#pragma unroll 1
+    for (int g = 0; g < GROUPS; g++) {
+        const int h = g * HEADS + warp;
+        const float most =
+            warp_max(lane < BLOCKS ? tops[attend_sent(lane, h, ALL)] : -CUDART_INF_F);
+        double sum[LEAVES];
+
+#pragma unroll
+        for (int i = 0; i < LEAVES; i++)
+            sum[i] = weights(score + attend_row_f32(h, cap), i * part,
+                             min((i + 1) * part, padded), most, p + attend_row(h, cap));
+        tree<LEAVES>(sum);
+        if (lane < BLOCKS)
+            cluster.map_shared_rank(den, lane)[attend_sent(rank, h, ALL)] = sum[0];
+        if (lane == 0)
+            rest[h] = h0 + h < a.n_heads ? exp_f32(a.sink[h0 + h] - most) : 0.0f;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int g = 0; g < GROUPS; g += TOGETHER) {
+        float kept[TOGETHER][2][TILES][4];
+
+#pragma unroll 1
+        for (int i = 0; i < LEAVES; i++) {
+            float acc[TOGETHER][TILES][4] = {};
+            const int to = min((i + 1) * part, padded);
+
+            for (int k = i * part; k < to; k += s.tile) {
+                const int m = min(s.tile, to - k), in_tile = padded > s.tile ? 0 : k;
+
+                if (padded > s.tile) {
+                    __syncthreads(); /* the tile before is used up */
+                    load_again(a, l, first + k, m, end, tile);
+                    __syncthreads();
+                }
+                values<TOGETHER>(a.dim, p + attend_row(g * HEADS, cap) + k,
+                                 tile + attend_row(in_tile, a.dim), m, cap, acc);
+            }
+#pragma unroll
+            for (int u = 0; u < TOGETHER; u++) {
+                add_leaf<LEAVES>(i, acc[u], kept[u]);
+                if (i == LEAVES - 1)
+                    send<BLOCKS, GROUPS>(a.dim, cluster, g + u, acc[u], in);
+            }
+        }
+    }
+    cluster.sync();
+    finish<BLOCKS, GROUPS>(a, rank, row, h0, in, den, rest);
 }
 
-template <int BLOCKS>
+template <int BLOCKS, int GROUPS>
 static int
 attend_in(struct cuda_rank *rk, const struct attend_args *a, struct err *e)
 {
-    const int shared = attend_plan_for(a->dim, a->max_keys, BLOCKS).bytes;
+    const int shared = attend_plan_for(a->dim, a->max_keys, BLOCKS, GROUPS).bytes;
+    const dim3 grid(BLOCKS, ceil_div(a->n_heads, GROUPS * HEADS), a->n);
 
-    SHARED_TRY(attend_kernel<BLOCKS>, shared, e);
-    CU_TRY(launch_cluster(rk, BLOCKS, attend_kernel<BLOCKS>,
-                          dim3(BLOCKS, ceil_div(a->n_heads, HEADS), a->n), THREADS, shared,
+    SHARED_TRY((attend_kernel<BLOCKS, GROUPS>), shared, e);
+    CU_TRY(launch_cluster(rk, BLOCKS, attend_kernel<BLOCKS, GROUPS>, grid, THREADS, shared,
                           *a),
            e);
     return 0;
@@ -540,18 +698,24 @@ attend_in(struct cuda_rank *rk, const struct attend_args *a, struct err *e)
 int
 attend_cuda(struct cuda_rank *rk, const struct attend_args *a, struct err *e)
 {
-    static int few = -1; /* clusters of PARTS blocks that there is room for at a time */
+    static int few = -1; /* clusters of FEW blocks that there is room for at a time */
+    const size_t most = rk->shared_bytes;
 
-    if (!attend_can(a, a->max_keys, rk->shared_bytes))
+    if (!attend_can(a, a->max_keys, most))
         return err_set(e, ERR_INTERNAL, 0, "attend: %d keys of %d", a->max_keys, a->dim);
     if (a->n == 0)
         return 0;
     if (few == -1) {
-        SHARED_TRY(attend_kernel<PARTS>, rk->shared_bytes - SPARE_BYTES, e);
-        CLUSTER_TRY(attend_kernel<PARTS>, e);
-        few = clusters_at_once(PARTS, attend_kernel<PARTS>, THREADS,
-                               rk->shared_bytes - SPARE_BYTES);
+        SHARED_TRY((attend_kernel<FEW, 1>), most, e);
+        CLUSTER_TRY((attend_kernel<FEW, 1>), e);
+        few = clusters_at_once(FEW, attend_kernel<FEW, 1>, THREADS, most);
     }
-    return a->n * ceil_div(a->n_heads, HEADS) <= few ? attend_in<PARTS>(rk, a, e)
-                                                     : attend_in<MANY>(rk, a, e);
+    if (a->n * ceil_div(a->n_heads, HEADS) <= few)
+        return attend_in<FEW, 1>(rk, a, e);
+    if (a->n * ceil_div(a->n_heads, HEADS) * MEDIUM <= rk->sms)
+        return attend_in<MEDIUM, 1>(rk, a, e);
+    if (attend_cap(a->max_keys, MANY) <= ATTEND_TILE && fits(a, a->max_keys, MANY, 2, most))
+        return attend_in<MANY, 2>(rk, a, e);
+    return fits(a, a->max_keys, MEDIUM, 2, most) ? attend_in<MEDIUM, 2>(rk, a, e)
+                                                 : attend_in<MEDIUM, 1>(rk, a, e);
 }

@@ -383,7 +383,7 @@ test_attend(void **state)
         assert_true(once(codes * 8 + 64));
     }
     for (int dim = 64; dim <= 512; dim += 64)
-        for (int blocks = ATTEND_PARTS / 2; blocks <= ATTEND_PARTS; blocks *= 2) {
+        for (int blocks = ATTEND_PARTS / 4; blocks <= ATTEND_PARTS; blocks *= 2) {
             const int dims = dim / blocks;
 
             clear();
@@ -402,7 +402,7 @@ test_attend(void **state)
             clear();
             for (int rank = 0; rank < blocks; rank++)
                 for (int h = 0; h < ATTEND_HEADS; h++)
-                    hit((uint64_t)attend_sent(rank, h));
+                    hit((uint64_t)attend_sent(rank, h, ATTEND_HEADS));
             assert_true(once(blocks * ATTEND_HEADS));
         }
 }
