@@ -36,6 +36,9 @@ int far_bf16(const uint16_t *got, const uint16_t *want, size_t n, float rel, flo
 /* cuda_choose_test.c */
 void test_choose(void **state);
 
+/* cuda_inputs_test.c */
+void test_inputs(void **state);
+
 /* cuda_attend_test.c */
 void test_attend(void **state);
 
