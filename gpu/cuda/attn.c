@@ -70,7 +70,7 @@ project_in(struct backend *b, const struct layer *l, int n, const uint16_t *x,
         a[jobs++] = raw_job(&l->index_comp, &l->index_comp.wgate, x, s->iraw, n);
         a[jobs++] = linear_job(&l->index_weights, x, s->iw, n);
     }
-    return cuda_input_linear(b, a, jobs, e);
+    return linear_cuda(&b->rk, a, jobs, e);
 }
 
 static struct compress_args

@@ -250,7 +250,6 @@ int cuda_draft(struct backend *b, const struct cuda_step *p, struct err *e);
 /* Rows of src bf16 [.][hc][d] that index names, to out[i] f32 [vocab] on the host each. */
 int cuda_head(struct backend *b, const struct mixer *hc, const float *norm,
               const uint16_t *src, const struct head_rows *h, struct err *e);
-int cuda_input_linear(struct backend *b, const struct linear_args *a, int n, struct err *e);
 int cuda_exchange(struct backend *b, uint16_t *f, int n, struct err *e);
 int cuda_forward_begin(struct backend *b, const struct step *s, int upload, struct err *e);
 int cuda_forward(struct backend *b, const struct step *s, struct err *e);

@@ -19,7 +19,7 @@ gate_and_shared(struct backend *b, const struct layer *l, int n, const uint16_t 
                                linear_job(&l->shared.w3, in, s->gu + shared, n)};
 
     a[0].y_f32 = 1;
-    return cuda_input_linear(b, a, 3, e);
+    return linear_cuda(&b->rk, a, 3, e);
 }
 
 static int

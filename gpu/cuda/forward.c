@@ -43,8 +43,8 @@ cuda_mix_in(struct backend *b, const struct mixer *m, const uint16_t *x, int n, 
 /* What a sublayer has left to be put back into the streams: one row each, or those of experts. */
 enum left { NOTHING, ROW, EXPERTS };
 
-/* To the streams x what is left of the sublayer before, and, if there is a next one, parts of its
- * input: b->back says how s->y and s->yq are made of them, and what the way back needs. */
+/* To the streams x what is left of the sublayer before, and, if there is a next one, its input to
+ * s->y and s->yq; b->back says what the way back needs. */
 static int
 next_input(struct backend *b, int n, uint16_t *x, enum left left, const struct mixer *m,
            const float *norm, struct err *e)
@@ -87,18 +87,7 @@ next_input(struct backend *b, int n, uint16_t *x, enum left left, const struct m
                                        .chunks = streams_chunks(c->hc_mult, c->hidden),
                                        .norm_eps = c->rms_eps,
                                        .hc_eps = c->hc_eps};
-    return 0;
-}
-
-/* Products of the sublayer's input, which are the first to want it. */
-int
-cuda_input_linear(struct backend *b, const struct linear_args *a, int n, struct err *e)
-{
-    if (input_linear_can(a, n, &b->back))
-        return input_linear_cuda(&b->rk, a, n, &b->back, e);
-    if (streams_in_cuda(&b->rk, &b->back, e) == -1)
-        return -1;
-    return linear_cuda(&b->rk, a, n, e);
+    return streams_in_cuda(&b->rk, &b->back, e);
 }
 
 /* Half of a model (timing): where two devices would exchange their sums there is a copy. */
@@ -147,7 +136,7 @@ cuda_layer_keys(struct backend *b, const struct layer *l, const struct cuda_rows
 
     if (next_input(b, r->n, (uint16_t *)(uintptr_t)x, NOTHING, &l->hc_attn, l->attn_norm,
                    e) == -1 ||
-        cuda_input_linear(b, &kv, 1, e) == -1)
+        linear_cuda(&b->rk, &kv, 1, e) == -1)
         return -1;
     return cuda_keys(b, l, r, e);
 }

@@ -381,12 +381,6 @@ int packed_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n,
                        struct err *e);
 int packed_expert_cuda(struct cuda_rank *rk, const struct expert_args *a, struct err *e);
 
-/* streams_in_cuda and packed_linear_cuda of what it leaves in one, for one row: a[i].x is yq for
- * quantised matrices, y for others. */
-bool input_linear_can(const struct linear_args *a, int n, const struct streams_in_args *in);
-int input_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n,
-                      const struct streams_in_args *in, struct err *e);
-
 /* The same as inputs_cuda and then these products of the queries' row, in one kernel: of at most 8
  * rows, all packed. x is in->qr, which stays as it is; quant: as ever. */
 bool packed_inputs_can(const struct linear_args *a, int n, const struct inputs_args *in);

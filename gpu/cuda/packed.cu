@@ -8,7 +8,6 @@
 #include "gpu/cuda/kernels.h"
 #include "gpu/cuda/packed_inputs.cuh"
 #include "gpu/cuda/packed_many.cuh"
-#include "gpu/cuda/streams_x.cuh"
 
 enum { MAX_JOBS = 24, ANY_KIND = -1 };
 
@@ -117,8 +116,7 @@ any_kind(const struct packed_job &a, int block, int r0, int r1, const X &x, floa
 /* Grid: sides, which begin first, and blocks of all jobs; groups of 8 NT rows. ONLY: the kind of
  * all jobs, or ANY_KIND. */
 template <int ONLY, int NT, int MT, typename X>
-static __global__ void __launch_bounds__(PACK_THREADS,
-                                         X::BLOCKS > 0 ? X::BLOCKS : blocks_wanted(NT))
+static __global__ void __launch_bounds__(PACK_THREADS, blocks_wanted(NT))
 packed_kernel(const __grid_constant__ struct packed_jobs all, int n,
               const __grid_constant__ X x)
 {
@@ -285,30 +283,6 @@ packed_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n, str
     if (count_blocks(&all, n, 2) * ceil_div(rows, 8 * PACK_N) >= rk->sms * 2 / 3)
         return launch_many<8, 2>(rk, &all, n, rows, e);
     return launch_many<8, 1>(rk, &all, n, rows, e);
-}
-
-bool
-input_linear_can(const struct linear_args *a, int n, const struct streams_in_args *in)
-{
-    for (int i = 0; i < n; i++)
-        if (a[i].w->packed == NULL || a[i].w->kind == MATRIX_FP4 || a[i].w->in != in->dim ||
-            a[i].rows != 1 || a[i].quant)
-            return false;
-    return in->rows == 1 && in->hc == 4 && in->dim <= INPUT_WARPS * WARP * 8;
-}
-
-int
-input_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n,
-                  const struct streams_in_args *in, struct err *e)
-{
-    const struct streams_x x = {*in};
-    struct packed_jobs all;
-    int rows;
-    bool only_fp8;
-
-    if (jobs_of(a, n, &all, &rows, &only_fp8, e) == -1)
-        return -1;
-    return launch<ANY_KIND, 1, 1>(rk, &all, n, rows, 0, x, e);
 }
 
 bool

@@ -93,8 +93,7 @@ norm_rows(const struct packed_job &a, const struct inputs_args &in, int r0, int 
 
 struct rows_normed {
     static constexpr const int *source = NULL;
-    static constexpr bool SIDES = true, FP4 = true;
-    static constexpr int BLOCKS = 0;
+    static constexpr bool SIDES = true;
     struct inputs_args in;
     int parts;
 

@@ -74,8 +74,7 @@ stage_x(const struct packed_job &a, int r0, int r1, const int *source, uint16_t 
  *     `staged` (row r at packed_x(r - r0, a.in), as_wanted), the block in step;
  * and if it goes with packed_kernel
  *   SIDES, side(block, shared): whether there are blocks behind those of the products that do
- *     something else, and what. They wait for kernels in front themselves;
- *   FP4: whether there are matrices of that kind; BLOCKS: on a multiprocessor, 0: as without it.
+ *     something else, and what. They wait for kernels in front themselves.
  */
 struct rows_of_x {
     const int *source;
@@ -94,8 +93,7 @@ struct rows_of_x {
 
 struct rows_in_order {
     static constexpr const int *source = NULL;
-    static constexpr bool SIDES = false, FP4 = true;
-    static constexpr int BLOCKS = 0;
+    static constexpr bool SIDES = false;
 
     template <int KIND, int NT>
     __device__ __forceinline__ void ready(const struct packed_job &a, int r0, int r1,

@@ -7,7 +7,7 @@
  * one row of them; then all warps, from what the streams now are, make the block's part of the next
  * mixing matrix, each some of its outputs, for 8 rows at a time. streams_in: a block a row adds
  * those parts up in order, mixes the streams to the next sublayer's input, norms it and rounds it to
- * FP8; products of few rows do that themselves (streams_x.cuh). What the way back will need takes
+ * FP8; What the way back will need takes
  * Sinkhorn's iterations, a long chain that nobody waits for yet: blocks of later kernels make it
  * (streams.cuh).
  */

@@ -42,4 +42,7 @@ void test_inputs(void **state);
 /* cuda_attend_test.c */
 void test_attend(void **state);
 
+/* cuda_streams_test.c */
+void test_streams(void **state);
+
 #endif /* TESTS_KERNELS_CUDA_TEST_H */
