@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The indexer on tensor cores (gpu/cuda/choose.cu). scores_kernel: queries to shared memory, a
- * barrier, then warps go over keys. topk_cluster_kernel: eight blocks a query, each counts its
+ * barrier, then warps go over keys. topk_cluster_kernel: some blocks a query, each counts its
  * part of the scores and then writes what is chosen; its stages are in stages.cc.
  */
 #include "verify/formulas.hh"

@@ -639,39 +639,42 @@ const std::vector<Kernel> kernels = {
           x.use("weight", READ, x.any("h", 0, 1 << 20));
       }}},
     {"gpu/cuda/choose.cu",
-     "add_counts",
-     "| count wide",
-     {"count", "wide"},
+     "send_counts",
+     "| to wide ||",
+     {"to", "wide"},
      1024,
      nullptr,
      0,
      {[](const Config &, Thread &x) {
-         const Int c = x.t / 4 + x.any("round", 0, 0) * 256;
-
          for (const How how : {READ, WRITE})
-             x.use("wide", how, choose_counter_read(c, x.t % 4 + x.any("i", 0, 7) * 4));
-         x.use("count", WRITE, x.turn("low", 0, 1) * 256 + c, 1, x.t % 4 == 0);
+             x.use("wide", how,
+                   choose_counter_read(x.t / 4, x.t % 4 + x.any("i", 0, 7) * 4));
+         x.use_of(x.t % 4 + x.any("r", 0, CHOOSE_PARTS / 4 - 1) * 4, "count", WRITE,
+                  (x.turn("low", 0, 1) * CHOOSE_PARTS + x.rank) * 256 + x.t / 4, true);
      }}},
     {"gpu/cuda/choose.cu",
      "find_class",
-     "|| count sum | found sum |",
+     "count sum | found sum |",
      {"count", "found"},
      1024,
      nullptr,
      0,
      {[](const Config &, Thread &x) {
-          x.use_of(x.any("r", 0, CHOOSE_PARTS - 1), "count", READ,
-                   x.turn("low", 0, 1) * 256 + x.t, x.t < 256);
-          x.use("sum", WRITE, x.t, 1, x.t < 256);
+          x.use("count", READ,
+                (x.turn("low", 0, 1) * CHOOSE_PARTS + x.any("r", 0, CHOOSE_PARTS - 1)) *
+                        256 +
+                    x.t,
+                1, x.t < 256);
+          x.use("sum", WRITE, x.warp(), 1, x.t < 256 && x.lane() == 0);
       },
       [](const Config &, Thread &x) {
-          x.use("sum", READ, x.any("i", 0, 255), 1, x.t < 32);
-          x.use("found", ATOMIC, 0, 2, x.t < 32); /* the one lane that has the class */
+          x.use("sum", READ, x.any("i", 0, 7), 1, x.t < 256);
+          x.use("found", ATOMIC, 0, 2, x.t < 256); /* the one that has the class */
       }}},
     {"gpu/cuda/choose.cu",
      "topk_cluster_kernel",
-     "front wide | { wide add_counts() count wide find_class() count found } front front_equal total | "
-     "front front_equal total ||",
+     "front wide || { wide send_counts() wide find_class() found } front front_equal total | "
+     "front front_equal total",
      {"wide"},
      1024,
      "topk_cluster_kernel",

@@ -10,8 +10,7 @@
  * key and adds them in ascending order. A block does this for some rows: as long as they are of
  * one sequence, its keys stay. A score is kept as the 16 bits that order like it.
  *
- * The k best: a query has one block, or a cluster of eight with an eighth of its scores each, in
- * registers: neighbours in one thread. Two counts of 256 classes find the k-th value; a lane
+ * The k best: a query has one block, or a cluster with a part of its scores each, in registers: neighbours in one thread. Two counts of 256 classes find the k-th value; a lane
  * counts in a column of its own, so that equal classes do not wait for each other. What is in
  * front of a thread then says where its own go: ascending indices, of equal scores the first.
  */
@@ -39,7 +38,9 @@ enum {
     CLASSES = CHOOSE_CLASSES,
     TOPK_THREADS = 1024,
     EIGHTS = CHOOSE_EIGHTS,
-    RATIO = MODEL_CSA_RATIO, /* of all layers that choose */
+    BLOCK_MOST = TOPK_THREADS * EIGHTS * 8, /* scores of a block */
+    BLOCK_FEW = 4096,                       /* enough for one */
+    RATIO = MODEL_CSA_RATIO,                /* of all layers that choose */
     PER_PAGE = KV_PAGE_TOKENS / RATIO,
 };
 
@@ -284,11 +285,12 @@ scores_kernel(const __grid_constant__ struct choose_args a, int rows_each)
     }
 }
 
-/* A block's counts of all classes, from those of lanes, which are 0 again then. */
+/* A block's counts of all classes, from those of lanes, which are 0 again then, to all blocks of
+ * the cluster: to[rank][class]. */
 static __device__ void
-add_counts(uint32_t *wide, int *count)
+send_counts(cg::cluster_group &cluster, uint32_t *wide, int *to)
 {
-    const int t = threadIdx.x;
+    const int t = threadIdx.x, parts = (int)gridDim.x, rank = (int)cluster.block_rank();
 
     __syncthreads();
     for (int c = t / 4; c < CLASSES; c += (int)blockDim.x / 4) {
@@ -300,52 +302,43 @@ add_counts(uint32_t *wide, int *count)
         }
         v += __shfl_xor_sync(~0u, v, 1);
         v += __shfl_xor_sync(~0u, v, 2);
-        if (t % 4 == 0)
-            count[c] = v;
+        for (int r = t % 4; r < parts; r += 4)
+            cluster.map_shared_rank(to, r)[rank * CLASSES + c] = v;
     }
+    cluster.sync();
 }
 
-/* The class in which the k-th largest of all blocks lies, and its rank inside, from counts of
- * each block; how many of class t the blocks in front have. All threads. */
+/* The class in which the k-th largest of all blocks lies, and its rank inside; how many of class t
+ * the blocks in front have. All threads. */
 static __device__ int
-find_class(cg::cluster_group &cluster, int *count, int k, int *found)
+find_class(const int *count, int rank, int k, int *found)
 {
-    __shared__ int sum[CLASSES];
-    const int t = threadIdx.x, rank = (int)cluster.block_rank();
-    int before = 0;
+    __shared__ int sum[CLASSES / WARP];
+    const int t = threadIdx.x, lane = t % WARP, warp = t / WARP;
+    int before = 0, mine = 0, upto;
 
-    cluster.sync();
-    if (t < CLASSES) {
-        int v = 0;
-
+    if (t < CLASSES)
         for (int r = 0; r < (int)gridDim.x; r++) {
-            const int x = cluster.map_shared_rank(count, r)[t];
+            const int x = count[r * CLASSES + t];
 
             before += r < rank ? x : 0;
-            v += x;
+            mine += x;
         }
-        sum[t] = v;
+    upto = mine; /* classes above, to the warp's last one */
+    for (int d = 1; d < WARP; d *= 2) {
+        const int v = __shfl_down_sync(~0u, upto, d);
+
+        upto += lane + d < WARP ? v : 0;
     }
+    if (t < CLASSES && lane == 0)
+        sum[warp] = upto;
     __syncthreads();
-    if (t < WARP) { /* a lane has 8 classes; those above come first */
-        int mine = 0, above;
-
-        for (int i = 0; i < CLASSES / WARP; i++)
-            mine += sum[t * (CLASSES / WARP) + i];
-        above = mine;
-        for (int d = 1; d < WARP; d *= 2) {
-            const int v = __shfl_down_sync(~0u, above, d);
-
-            above += t + d < WARP ? v : 0;
-        }
-        above -= mine;
-        if (above < k && above + mine >= k) {
-            int c = (t + 1) * (CLASSES / WARP) - 1;
-
-            for (k -= above; k > sum[c]; c--)
-                k -= sum[c];
-            found[0] = c;
-            found[1] = k;
+    if (t < CLASSES) {
+        for (int w = warp + 1; w < CLASSES / WARP; w++)
+            upto += sum[w];
+        if (upto >= k && upto - mine < k) {
+            found[0] = t;
+            found[1] = k - (upto - mine);
         }
     }
     __syncthreads();
@@ -374,35 +367,35 @@ head_of(const uint4 &v, int n)
     return make_uint4(r[0], r[1], r[2], r[3]);
 }
 
-/* Grid: blocks of a cluster, rows. */
+/* Grid: blocks of a cluster, rows. part: scores of a block; each: of a thread, by 8. */
 static __global__ void __launch_bounds__(TOPK_THREADS)
-topk_cluster_kernel(const __grid_constant__ struct choose_args a)
+topk_cluster_kernel(const __grid_constant__ struct choose_args a, int part, int each)
 {
     LAUNCH_SHARED(16, uint8_t, memory);
-    __shared__ int count[2][CLASSES], found[2], front[WARP], total[WARP], front_equal;
+    __shared__ int found[2], front[WARP], total[WARP], front_equal;
     cg::cluster_group cluster = cg::this_cluster();
-    uint32_t *wide = (uint32_t *)memory; /* [CLASSES][WARP] */
+    uint32_t *wide = (uint32_t *)memory;         /* [CLASSES][WARP] */
+    int *count = (int *)(wide + CLASSES * WARP); /* [upper, lower byte][part][CLASSES] */
     const int t = threadIdx.x, lane = t % WARP, warp = t / WARP, row = blockIdx.y;
     const int n = (int)entries_visible(a.rows[row].pos, (uint64_t)RATIO);
-
-    pdl_go();
-    if (n <= a.topk) {
-        pdl_wait();
-        return;
-    }
-    const int part = choose_part(n, (int)gridDim.x);
-    const int each = choose_each(part, (int)blockDim.x); /* eights of a thread */
-    const int first = (int)cluster.block_rank() * part, own = choose_own(t, each);
+    const int rank = (int)cluster.block_rank(), first = rank * part;
+    const int own = choose_own(t, each);
     const uint4 *from =
         (const uint4 *)(a.score + row_start(row, choose_stride(a.max_rows)) + first);
     uint4 key[EIGHTS];
     unsigned limit = 0;
     int rest = a.topk, before[2];
 
+    pdl_go();
+    if (n <= a.topk) {
+        pdl_wait();
+        return;
+    }
     for (int i = t; i < CLASSES * WARP / 4; i += (int)blockDim.x)
         ((uint4 *)wide)[i] = make_uint4(0, 0, 0, 0);
     if (t < WARP)
         front[t] = 0;
+    cluster.sync(); /* all are there to be written to */
     pdl_wait();
 #pragma unroll
     for (int e = 0; e < EIGHTS; e++) {
@@ -416,9 +409,10 @@ topk_cluster_kernel(const __grid_constant__ struct choose_args a)
                 key[e] = head_of(key[e], left);
         }
     }
-    __syncthreads();
 #pragma unroll
     for (int low = 0; low < 2; low++) {
+        int *counts = count + low * (int)gridDim.x * CLASSES;
+
 #pragma unroll
         for (int e = 0; e < EIGHTS; e++) {
             if (e >= each)
@@ -431,8 +425,8 @@ topk_cluster_kernel(const __grid_constant__ struct choose_args a)
                     atomicAdd(&wide[choose_counter(low ? s & 0xff : s >> 8, lane)], 1u);
             }
         }
-        add_counts(wide, count[low]);
-        before[low] = find_class(cluster, count[low], rest, found);
+        send_counts(cluster, wide, counts);
+        before[low] = find_class(counts, rank, rest, found);
         limit |= (unsigned)found[0] << (low ? 0 : 8);
         rest = found[1];
     }
@@ -496,7 +490,13 @@ topk_cluster_kernel(const __grid_constant__ struct choose_args a)
                 equal += s == limit ? 1 : 0;
             }
         }
-    cluster.sync(); /* nobody leaves while others read from here */
+}
+
+static size_t
+topk_shared(int parts)
+{
+    return (size_t)CLASSES * WARP * sizeof(uint32_t) +
+           (size_t)2 * parts * CLASSES * sizeof(int);
 }
 
 bool
@@ -507,8 +507,8 @@ choose_can(int n_heads, int dim, uint64_t most, size_t shared_bytes)
     return n_heads > 0 && dim % FP4_GROUP == 0 &&
            (groups == 1 || groups == 2 || groups == 4) &&
            scores_shared(n_heads, groups, MOST_ROWS) <= shared_bytes &&
-           (size_t)CLASSES * WARP * 4 + 4096 <= shared_bytes &&
-           most <= (uint64_t)PARTS * TOPK_THREADS * EIGHTS * 8;
+           topk_shared(PARTS) + 4096 <= shared_bytes &&
+           most <= (uint64_t)PARTS * BLOCK_MOST;
 }
 
 template <int GROUPS>
@@ -519,8 +519,10 @@ scores(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
     const int rows = a->n >= MOST_ROWS * 4 && a->n >= MOST_ROWS * a->n_spans ? MOST_ROWS
                                                                              : 1;
     const size_t shared = scores_shared(a->n_heads, GROUPS, rows);
-    const int tiles = ceil_div(a->max_rows, WARPS * KEYS), most = 2 * rk->sms;
-    const dim3 grid(tiles < most ? tiles : most, ceil_div(a->n, rows));
+    /* as many blocks as run at once: each has its queries ready for some keys */
+    const int tiles = ceil_div(a->max_rows, WARPS * KEYS), groups = ceil_div(a->n, rows);
+    const int most = 2 * rk->sms > groups ? 2 * rk->sms / groups : 1;
+    const dim3 grid(tiles < most ? tiles : most, groups);
 
     if (shared > 48 * 1024)
         SHARED_TRY(scores_kernel<GROUPS>, shared, e);
@@ -528,18 +530,24 @@ scores(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
     return 0;
 }
 
+/* Blocks of a cluster: as few as can have a row, more while there is room and work for all. */
 static int
 topk(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
 {
-    const int block = TOPK_THREADS * EIGHTS * 8; /* what one block can do */
-    const bool alone = a->max_rows <= TOPK_THREADS * 8 ||
-                       (a->n >= 64 && a->max_rows <= block);
-    const int parts = alone ? 1 : PARTS, part = choose_part(a->max_rows, parts);
-    const int threads = part <= 256 * 8 ? 256 : part <= 512 * 8 ? 512 : TOPK_THREADS;
-    const size_t shared = (size_t)CLASSES * WARP * 4;
+    int parts = 1;
 
+    while (parts < PARTS &&
+           (a->max_rows > parts * BLOCK_MOST ||
+            (a->max_rows > parts * BLOCK_FEW && a->n * parts * 2 <= rk->sms)))
+        parts *= 2;
+    const int part = choose_part(a->max_rows, parts);
+    const int threads = part <= 256 * 8 ? 256 : part <= 512 * 8 ? 512 : TOPK_THREADS;
+    const size_t shared = topk_shared(parts);
+
+    SHARED_TRY(topk_cluster_kernel, shared, e);
+    CLUSTER_TRY(topk_cluster_kernel, e);
     CU_TRY(launch_cluster(rk, parts, topk_cluster_kernel, dim3(parts, a->n), threads,
-                          shared, *a),
+                          shared, *a, part, choose_each(part, threads)),
            e);
     return 0;
 }

@@ -14,7 +14,7 @@ enum {
     CHOOSE_KEYS = 32, /* of a warp at a time */
     CHOOSE_LANES = 32,
     CHOOSE_TERMS = 38, /* of eight heads, by 16 bytes, some of which are between others */
-    CHOOSE_PARTS = 8,  /* blocks of a cluster */
+    CHOOSE_PARTS = 16, /* blocks of a cluster, at most */
     CHOOSE_CLASSES = 256, /* of a score's upper or lower byte */
     CHOOSE_EIGHTS = 4,    /* eights of scores that a thread can have */
 };
