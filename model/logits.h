@@ -8,7 +8,7 @@
 /*
  * Passes over a whole row of logits, eight or sixteen at a time. The bits are the same on every
  * processor: exp is our own, correct to 5e-16 of its value and made of multiplications and
- * additions alone, and sums have a fixed order. Everywhere NaN counts as -inf and +inf as the
+ * additions alone. Everywhere NaN counts as -inf and +inf as the
  * largest float, so that differences are numbers.
  *
  * A weight is exp((x - max) * scale) in units of 2^-44, to the nearest integer: 0 from 31 below the

@@ -2,8 +2,8 @@
 /*
  * Chooses the next token: bias and bans -> penalties -> min_tokens -> temperature -> top-k ->
  * top-p -> min-p -> draw (docs/SAMPLING.md). Every filter keeps some of the best candidates
- * (candidates.h); what has to look at the whole row is in logits.h. Sums are in double, and in an
- * order that depends on the logits and parameters alone. One thread for each sampler.
+ * (candidates.h); what has to look at the whole row is in logits.h. Sums are of
+ * integers: they have no order. One thread for each sampler.
  */
 #include <config.h>
 
