@@ -42,17 +42,22 @@ draw_share(float part, uint64_t sum)
     return (uint64_t)ceil((double)part * (double)sum);
 }
 
-/* Of `all`, the random part for position pos: 53 bits of it are random. */
+/* 53 random bits for position pos; the part of `all` that they are. */
 DRAW_FN uint64_t
-draw_passed(uint64_t seed, uint64_t pos, uint64_t all)
+draw_random(uint64_t seed, uint64_t pos)
 {
     const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     const uint32_t counter[4] = {(uint32_t)pos, (uint32_t)(pos >> 32), 0, 0};
     uint32_t out[4];
 
     philox4x32(key, counter, out);
-    return (uint64_t)((unsigned __int128)all * (((uint64_t)out[1] << 32 | out[0]) >> 11) >>
-                      53);
+    return ((uint64_t)out[1] << 32 | out[0]) >> 11;
+}
+
+DRAW_FN uint64_t
+draw_passed(uint64_t all, uint64_t random)
+{
+    return (uint64_t)((unsigned __int128)all * random >> 53);
 }
 
 /* The log of the sum of exp over a row, by its largest logit and its weights at temperature 1. */

@@ -209,7 +209,7 @@ draw(struct sampler *s, const struct draw *d, uint64_t pos, float max)
                            .max = max,
                            .scale = d->scale,
                            .c = s->c};
-    const uint64_t passed = draw_passed(d->seed, pos, filter(s, &k, d));
+    const uint64_t passed = draw_passed(filter(s, &k, d), draw_random(d->seed, pos));
 
     if (k.sum <= passed) /* only where nothing was filtered */
         candidates_gather(&k, 1);

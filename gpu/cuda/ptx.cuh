@@ -97,6 +97,20 @@ ldmatrix_trans(uint32_t *r, const void *p)
                  : "memory");
 }
 
+/* How many blocks were here before: *n, and one more from now on. What the block has written in
+ * front of its last barrier is there to see for those that come later. */
+static __device__ __forceinline__ uint32_t
+arrive(uint32_t *n)
+{
+    uint32_t before;
+
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+                 : "=r"(before)
+                 : "l"(n)
+                 : "memory");
+    return before;
+}
+
 /* All kernels in front of this one are done, and what they wrote is there to see. */
 static __device__ __forceinline__ void
 pdl_wait(void)

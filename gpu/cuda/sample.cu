@@ -22,7 +22,8 @@ enum {
     EACH = SAMPLE_SLICE / THREADS,
     BINS = SAMPLE_BINS,
     OWN = BINS / THREADS,
-    FEW = 1024,  /* members of a bin that are compared with each other */
+    FEW = 1024,  /* members of a bin that there is room for */
+    MANY = 32,   /* more are not compared all with all */
     DIGIT = 10,  /* bits: as many values as there are bins */
     READERS = 4, /* threads that read a slice's members of a bin */
 };
@@ -293,7 +294,8 @@ struct task {
     struct work w;
     struct draw d;
     double max, per; /* bins for a logit's distance from the largest */
-    int slices, n;
+    uint64_t random;
+    int slices;
 };
 
 /* Which bin, from the best on; of equal logits the same. Its members in smaller bins, likewise. */
@@ -371,10 +373,12 @@ template <typename F>
 static __device__ __forceinline__ void
 each_member(const struct task &k, const struct place &p, F f)
 {
+#pragma unroll 1
     for (int slice = threadIdx.x / READERS; slice < k.slices; slice += THREADS / READERS) {
         const uint16_t *end = k.w.end + row_start(slice, BINS) + p.bin;
         const int from = p.bin > 0 ? __ldcg(end - 1) : 0, to = __ldcg(end);
 
+#pragma unroll 1
         for (int i = from + threadIdx.x % READERS; i < to; i += READERS) {
             const word key = __ldcg(k.w.list + row_start(slice, SAMPLE_SLICE) + i);
 
@@ -408,9 +412,11 @@ narrow(struct shared &s, const struct task &k, struct place *p, struct goal g)
 static __device__ __forceinline__ void
 close_in(struct shared &s, const struct task &k, struct place *p, struct goal g)
 {
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < p->n; i += THREADS)
         put(s, small_bin_of(k, logit_of(s.member[i].key), p->bin), s.member[i].weight);
     find_among(s, *p, g);
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < p->n; i += THREADS)
         if (small_bin_of(k, logit_of(s.member[i].key), p->bin) == s.at.bin)
             s.close[atomicAdd(&s.n, 1u)] = s.member[i];
@@ -423,6 +429,7 @@ close_in(struct shared &s, const struct task &k, struct place *p, struct goal g)
 static __device__ __forceinline__ struct picked
 pick(struct shared &s, const struct task &k, const struct bins &b, struct goal g)
 {
+    const struct member *m = s.member;
     struct place p;
 
     find_goal(s, b, g);
@@ -440,14 +447,18 @@ pick(struct shared &s, const struct task &k, const struct bins &b, struct goal g
         s.member[atomicAdd(&s.n, 1u)] = {key, weight};
     });
     __syncthreads();
-    close_in(s, k, &p, g);
+    if (p.n > MANY) {
+        close_in(s, k, &p, g);
+        m = s.close;
+    }
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < p.n; i += THREADS) {
-        const struct member mine = s.close[i];
+        const struct member mine = m[i];
         struct heap upto = p.front;
 
         for (uint32_t j = 0; j < p.n; j++)
-            if (s.close[j].key >= mine.key) {
-                upto.w += s.close[j].weight;
+            if (m[j].key >= mine.key) {
+                upto.w += m[j].weight;
                 upto.n++;
             }
         if (worth_of(upto, g.count) >= g.worth &&
@@ -458,111 +469,144 @@ pick(struct shared &s, const struct task &k, const struct bins &b, struct goal g
     return s.picked;
 }
 
-/* Steps 5 to 8, by the last block of a row. */
+/* Steps 5 to 8, by the last block of a row; one loop, so that their code is there once: it is read
+ * once a step. */
 static __device__ __forceinline__ word
-chosen_key(struct shared &s, const struct task &k, uint64_t pos)
+chosen_key(struct shared &s, const struct task &k)
 {
+    enum { BY_NUMBER, BY_SHARE, BY_CHANCE, STEPS };
+
+    struct picked found = {0, 0};
+    struct heap all;
     struct bins b;
-    struct heap all_there;
-    word all;
 
     for (int i = 0; i < OWN; i++)
         b.own[i] = {__ldcg(k.w.sum + threadIdx.x * OWN + i),
                     __ldcg(k.w.count + threadIdx.x * OWN + i)};
-    all_there = line_up(&b, {0, 0});
-    all = all_there.w;
-    if (k.d.top_k > 0 && k.d.top_k < all_there.n)
-        all = pick(s, k, b, {k.d.top_k, true}).weight;
-    if (k.d.top_p < 1) {
-        const word goal = draw_share(k.d.top_p, all);
+    all = line_up(&b, {0, 0});
+#pragma unroll 1
+    for (int step = BY_NUMBER; step < STEPS; step++) {
+        struct goal g = {k.d.top_k, step == BY_NUMBER};
 
-        if (goal < all)
-            all = pick(s, k, b, {goal > 0 ? goal : 1, false}).weight;
-    }
-    if (k.d.least > 0) {
-        /* those that it leaves are some of the best, too */
-        const word strong = __ldcg(&k.w.all->strong);
+        if (step == BY_SHARE) {
+            g.worth = draw_share(k.d.top_p, all.w);
+            g.worth = g.worth > 0 ? g.worth : 1;
+        }
+        if (step == BY_CHANCE) {
+            /* those that min-p leaves are some of the best, too */
+            const word strong = __ldcg(&k.w.all->strong);
 
-        all = strong < all ? strong : all;
+            all.w = k.d.least > 0 && strong < all.w ? strong : all.w;
+            g.worth = draw_passed(all.w, k.random) + 1;
+        } else if (step == BY_NUMBER ? k.d.top_k == 0 || k.d.top_k >= all.n
+                                     : k.d.top_p >= 1 || g.worth >= all.w) {
+            continue;
+        }
+        found = pick(s, k, b, g);
+        all.w = found.weight;
     }
-    return pick(s, k, b, {draw_passed(k.d.seed, pos, all) + 1, false}).key;
+    return found.key;
 }
+
+/* What a slice has of the row's sums. */
+struct part {
+    word one, strong;
+};
 
 /* The weights of this block's slice: everybody's sums; its list. */
 static __device__ __forceinline__ void
 weigh(struct shared &s, const struct task &k, const float *x, int slice)
 {
-    __shared__ word one, strong;
+    __shared__ struct part part[WARPS];
     const struct work &w = k.w;
-    word mine = 0, left = 0, weight[EACH];
+    const int lane = threadIdx.x % WARP;
+    struct part mine = {0, 0};
+    word weight[EACH];
+    int bin[EACH];
     struct heap n = {0, 0}, all;
 
-    if (threadIdx.x == 0)
-        one = strong = 0;
-    __syncthreads(); /* and bins are empty */
+    __syncthreads(); /* bins are empty */
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
-        const word at_one = weight_of(x[i], k.max, 1.0);
+        const word one = weight_of(x[i], k.max, 1.0);
 
-        weight[i] = k.d.scale == 1.0 ? at_one
+        weight[i] = k.d.scale == 1.0 ? one
                     : k.d.scale > 0  ? weight_of(x[i], k.max, k.d.scale)
                                      : 0;
-        mine += at_one;
-        left += weight[i] >= k.d.least ? weight[i] : 0;
+        bin[i] = bin_of(k, x[i]);
+        mine.one += one;
+        mine.strong += weight[i] >= k.d.least ? weight[i] : 0;
         if (weight[i] > 0)
-            put(s, bin_of(k, x[i]), weight[i]);
+            put(s, bin[i], weight[i]);
     }
     for (int d = WARP / 2; d > 0; d /= 2) {
-        mine += __shfl_xor_sync(~0u, mine, d);
-        left += __shfl_xor_sync(~0u, left, d);
+        mine.one += __shfl_xor_sync(~0u, mine.one, d);
+        mine.strong += __shfl_xor_sync(~0u, mine.strong, d);
     }
-    if (threadIdx.x % WARP == 0) {
-        atomicAdd(&one, mine);
-        atomicAdd(&strong, left);
-    }
+    if (lane == 0)
+        part[threadIdx.x / WARP] = mine;
     __syncthreads();
-    if (threadIdx.x == 0) {
-        atomicAdd(&w.all->one, one);
-        atomicAdd(&w.all->strong, strong);
+    if (threadIdx.x < WARPS) {
+        mine = part[lane];
+        for (int d = WARPS / 2; d > 0; d /= 2) {
+            mine.one += __shfl_xor_sync((1u << WARPS) - 1, mine.one, d);
+            mine.strong += __shfl_xor_sync((1u << WARPS) - 1, mine.strong, d);
+        }
+        if (lane == 0) {
+            atomicAdd(&w.all->one, mine.one);
+            atomicAdd(&w.all->strong, mine.strong);
+        }
     }
     if (k.d.scale == 0)
         return;
     for (int i = 0; i < OWN; i++) {
-        const int bin = threadIdx.x * OWN + i;
+        const int own = threadIdx.x * OWN + i;
 
-        if (s.count[bin] > 0) {
-            atomicAdd(&w.count[bin], s.count[bin]);
-            atomicAdd(&w.sum[bin], s.sum[bin]);
+        if (s.count[own] > 0) {
+            atomicAdd(&w.count[own], s.count[own]);
+            atomicAdd(&w.sum[own], s.sum[own]);
         }
-        n.n += s.count[bin];
+        n.n += s.count[own];
     }
     n = sum_before(n, &all);
     for (int i = 0; i < OWN; i++) {
-        const int bin = threadIdx.x * OWN + i;
+        const int own = threadIdx.x * OWN + i;
         const uint32_t from = n.n;
 
-        n.n += s.count[bin];
-        s.count[bin] = from;
-        w.end[row_start(slice, BINS) + bin] = (uint16_t)n.n;
+        n.n += s.count[own];
+        s.count[own] = from;
+        w.end[row_start(slice, BINS) + own] = (uint16_t)n.n;
     }
     __syncthreads();
     for (int i = 0; i < EACH; i++)
         if (weight[i] > 0)
-            w.list[row_start(slice, SAMPLE_SLICE) +
-                   atomicAdd(&s.count[bin_of(k, x[i])], 1u)] =
+            w.list[row_start(slice, SAMPLE_SLICE) + atomicAdd(&s.count[bin[i]], 1u)] =
                 key_of(x[i], grid_item(slice, SAMPLE_SLICE, i * THREADS + threadIdx.x));
 }
 
-static __global__ void __launch_bounds__(THREADS)
+/* Bins for what lies between a row's largest logit and its least number: all of it, or as far down
+ * as there are weights. Roughly, if in all blocks the same. */
+static __device__ __forceinline__ double
+bins_per(double span, double reach)
+{
+    const float all = (float)(span < reach ? span : reach);
+
+    return all > 0.0f ? fminf(BINS / all, 1e30f) : 0.0f;
+}
+
+static __global__ void __launch_bounds__(THREADS, 1)
 draw_kernel(const __grid_constant__ struct sample_args a)
 {
     __shared__ struct shared s;
     __shared__ bool last;
     const int slice = blockIdx.x, row = blockIdx.y;
-    struct task k = {work_of(a, row, gridDim.x), a.draw[row].d, 0, 0, (int)gridDim.x, a.n};
+    const struct dev_draw d = a.draw[row];
+    /* Weights end 32 below the best. */
+    const double reach = d.d.scale > 0 ? 32 / d.d.scale : 0;
+    struct task k = {work_of(a, row, gridDim.x),   d.d,           0, 0,
+                     draw_random(d.d.seed, d.pos), (int)gridDim.x};
     struct found f = {0, FLT_MAX, 0};
     float x[EACH], max;
-    double span;
 
     pdl_go();
     empty_bins(s);
@@ -573,27 +617,22 @@ draw_kernel(const __grid_constant__ struct sample_args a)
 
         x[i] = id < a.n ? clean(a.x[row_start(row, a.n) + id]) : -INFINITY;
     }
+#pragma unroll 1
     for (int i = threadIdx.x; i < k.slices; i += THREADS)
         f = better_of(f, k.w.part[i]);
     f = block_found(f);
     max = logit_of(f.best);
     k.max = (double)max;
-    /* Weights end 32 below the best, if there are any that low. */
-    span = k.max - (double)f.least;
-    if (k.d.scale > 0 && span * k.d.scale > 32)
-        span = 32 / k.d.scale;
-    k.per = span > 0 ? BINS / span : 0;
+    k.per = bins_per(k.max - (double)f.least, reach);
     weigh(s, k, x, slice);
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0)
-        last = atomicAdd(&k.w.all->arrived, 1u) == gridDim.x - 1;
+        last = arrive(&k.w.all->arrived) == gridDim.x - 1;
     __syncthreads();
     if (!last)
         return;
-    __threadfence();
     if (k.d.scale > 0 && max > -INFINITY)
-        f.best = chosen_key(s, k, a.draw[row].pos);
+        f.best = chosen_key(s, k);
     if (threadIdx.x == 0) {
         a.token[row] = token_of(f.best);
         a.drawn[row] = {__ldcg(&k.w.all->one), max, logit_of(f.best), token_of(f.best),

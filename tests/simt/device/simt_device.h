@@ -152,12 +152,6 @@ __ldcg(const T *p)
     return *p;
 }
 
-/* Blocks run one after another: what one has written the next one sees. */
-static inline void
-__threadfence(void)
-{
-}
-
 static inline long long
 __double_as_longlong(double x)
 {

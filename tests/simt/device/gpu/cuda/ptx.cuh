@@ -62,6 +62,13 @@ ldmatrix_trans(uint32_t *r, const void *p)
     simt_together(simt_ldmatrix_trans_op, ~0u, &m);
 }
 
+/* Blocks run one after another: what one has written the next one sees. */
+static inline uint32_t
+arrive(uint32_t *n)
+{
+    return (*n)++;
+}
+
 static inline void
 pdl_wait(void)
 {
