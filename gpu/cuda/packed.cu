@@ -217,10 +217,11 @@ template <int NT, int MT>
 static int
 launch_many(struct cuda_rank *rk, struct packed_jobs *all, int n, int rows, struct err *e)
 {
+    constexpr int shared = packed_many_shared<NT, MT>();
     const dim3 grid(count_blocks(all, n, MT), ceil_div(rows, NT * PACK_N));
 
-    CU_TRY(launch_pdl(rk, packed_many_kernel<NT, MT>, grid, PACK_THREADS,
-                      packed_many_shared<NT, MT>(), *all, n),
+    SHARED_TRY((packed_many_kernel<NT, MT>), shared, e);
+    CU_TRY(launch_pdl(rk, packed_many_kernel<NT, MT>, grid, PACK_THREADS, shared, *all, n),
            e);
     return 0;
 }

@@ -87,39 +87,48 @@ fragments(const uint4 *w, int half, uint32_t (*a)[4])
     }
 }
 
-/* total += a tile's fragments times a column of x, 64 inputs. x: this lane's 2 x 16 bytes of its
- * row. The tensor cores add up what shares scales. */
-template <int KIND>
+/* total[n] += a tile's fragments times N columns of x, 64 inputs. x[n]: this lane's 2 x 16 bytes of
+ * its row. The tensor cores add up what shares scales; sums that wait for nothing take turns. */
+template <int KIND, int N>
 static __device__ __forceinline__ void
-column_times(const uint32_t (*a)[2][4], uint32_t scale, const uint4 *x, float *total)
+columns_times(const uint32_t (*a)[2][4], uint32_t scale, const uint4 (*x)[2],
+              float (*total)[4])
 {
-    float c[2][4] = {};
+    constexpr int SUMS = KIND == MATRIX_FP4 ? 2 : 1; /* of a column */
+    float c[N][SUMS][4] = {};
 
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        float *sum = c[KIND == MATRIX_FP4 ? half : 0];
+    for (int i = 0; i < 4; i++) {
+        const int half = SUMS == 2 ? i % 2 : i / 2, k = SUMS == 2 ? i / 2 : i % 2;
 
-        mma_bf16(sum, a[half][0], x[half].x, x[half].y);
-        mma_bf16(sum, a[half][1], x[half].z, x[half].w);
-    }
-    if (KIND == MATRIX_FP4) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const float s0 = exponent(scale >> (16 * half) & 0xff);
-            const float s1 = exponent(scale >> (16 * half + 8) & 0xff);
+        for (int n = 0; n < N; n++) {
+            const uint4 v = x[n][half];
 
-            total[0] = fmaf(c[half][0], s0, total[0]);
-            total[1] = fmaf(c[half][1], s0, total[1]);
-            total[2] = fmaf(c[half][2], s1, total[2]);
-            total[3] = fmaf(c[half][3], s1, total[3]);
+            mma_bf16(c[n][SUMS == 2 ? half : 0], a[half][k], k == 0 ? v.x : v.z,
+                     k == 0 ? v.y : v.w);
         }
-    } else {
-        const float s = KIND == MATRIX_FP8 ? exponent(scale) : 1.0f;
+    }
+#pragma unroll
+    for (int n = 0; n < N; n++)
+        if constexpr (KIND == MATRIX_FP4) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const float s0 = exponent(scale >> (16 * half) & 0xff);
+                const float s1 = exponent(scale >> (16 * half + 8) & 0xff);
+
+                total[n][0] = fmaf(c[n][half][0], s0, total[n][0]);
+                total[n][1] = fmaf(c[n][half][1], s0, total[n][1]);
+                total[n][2] = fmaf(c[n][half][2], s1, total[n][2]);
+                total[n][3] = fmaf(c[n][half][3], s1, total[n][3]);
+            }
+        } else {
+            const float s = KIND == MATRIX_FP8 ? exponent(scale) : 1.0f;
 
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            total[i] = fmaf(c[0][i], s, total[i]);
-    }
+            for (int i = 0; i < 4; i++)
+                total[n][i] = fmaf(c[n][0][i], s, total[n][i]);
+        }
 }
 
 /* total[n] += tile times 8 NT rows of x. */
@@ -131,9 +140,7 @@ tile_times(const uint4 *w, uint32_t scale, const uint4 (*x)[2], float (*total)[4
 
     fragments<KIND>(w, 0, a[0]);
     fragments<KIND>(w, 1, a[1]);
-#pragma unroll
-    for (int n = 0; n < NT; n++)
-        column_times<KIND>(a, scale, x[n], total[n]);
+    columns_times<KIND, NT>(a, scale, x, total);
 }
 
 /* What sums lack: codes come that much too small, x 2^60 too large. */

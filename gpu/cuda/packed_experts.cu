@@ -140,8 +140,9 @@ packed_experts_kernel(const __grid_constant__ struct expert_args a, int split,
                                  split,
                                  0};
 
+    /* the weights of the second time are not loaded with those of the first */
     for (int r = a.first[x]; r < j.rows; r += NT * PACK_N)
-        many_product<KIND, NT, 1>(j, block, r, j.rows, a.source, false, staged);
+        many_product<KIND, NT, 1>(j, unknown(block), r, j.rows, a.source, false, staged);
 }
 
 template <int KIND, int SHARED, int NT>

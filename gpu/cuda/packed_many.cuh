@@ -36,17 +36,19 @@ template <int KIND, int NT, int MT> struct packed_many {
     /* brought one after another while a run goes on, each by as many of its chunks */
     static constexpr int TURNS = COPIES % 2 == 0 && RUN % 2 == 0 ? 2 : 1;
     static constexpr int EACH = COPIES / TURNS, STEP = RUN / TURNS;
+    static constexpr int COLUMNS = NT < 2 * MT ? NT : 2 * MT;            /* of 8 rows, at a time */
+    static constexpr int SUMS = NT * MT < 8 ? 0 : MT * NT * 4; /* in shared memory */
     static constexpr int STAGE = ROWS * (RUN * PACK_K + PACK_PAD); /* elements */
 
     const struct packed_job &a;
-    uint16_t *staged; /* [2][STAGE] */
+    uint16_t *staged; /* [2][STAGE], then f32 [SUMS][threads] */
     int from[COPIES]; /* where this thread takes from x what it brings of a run, or -1 */
     uint4 x[EACH];
     const uint4 *w_at[MT];
     const void *scale_at[MT];
     uint4 w[RUN][MT][V];
     uint32_t scale[RUN][MT];
-    float total[MT][NT][4], sum[MT][NT][4];
+    float total[MT][NT][4], sum[SUMS > 0 ? 1 : MT *NT * 4];
 
     __device__ __forceinline__ packed_many(const struct packed_job &job, uint16_t *shared)
         : a(job), staged(shared)
@@ -150,19 +152,50 @@ template <int KIND, int NT, int MT> struct packed_many {
         uint32_t f[MT][2][2][4];
 
 #pragma unroll
-        for (int m = 0; m < MT; m++) {
-            fragments<KIND>(w[d][m], 0, f[m][0]);
-            fragments<KIND>(w[d][m], 1, f[m][1]);
-        }
-#pragma unroll
-        for (int n = 0; n < NT; n++) {
-            const uint16_t *at = row + packed_x(n * PACK_N, RUN * PACK_K);
-            const uint4 v[2] = {*(const uint4 *)at, *(const uint4 *)(at + 32)};
+        for (int n = 0; n < NT; n += COLUMNS) {
+            uint4 v[COLUMNS][2];
 
 #pragma unroll
-            for (int m = 0; m < MT; m++)
-                column_times<KIND>(f[m], scale[d][m], v, total[m][n]);
+            for (int i = 0; i < COLUMNS; i++) {
+                const uint16_t *at = row + packed_x((n + i) * PACK_N, RUN * PACK_K);
+
+                v[i][0] = *(const uint4 *)at;
+                v[i][1] = *(const uint4 *)(at + 32);
+            }
+#pragma unroll
+            for (int m = 0; m < MT; m++) {
+                if (n == 0) {
+                    fragments<KIND>(w[d][m], 0, f[m][0]);
+                    fragments<KIND>(w[d][m], 1, f[m][1]);
+                }
+                columns_times<KIND, COLUMNS>(f[m], scale[d][m], v, &total[m][n]);
+            }
         }
+    }
+
+    /* Run r, whose rows are in that half, while `next` is brought. WHOLE: both are RUN long. */
+    template <bool WHOLE>
+    __device__ __forceinline__ void run(const struct packed_run &r,
+                                        const struct packed_run &next, int half)
+    {
+#pragma unroll
+        for (int d = 0; d < RUN; d++) {
+            if (d % STEP == 0)
+                load_rows(next, d / STEP);
+            if (WHOLE || r.c0 + d < r.c1)
+                multiply(d, half);
+            if (WHOLE || next.c0 + d < next.c1)
+                load_weights(next, d);
+            if (d % STEP == STEP - 1)
+                stage_rows(half ^ 1, d / STEP);
+        }
+    }
+
+    /* Number i of this thread's sums. */
+    __device__ __forceinline__ float *sum_at(int i)
+    {
+        return SUMS > 0 ? (float *)(staged + 2 * STAGE) + i * PACK_THREADS + threadIdx.x
+                        : &sum[i];
     }
 
     __device__ __forceinline__ void begin(void)
@@ -173,7 +206,7 @@ template <int KIND, int NT, int MT> struct packed_many {
             for (int n = 0; n < NT; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++)
-                    total[m][n][i] = sum[m][n][i] = 0.0f;
+                    total[m][n][i] = 0.0f;
     }
 
     /* A part is done. */
@@ -188,13 +221,14 @@ template <int KIND, int NT, int MT> struct packed_many {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const float v = total[m][n][i] * up;
+                    float *to = sum_at((m * NT + n) * 4 + i);
 
-                    sum[m][n][i] = first ? v : sum[m][n][i] + v;
+                    *to = first ? v : *to + v;
                     total[m][n][i] = 0.0f;
                 }
     }
 
-    __device__ __forceinline__ void put(int tile, int r0, int r1) const
+    __device__ __forceinline__ void put(int tile, int r0, int r1)
     {
         const int lane = threadIdx.x % WARP;
 
@@ -207,13 +241,14 @@ template <int KIND, int NT, int MT> struct packed_many {
                     const int o = (tile + m) * PACK_M + mma_row(lane, i);
                     const int r = r0 + n * PACK_N + mma_col(lane, i);
                     const size_t at = row_start(r, a.y_stride) + o;
+                    const float v = *sum_at((m * NT + n) * 4 + i);
 
                     if (r >= r1 || o >= a.out)
                         continue;
                     if (a.y_f32)
-                        ((float *)a.y)[at] = sum[m][n][i];
+                        ((float *)a.y)[at] = v;
                     else
-                        ((uint16_t *)a.y)[at] = f32_to_bf16(sum[m][n][i]);
+                        ((uint16_t *)a.y)[at] = f32_to_bf16(v);
                 }
     }
 };
@@ -227,7 +262,11 @@ packed_many_shared(void)
     constexpr int fp8 = packed_many<MATRIX_FP8, NT, MT>::STAGE;
     constexpr int bf16 = packed_many<MATRIX_BF16, NT, MT>::STAGE;
 
-    return 2 * 2 * (fp4 > fp8 && fp4 > bf16 ? fp4 : fp8 > bf16 ? fp8 : bf16);
+    return 2 * 2 *
+               (fp4 > fp8 && fp4 > bf16 ? fp4
+                : fp8 > bf16            ? fp8
+                                        : bf16) +
+           packed_many<MATRIX_FP8, NT, MT>::SUMS * PACK_THREADS * 4;
 }
 
 /* Outputs of one block for rows r0 .. r0 + 8 NT - 1, below r1; source: which row of x each is.
@@ -239,7 +278,7 @@ many_product(const struct packed_job &a, int block, int r0, int r1, const int *s
 {
     const int tile = packed_first_tile(block, threadIdx.x / WARP, 1, MT);
     packed_many<KIND, NT, MT> p(a, shared);
-    constexpr int RUN = p.RUN, STEP = p.STEP, TURNS = p.TURNS;
+    constexpr int RUN = p.RUN, TURNS = p.TURNS;
     struct packed_run r = next_run(a, {0, 0, -1, 0}, RUN);
 
     p.find_weights(tile);
@@ -258,20 +297,14 @@ many_product(const struct packed_job &a, int block, int r0, int r1, const int *s
     p.begin();
     for (int half = 0;; half ^= 1) {
         const struct packed_run next = next_run(a, r, RUN);
+        const bool whole = r.c1 - r.c0 == RUN, more = next.c1 - next.c0 == RUN;
 
         p.go_on(next.c0 - r.c0);
         __syncthreads(); /* the run's rows are there, and those of the one before were read */
-#pragma unroll
-        for (int d = 0; d < RUN; d++) {
-            if (d % STEP == 0)
-                p.load_rows(next, d / STEP);
-            if (r.c0 + d < r.c1)
-                p.multiply(d, half);
-            if (next.c0 + d < next.c1)
-                p.load_weights(next, d);
-            if (d % STEP == STEP - 1)
-                p.stage_rows(half ^ 1, d / STEP);
-        }
+        if (whole && more)
+            p.template run<true>(r, next, half);
+        else
+            p.template run<false>(r, next, half);
         if (r.c1 == r.end)
             p.add_part(r.part == 0);
         if (next.part == a.split)

@@ -14,6 +14,14 @@
     extern __shared__ __align__(align)   \
     type name[]
 
+/* x, which the compiler does not know for x: what depends on it stays behind. */
+static __device__ __forceinline__ int
+unknown(int x)
+{
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 /* 16 bytes that are read once. */
 static __device__ __forceinline__ uint4
 load_once(const uint4 *p)

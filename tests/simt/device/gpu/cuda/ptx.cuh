@@ -8,6 +8,12 @@
 
 #define LAUNCH_SHARED(align, type, name) type *const name = (type *)simt_dynamic()
 
+static inline int
+unknown(int x)
+{
+    return x;
+}
+
 static inline uint4
 load_once(const uint4 *p)
 {
