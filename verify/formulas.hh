@@ -9,6 +9,8 @@
 #define INDEX_INT verify::Typed<int>
 #define INDEX_IF(condition, yes, no) \
     verify::either((condition), [&] { return yes; }, [&] { return no; })
+#define INDEX_SHARE(a, parts) ((a) / (parts))
+#define INDEX_REST(a, parts)  ((a) % (parts))
 
 namespace formula
 {
@@ -32,5 +34,7 @@ namespace formula
 #undef INDEX_T
 #undef INDEX_INT
 #undef INDEX_IF
+#undef INDEX_SHARE
+#undef INDEX_REST
 
 #endif /* VERIFY_FORMULAS_HH */

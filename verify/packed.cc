@@ -3,7 +3,7 @@
  * Products of packed matrices (gpu/cuda/packed.cu), for each matrix of each configuration
  * that can be packed, as each kind: the layout holds each weight once, a product takes each
  * once, and the parts of outputs meet in shared memory (stages: x is staged; sums are left;
- * groups add theirs up; outputs are read).
+ * outputs are read from them).
  */
 #include <set>
 #include <tuple>
@@ -280,29 +280,55 @@ sums_apart(const Config &, Statement &s)
     }
 }
 
-/* The groups' sums: thread i adds up places that no other looks at, all parts of one
- * output and row, and leaves them where outputs are read from. */
+/* An output of the block, counted through its groups: the parts that are added up for it are those
+ * of its tile, by all warps that share the tile. */
 void
-groups_add_up(const Config &, Statement &s)
+parts_add_up(const Config &, Statement &s)
 {
     for (int split = 1; split <= PACK_WARPS; split *= 2)
         for (const auto &[nt, mt] : forms) {
             const std::string n = std::to_string(split) + "/" + std::to_string(nt);
-            const int cols = nt * PACK_N, size = mt * PACK_M * cols,
-                      groups = PACK_WARPS / split;
-            const Int group = s.any("group" + n, 0, groups - 1),
-                      q = s.any("q" + n, 0, size - 1);
-            const Int o = s.any("o" + n, 0, mt * PACK_M - 1),
-                      r = s.any("r" + n, 0, cols - 1);
+            const int cols = nt * PACK_N, groups = PACK_WARPS / split;
+            const Int block = s.any("block" + n, 0, MOST_TILES / groups),
+                      at = s.any("at" + n, 0, groups * mt * PACK_M - 1);
+            const Int r = s.any("r" + n, 0, cols - 1);
             const Int part = s.any("part" + n, 0, split - 1);
-            const Int at = packed_group_sum(group * size + q, size, split);
+            const Int group = at / (mt * PACK_M), o = at % (mt * PACK_M);
+            const Int warp = group * split + (s.mutant ? part + 1 : part);
 
-            /* place q of the group's first warp: so different for different groups and q */
-            s.claim(at == group * split * size + (s.mutant ? q + 1 : q));
-            s.claim(packed_sum(group * split + part, mt, cols, 0, o, r) ==
-                    group * split * size + part * size + o * cols + r);
-            s.claim(o * cols + r < size && group * split + part < PACK_WARPS);
+            s.claim(packed_sum(warp, mt, cols, 0, o, r) ==
+                    packed_sum(warp, mt, cols, o / PACK_M, o % PACK_M, r));
+            s.claim(warp < PACK_WARPS && packed_part(warp, split) == part &&
+                    packed_outputs(split, mt) == groups * mt * PACK_M);
+            s.claim(packed_sum(group * split, mt, cols, 0, o, r) +
+                        packed_sum(part, mt, cols, 0, 0, 0) ==
+                    packed_sum(group * split + part, mt, cols, 0, o, r));
+            s.claim(block * (groups * mt * PACK_M) + at ==
+                    (packed_first_tile(block, warp, split, mt) + o / PACK_M) * PACK_M +
+                        o % PACK_M);
         }
+}
+
+/* Vectors and scales of a tile's later chunks are where they are counted from the first one. */
+void
+chunks_follow(const Config &, Statement &s)
+{
+    for (const int loads : {1, 2, 4}) {
+        const std::string n = "/" + std::to_string(loads);
+        const Int d = s.any("d" + n, 0, 7), v = s.any("v" + n, 0, loads - 1),
+                  lane = s.any("lane" + n, 0, 31), g = s.any("g" + n, 0, 7);
+        const Int tile = s.any("tile" + n, 0, MOST_TILES - 1),
+                  all = s.any("all" + n, 1, 1 << 13), c = s.any("c" + n, 0, (1 << 13) - 1);
+
+        s.assume(c + d < all);
+        s.claim(packed_vector(tile, all, c + d, loads, v, lane) ==
+                packed_vector(tile, all, c, loads, 0, lane) +
+                    packed_vector(0, 1, s.mutant ? d + 1 : d, loads, v, 0));
+        if (loads == 1) {
+            s.claim(packed_fp4_scale(tile, all, c + d, g) ==
+                    packed_fp4_scale(tile, all, c, g) + packed_fp4_scale(0, 1, d, 0));
+        }
+    }
 }
 
 /* Rows of x in shared memory, 16 bytes at a time: aligned, inside, behind the sums. */
@@ -341,8 +367,10 @@ const std::vector<Obligation> packed = {
      work_once},
     {"packed", "sums-apart", "sums in shared memory have places of their own", false,
      sums_apart},
-    {"packed", "groups-add-up", "a group's sums are added up by one thread, where they lie",
-     false, groups_add_up},
+    {"packed", "parts-add-up", "the parts of an output are its tile's, of all its warps",
+     false, parts_add_up},
+    {"packed", "chunks-follow", "a tile's chunks are where they are counted from the first",
+     false, chunks_follow},
     {"packed", "x-staged", "staged rows are aligned, disjoint and inside", true, x_staged},
 };
 

@@ -234,49 +234,32 @@ tiles_times(const struct packed_job &a, int tile, int c0, int c1,
 #undef LOAD
 }
 
-/* Bytes of shared memory that block_tiles wants. */
+/* Bytes of shared memory that block_parts wants. */
 static __host__ __device__ constexpr int
 packed_shared(int nt, int mt)
 {
     return PACK_WARPS * mt * PACK_M * nt * PACK_N * 4;
 }
 
-/* f of a number that the compiler knows, as divisions by others take long. */
-template <int N> struct known {
-    static constexpr int n = N;
-};
-
-template <typename F>
-static __device__ __forceinline__ auto
-with_split(int split, F f)
-{
-    static_assert(PACK_WARPS == 8, "powers of two up to it");
-    return split == 1   ? f(known<1>())
-           : split == 2 ? f(known<2>())
-           : split == 4 ? f(known<4>())
-                        : f(known<8>());
-}
-
 /*
- * The block's outputs, MT tiles a group of `split` warps, this warp's from `tile` on, into sum f32
- * [groups][MT 16][8 NT] in shared memory, by all threads; the block is in step when it returns.
+ * Each warp's part of the block's outputs, MT tiles of its group from `tile` on, into shared memory;
+ * the block is in step when it returns, and part_sum finds outputs.
  * rows: this lane's row of x for each 8 (lane / 4), or NULL.
  */
 template <int KIND, int NT, int MT, typename F>
 static __device__ __forceinline__ void
-block_tiles(const struct packed_job &a, int tile, const uint16_t *const *row, F ready,
+block_parts(const struct packed_job &a, int tile, const uint16_t *const *row, F ready,
             float *shared)
 {
-    constexpr int COLS = NT * PACK_N, SIZE = MT * PACK_M * COLS;
+    constexpr int COLS = NT * PACK_N;
 
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, chunks = a.in / PACK_K;
     const float up = packed_up(KIND);
     float total[MT][NT][4] = {};
 
-    const int c0 = with_split(
-        a.split, [&](auto s) { return packed_first_chunk(chunks, warp % s.n, s.n); });
-    const int c1 = with_split(
-        a.split, [&](auto s) { return packed_first_chunk(chunks, warp % s.n + 1, s.n); });
+    const int part = packed_part(warp, a.split);
+    const int c0 = packed_first_chunk(chunks, part, a.split);
+    const int c1 = packed_first_chunk(chunks, part + 1, a.split);
 
     /* warps beyond the last tile only get ready */
     tiles_times<KIND, NT, MT>(a, tile, c0, tile * PACK_M < a.out ? c1 : c0, row, ready,
@@ -288,28 +271,43 @@ block_tiles(const struct packed_job &a, int tile, const uint16_t *const *row, F 
             float *to = shared + packed_sum(warp, MT, COLS, m, mma_row(lane, 0),
                                             n * PACK_N + mma_col(lane, 0));
 
-            to[0] = total[m][n][0] * up;
-            to[1] = total[m][n][1] * up;
-            to[8 * COLS] = total[m][n][2] * up;
-            to[8 * COLS + 1] = total[m][n][3] * up;
+            *(float2 *)to = make_float2(total[m][n][0] * up, total[m][n][1] * up);
+            *(float2 *)(to + 8 * COLS) =
+                make_float2(total[m][n][2] * up, total[m][n][3] * up);
         }
     __syncthreads();
-    with_split(a.split, [&](auto s) {
-        constexpr int split = s.n;
+}
 
-        for (int i = threadIdx.x; i < PACK_WARPS / split * SIZE && split > 1;
-             i += PACK_THREADS) {
-            float *at = shared + packed_group_sum(i, SIZE, split);
-            float sum = at[0];
+/* Output number `at` of the block, of row r: its parts in ascending order. */
+template <int NT, int MT>
+static __device__ __forceinline__ float
+part_sum(const float *shared, int split, int at, int r)
+{
+    constexpr int COLS = NT * PACK_N;
+
+    const float *from =
+        shared + packed_sum(at / (MT * PACK_M) * split, MT, COLS, 0, at % (MT * PACK_M), r);
+    float part[PACK_WARPS], sum;
 
 #pragma unroll
-            for (int p = 1; p < split; p++)
-                sum += at[p * SIZE];
-            at[0] = sum; /* only this thread looks at these places */
-        }
-        return 0;
-    });
-    __syncthreads();
+    for (int p = 0; p < PACK_WARPS; p++)
+        if (p < split)
+            part[p] = from[packed_sum(p, MT, COLS, 0, 0, 0)];
+    sum = part[0];
+#pragma unroll
+    for (int p = 1; p < PACK_WARPS; p++)
+        if (p < split)
+            sum += part[p];
+    return sum;
+}
+
+/* v, without a word to the compiler that it is: what follows from it is found when it is wanted, not
+ * held in registers through a loop. */
+static __device__ __forceinline__ int
+opaque(int v)
+{
+    asm volatile("" : "+r"(v));
+    return v;
 }
 
 /*
@@ -318,15 +316,15 @@ block_tiles(const struct packed_job &a, int tile, const uint16_t *const *row, F 
  */
 template <int KIND, int NT, int MT, typename X>
 static __device__ __forceinline__ void
-block_product(const struct packed_job &a, int block, int r0, int r1, const X &x,
+block_product(const struct packed_job &a, int at_block, int r0, int r1, const X &x,
               float *shared)
 {
     constexpr int COLS = NT * PACK_N;
 
     const int lane = threadIdx.x % WARP, end = min(r1, r0 + COLS);
-    const int tile = with_split(a.split, [&](auto s) {
-        return packed_first_tile(block, threadIdx.x / WARP, s.n, MT);
-    });
+    const int block = opaque(at_block), split = opaque(a.split);
+    const int tile = packed_first_tile(block, threadIdx.x / WARP, split, MT);
+    const int outs = packed_outputs(split, MT);
     uint16_t *staged = (uint16_t *)((uint8_t *)shared + packed_shared(NT, MT));
     const uint16_t *row[NT];
 
@@ -341,27 +339,20 @@ block_product(const struct packed_job &a, int block, int r0, int r1, const X &x,
             row[n] = a.x + row_start(x.source != NULL ? x.source[r] : r, a.x_stride) +
                      lane % 4 * 8;
     }
-    block_tiles<KIND, NT, MT>(
+    block_parts<KIND, NT, MT>(
         a, tile, row, [&] { x.template ready<KIND, NT>(a, r0, end, staged); }, shared);
-    with_split(a.split, [&](auto s) {
-        constexpr int split = s.n;
-        constexpr int OUTS = PACK_WARPS / split * MT * PACK_M; /* of the block */
+#pragma unroll 1
+    for (int i = threadIdx.x; i < (end - r0) * outs; i += PACK_THREADS) {
+        const int r = INDEX_SHARE(i, outs), at = INDEX_REST(i, outs), o = block * outs + at;
+        const float v = part_sum<NT, MT>(shared, split, at, r);
 
-        for (int i = threadIdx.x; i < (end - r0) * OUTS; i += PACK_THREADS) {
-            const int r = piece_row(i, OUTS), at = piece_at(i, OUTS, 1);
-            const int o = block * OUTS + at;
-            const float v = shared[packed_sum(at / (MT * PACK_M) * split, MT, COLS, 0,
-                                              at % (MT * PACK_M), r)];
-
-            if (o >= a.out)
-                continue;
-            if (a.y_f32)
-                ((float *)a.y)[row_start(r0 + r, a.y_stride) + o] = v;
-            else
-                ((uint16_t *)a.y)[row_start(r0 + r, a.y_stride) + o] = f32_to_bf16(v);
-        }
-        return 0;
-    });
+        if (o >= a.out)
+            continue;
+        if (a.y_f32)
+            ((float *)a.y)[row_start(r0 + r, a.y_stride) + o] = v;
+        else
+            ((uint16_t *)a.y)[row_start(r0 + r, a.y_stride) + o] = f32_to_bf16(v);
+    }
     __syncthreads(); /* shared is free again */
 }
 

@@ -59,7 +59,8 @@ stage_x(const struct packed_job &a, int r0, int r1, const int *source, uint16_t 
             if (a.quant)
                 v[i] = quantised(v[i]);
             if (row[i] < r1 && k[i] < a.in)
-                *(uint4 *)(to + packed_x(row[i] - r0, a.in) + k[i]) = as_wanted<KIND>(v[i]);
+                *((uint4 *)to + (unsigned)(packed_x(row[i] - r0, a.in) + k[i]) / 8) =
+                    as_wanted<KIND>(v[i]);
         }
     }
     __syncthreads();

@@ -4,6 +4,18 @@
 
 #include "base/index_t.h"
 
+/* / and % of what is not negative by a power of two that the compiler need not know: on a device a
+ * division takes 20 instructions. */
+#ifndef INDEX_SHARE
+#    ifdef __CUDA_ARCH__
+#        define INDEX_SHARE(a, parts) ((a) >> (31 - __clz(parts)))
+#        define INDEX_REST(a, parts)  ((a) & ((parts)-1))
+#    else
+#        define INDEX_SHARE(a, parts) ((a) / (parts))
+#        define INDEX_REST(a, parts)  ((a) % (parts))
+#    endif
+#endif
+
 /*
  * Packed matrices (gpu/cuda/packed.cuh): tiles of 16 outputs by 64 inputs, each as the 32
  * lanes of a warp load it, 16 bytes (a vector, four words of 32 bits) a lane at a time:
@@ -87,35 +99,41 @@ packed_fp8_scale(INDEX_INT tile, INDEX_INT in, INDEX_INT chunk)
            (INDEX_T)(chunk * PACK_K / 128);
 }
 
-/* A block's warps in groups of `split`, each with mt tiles: the first one, and the first
- * of the chunks of a part; a part ends where the next one begins. */
+/* A block's warps in groups of `split`, a power of two, each with mt tiles: the first one;
+ * which part of their inputs a warp has; and the first of a part's chunks: it ends where the
+ * next one begins. */
 INDEX_FN INDEX_INT
 packed_first_tile(INDEX_INT block, INDEX_INT warp, INDEX_INT split, INDEX_INT mt)
 {
-    return (block * (PACK_WARPS / split) + warp / split) * mt;
+    return INDEX_SHARE(block * PACK_WARPS + warp, split) * mt;
+}
+
+INDEX_FN INDEX_INT
+packed_part(INDEX_INT warp, INDEX_INT split)
+{
+    return INDEX_REST(warp, split);
 }
 
 INDEX_FN INDEX_INT
 packed_first_chunk(INDEX_INT chunks, INDEX_INT part, INDEX_INT split)
 {
-    return chunks * part / split;
+    return INDEX_SHARE(chunks * part, split);
+}
+
+/* Outputs of a block. */
+INDEX_FN INDEX_INT
+packed_outputs(INDEX_INT split, INDEX_INT mt)
+{
+    return INDEX_SHARE(PACK_WARPS * PACK_M, split) * mt;
 }
 
 /* Sums in shared memory, [warps][mt 16][cols]: the place of tile m's value for output o of
- * 16 and row r. The first warp of a group ends up with the group's. */
+ * 16 and row r. */
 INDEX_FN INDEX_INT
 packed_sum(INDEX_INT warp, INDEX_INT mt, INDEX_INT cols, INDEX_INT m, INDEX_INT o,
            INDEX_INT r)
 {
     return (warp * mt * PACK_M + m * PACK_M + o) * cols + r;
-}
-
-/* Number i of the sums of all groups, `size` each: where its first part is, its group's
- * first warp's. Other parts follow `size` apart. */
-INDEX_FN INDEX_INT
-packed_group_sum(INDEX_INT i, INDEX_INT size, INDEX_INT split)
-{
-    return i / size * split * size + i % size;
 }
 
 /* Row r of x in shared memory, in elements. */

@@ -483,9 +483,10 @@ test_packed(void **state)
                     hit((uint64_t)(packed_first_tile(block, warp, split, 2) + m));
         assert_true(once(3 * PACK_WARPS / split * 2));
         clear();
-        for (int i = 0; i < PACK_WARPS / split * size; i++)
-            for (int part = 0; part < split; part++)
-                hit((uint64_t)(packed_group_sum(i, size, split) + part * size));
+        for (int at = 0; at < packed_outputs(split, 2); at++)
+            for (int i = 0; i < split * PACK_N; i++)
+                hit((uint64_t)packed_sum(at / (2 * PACK_M) * split + i / PACK_N, 2, PACK_N,
+                                         0, at % (2 * PACK_M), i % PACK_N));
         assert_true(once(PACK_WARPS * size));
     }
 }
