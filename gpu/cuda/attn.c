@@ -167,8 +167,21 @@ static int
 project_queries(struct backend *b, const struct layer *l, const struct cuda_rows *r,
                 const struct inputs_args *in, struct err *e)
 {
+    const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
     struct linear_args *a = b->jobs;
+    struct queries_args heads = {.q = s->q,
+                                 .iq = s->iq,
+                                 .iqp = s->iqp,
+                                 .cs = angles(l, r),
+                                 .back = &in->back,
+                                 .rows = r->n,
+                                 .n_heads = takes_raw(b, r) ? 0 : c->n_heads,
+                                 .dim = c->head_dim,
+                                 .n_index = picks(b, l, r) ? c->index_n_heads : 0,
+                                 .index_dim = c->index_head_dim,
+                                 .rope_dim = c->rope_dim,
+                                 .eps = c->rms_eps};
     int jobs = 0;
 
     a[jobs++] = linear_job(&l->wq_b, s->qr, s->q, r->n);
@@ -177,37 +190,16 @@ project_queries(struct backend *b, const struct layer *l, const struct cuda_rows
     if (packed_inputs_can(a, jobs, in)) {
         for (int i = 0; i < jobs; i++)
             a[i].quant = is_quantised(a[i].w);
-        return packed_inputs_cuda(&b->rk, a, jobs, in, e);
+        heads.back = NULL;
+        if (packed_inputs_cuda(&b->rk, a, jobs, in, e) == -1)
+            return -1;
+    } else {
+        for (int i = 0; i < jobs; i++)
+            a[i].x = input_for(a[i].w, s->qr, s->z);
+        if (inputs_cuda(&b->rk, in, e) == -1 || linear_cuda(&b->rk, a, jobs, e) == -1)
+            return -1;
     }
-    for (int i = 0; i < jobs; i++)
-        a[i].x = input_for(a[i].w, s->qr, s->z);
-    if (inputs_cuda(&b->rk, in, e) == -1)
-        return -1;
-    return linear_cuda(&b->rk, a, jobs, e);
-}
-
-/* The queries normed and rotated, packed. */
-static int
-finish_queries(struct backend *b, const struct layer *l, const struct cuda_rows *r,
-               struct err *e)
-{
-    const struct model_config *c = &b->c;
-    struct cuda_scratch *s = &b->s;
-
-    return queries_cuda(
-        &b->rk,
-        &(struct queries_args){.q = s->q,
-                               .iq = s->iq,
-                               .iqp = s->iqp,
-                               .cs = angles(l, r),
-                               .rows = r->n,
-                               .n_heads = takes_raw(b, r) ? 0 : c->n_heads,
-                               .dim = c->head_dim,
-                               .n_index = picks(b, l, r) ? c->index_n_heads : 0,
-                               .index_dim = c->index_head_dim,
-                               .rope_dim = c->rope_dim,
-                               .eps = c->rms_eps},
-        e);
+    return queries_cuda(&b->rk, &heads, e);
 }
 
 /* The same on tensor cores; n rows at a time, as the scratch holds. */
@@ -409,8 +401,7 @@ cuda_attention(struct backend *b, const struct layer *l, const struct cuda_rows 
 {
     const struct inputs_args in = inputs_job(b, l, r);
 
-    if (project_in(b, l, r->n, x, e) == -1 || project_queries(b, l, r, &in, e) == -1 ||
-        finish_queries(b, l, r, e) == -1)
+    if (project_in(b, l, r->n, x, e) == -1 || project_queries(b, l, r, &in, e) == -1)
         return -1;
     if ((l->indexed && pick(b, l, r, e) == -1) || attend(b, l, r, e) == -1 ||
         inputs_keep_cuda(&b->rk, &in, e) == -1)

@@ -53,7 +53,7 @@ query_row(const struct inputs_args &a, int row)
 
         if (at < a.q_dim)
             load_piece(a.q_norm + at, w);
-        const uint4 u = normed_piece(row_piece(x, at, a.q_dim), w, scale), r = quantised(u);
+        const uint4 u = norm_piece(row_piece(x, at, a.q_dim), w, scale), r = quantised(u);
 
         if (at >= a.q_dim)
             continue;
@@ -62,8 +62,8 @@ query_row(const struct inputs_args &a, int row)
     }
 }
 
-/* Grid: rows, parts: the queries' row behind the others. An entry is never a row's number beyond
- * those of the step. */
+/* Grid: rows, parts from PART_KEY on: the queries' row behind the others. An entry is never a row's
+ * number beyond those of the step. */
 template <int N>
 static __global__ void __launch_bounds__(THREADS)
 inputs_kernel(const __grid_constant__ struct inputs_args a, int parts)
@@ -72,7 +72,7 @@ inputs_kernel(const __grid_constant__ struct inputs_args a, int parts)
 
     pdl_go();
     if ((int)blockIdx.y < parts) {
-        inputs_part<N>(a, blockIdx.y, blockIdx.x, v);
+        inputs_part<N>(a, PART_KEY + blockIdx.y, blockIdx.x, v);
         return;
     }
     pdl_wait();
@@ -82,7 +82,7 @@ inputs_kernel(const __grid_constant__ struct inputs_args a, int parts)
 int
 inputs_cuda(struct cuda_rank *rk, const struct inputs_args *a, struct err *e)
 {
-    const int parts = inputs_parts(a);
+    const int parts = inputs_parts(a) - PART_KEY;
 
     if (!inputs_can(a, ROW_CHUNKS) || a->q_dim > MAX_CHUNKS * ROW_CHUNK)
         return err_set(e, ERR_INTERNAL, 0, "inputs: rows of %d and %d", a->dim, a->q_dim);
@@ -132,18 +132,24 @@ inputs_keep_cuda(struct cuda_rank *rk, const struct inputs_args *a, struct err *
     return 0;
 }
 
-/* Grid: groups of HEAD_WARPS heads, rows; the indexer's heads behind the others. */
+/* Grid: groups of HEAD_WARPS heads, rows; the indexer's heads behind the others. beside: a block a
+ * row in front of these makes what the way back into the streams needs. */
 static __global__ void __launch_bounds__(HEAD_WARPS *WARP)
-queries_kernel(const __grid_constant__ struct queries_args a)
+queries_kernel(const __grid_constant__ struct queries_args a,
+               const __grid_constant__ struct streams_in_args back, int beside)
 {
     LAUNCH_SHARED(16, float, shared);
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, row = blockIdx.y;
-    const int h = grid_item(blockIdx.x, HEAD_WARPS, warp), i = h - a.n_heads;
+    const int h = grid_item((int)blockIdx.x - beside, HEAD_WARPS, warp), i = h - a.n_heads;
     const float *cs = a.cs + row_start(row, a.rope_dim);
     float *v = shared + warp * (a.dim > a.index_dim ? a.dim : a.index_dim);
 
     pdl_go();
     pdl_wait();
+    if ((int)blockIdx.x < beside) {
+        way_back(back, (size_t)row);
+        return;
+    }
     if (h < a.n_heads) {
         uint16_t *q = a.q + row_start(row_start(row, a.n_heads) + h, a.dim);
         double sum = 0.0;
@@ -179,13 +185,16 @@ queries_cuda(struct cuda_rank *rk, const struct queries_args *a, struct err *e)
 
     if (a->dim % 2 != 0 || a->rope_dim % 2 != 0)
         return err_set(e, ERR_INTERNAL, 0, "queries: heads of %d", a->dim);
-    if (a->rows == 0 || a->n_heads + a->n_index == 0)
+    const struct streams_in_args none = {}, back = a->back != NULL ? *a->back : none;
+    const int heads = a->n_heads + a->n_index, beside = a->back != NULL;
+
+    if (a->rows == 0 || heads + beside == 0)
         return 0;
     if (shared > 48 * 1024)
         SHARED_TRY(queries_kernel, shared, e);
     CU_TRY(launch_pdl(rk, queries_kernel,
-                      dim3(ceil_div(a->n_heads + a->n_index, HEAD_WARPS), a->rows),
-                      HEAD_WARPS * WARP, shared, *a),
+                      dim3(beside + ceil_div(heads, HEAD_WARPS), a->rows),
+                      HEAD_WARPS * WARP, shared, *a, back, beside),
            e);
     return 0;
 }

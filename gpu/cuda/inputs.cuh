@@ -20,18 +20,9 @@
 enum {
     FEW_CHUNKS = 2, /* of a warp's row; of any there can be: */
     ROW_CHUNKS = ATTENTION_MAX_DIM / ROW_CHUNK,
-    POOL_BATCH = 8, /* inputs of an entry, loaded together */
+    POOL_BATCH = 8,  /* inputs of an entry, loaded together */
+    NORM_CHUNKS = 8, /* of a row that a product norms */
 };
-
-/* Eight elements of bf16. */
-static __device__ __forceinline__ void
-piece_of(uint4 u, float *v)
-{
-    bf16_pair(u.x, v);
-    bf16_pair(u.y, v + 2);
-    bf16_pair(u.z, v + 4);
-    bf16_pair(u.w, v + 6);
-}
 
 static __device__ __forceinline__ void
 load_piece(const float *p, float *v)
@@ -55,16 +46,18 @@ row_piece(const uint16_t *x, int at, int dim)
     return at < dim ? *(const uint4 *)(x + at) : make_uint4(0, 0, 0, 0);
 }
 
-/* The squares of a chunk, 8 elements a lane: the same in all lanes. */
+/* The squares of a chunk, 8 elements a lane: the same in all lanes. Products are exact. */
 static __device__ __forceinline__ double
 chunk_squares(const float *v)
 {
-    double ss = 0.0;
+    double even = (double)v[0] * (double)v[0], odd = (double)v[1] * (double)v[1];
 
 #pragma unroll
-    for (int i = 0; i < ROW_PIECE; i++)
-        ss += (double)v[i] * (double)v[i];
-    return warp_sum(ss);
+    for (int i = 2; i < ROW_PIECE; i += 2) {
+        even = fma((double)v[i], (double)v[i], even);
+        odd = fma((double)v[i + 1], (double)v[i + 1], odd);
+    }
+    return warp_sum(even + odd);
 }
 
 static __device__ __forceinline__ double
@@ -72,10 +65,11 @@ chunk_squares(uint4 u)
 {
     float v[ROW_PIECE];
 
-    piece_of(u, v);
+    bf16_eight(u, v);
     return chunk_squares(v);
 }
 
+/* In ascending order; a row of few chunks has room for NORM_CHUNKS of them. */
 static __device__ __forceinline__ double
 add_chunks(const double *squares, int chunks)
 {
@@ -86,6 +80,21 @@ add_chunks(const double *squares, int chunks)
     return sum;
 }
 
+static __device__ __forceinline__ double
+add_few_chunks(const double *squares, int chunks)
+{
+    double part[NORM_CHUNKS], sum;
+
+#pragma unroll
+    for (int k = 0; k < NORM_CHUNKS; k++)
+        part[k] = k < chunks ? squares[k] : 0.0;
+    sum = part[0];
+#pragma unroll
+    for (int k = 1; k < NORM_CHUNKS; k++)
+        sum += part[k];
+    return sum;
+}
+
 /* What a row is multiplied by; of_dim: 1 / dim. */
 static __device__ __forceinline__ float
 norm_scale(double squares, double of_dim, float eps)
@@ -93,26 +102,24 @@ norm_scale(double squares, double of_dim, float eps)
     return 1.0f / sqrtf((float)(squares * of_dim) + eps);
 }
 
-static __device__ __forceinline__ void
-norm_piece(float *v, const float *w, float scale)
+static __device__ __forceinline__ uint4
+norm_piece(const float *v, const float *w, float scale)
 {
+    float y[ROW_PIECE];
+
 #pragma unroll
     for (int i = 0; i < ROW_PIECE; i++)
-        v[i] = bf16_round(w[i] * (v[i] * scale));
+        y[i] = w[i] * (v[i] * scale);
+    return to_bf16_eight(y);
 }
 
 static __device__ __forceinline__ uint4
-normed_piece(uint4 u, const float *w, float scale)
+norm_piece(uint4 u, const float *w, float scale)
 {
     float v[ROW_PIECE];
-    uint32_t y[4];
 
-    piece_of(u, v);
-    norm_piece(v, w, scale);
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        y[i] = f32_to_bf16(v[2 * i]) | (uint32_t)f32_to_bf16(v[2 * i + 1]) << 16;
-    return make_uint4(y[0], y[1], y[2], y[3]);
+    bf16_eight(u, v);
+    return norm_piece(v, w, scale);
 }
 
 /* A warp's row normed and its end rotated; beyond dim there are zeros. */
@@ -137,7 +144,7 @@ norm_rotate(float (*v)[ROW_PIECE], const float *norm, const float *cs, int dim,
 
 #pragma unroll
     for (int k = 0; k < N; k++) {
-        norm_piece(v[k], w[k], scale);
+        bf16_eight(norm_piece(v[k], w[k], scale), v[k]);
 #pragma unroll
         for (int i = 0; i < ROW_PIECE; i += 4) {
             const int at = chunk_at(k, lane) + i;
@@ -148,10 +155,12 @@ norm_rotate(float (*v)[ROW_PIECE], const float *norm, const float *cs, int dim,
             const float *u = v[k] + i;
             const float x[4] = {u[0], u[1], u[2], u[3]};
 
-            v[k][i] = bf16_round(fmaf(x[0], c.x, -(x[1] * c.y)));
-            v[k][i + 1] = bf16_round(fmaf(x[0], c.y, x[1] * c.x));
-            v[k][i + 2] = bf16_round(fmaf(x[2], c.z, -(x[3] * c.w)));
-            v[k][i + 3] = bf16_round(fmaf(x[2], c.w, x[3] * c.z));
+            bf16_pair(
+                to_bf16_pair(fmaf(x[0], c.x, -(x[1] * c.y)), fmaf(x[0], c.y, x[1] * c.x)),
+                v[k] + i);
+            bf16_pair(
+                to_bf16_pair(fmaf(x[2], c.z, -(x[3] * c.w)), fmaf(x[2], c.w, x[3] * c.z)),
+                v[k] + i + 2);
         }
     }
 }
@@ -209,8 +218,8 @@ pack_pieces(const float (*v)[ROW_PIECE], int dim, int rope_dim, enum kv_fmt fmt,
                 else if (at + i < dim) {
                     uint32_t *wide = (uint32_t *)(place + key_wide(parts, at + i));
 
-                    wide[0] = f32_to_bf16(u[0]) | (uint32_t)f32_to_bf16(u[1]) << 16;
-                    wide[1] = f32_to_bf16(u[2]) | (uint32_t)f32_to_bf16(u[3]) << 16;
+                    wide[0] = to_bf16_pair(u[0], u[1]);
+                    wide[1] = to_bf16_pair(u[2], u[3]);
                 }
             }
             if (at % KV_GROUP == 0 && at < nope)
@@ -273,7 +282,7 @@ key_row(const struct inputs_args &a, int row)
 #pragma unroll
     for (int k = 0; k < N; k++)
         if (chunk_at(k, lane) < a.dim)
-            piece_of(*(const uint4 *)(x + chunk_at(k, lane)), v[k]);
+            bf16_eight(*(const uint4 *)(x + chunk_at(k, lane)), v[k]);
     norm_rotate<N>(v, a.kv_norm, a.cs + row_start(row, a.rope_dim), a.dim, a.rope_dim,
                    a.eps);
     pack_pieces<N>(v, a.dim, a.rope_dim, a.fmt, a.row_bytes,

@@ -215,8 +215,7 @@ struct inputs_args {
     const struct dev_row *rows;
     const struct dev_span *spans;
     struct compress_args comp, index;
-    struct streams_in_args
-        back; /* what the way back into the streams needs is made beside */
+    struct streams_in_args back; /* packed_inputs_cuda only: as in queries_args */
     size_t ring_at;
     int n, q_dim, dim, rope_dim, row_bytes, ring_slots, n_weights, keep;
     enum kv_fmt fmt;
@@ -226,12 +225,14 @@ struct inputs_args {
 int inputs_cuda(struct cuda_rank *rk, const struct inputs_args *a, struct err *e);
 int inputs_keep_cuda(struct cuda_rank *rk, const struct inputs_args *a, struct err *e);
 
-/* Queries of attention normed and rotated in place, those of the indexer rotated and packed. */
+/* Queries of attention normed and rotated in place, those of the indexer rotated and packed; beside
+ * it what the way back into the streams needs. */
 struct queries_args {
     uint16_t *q;        /* bf16 [rows][n_heads][dim] */
     const uint16_t *iq; /* bf16 [rows][n_index][index_dim] */
     uint8_t *iqp;
     const float *cs;
+    const struct streams_in_args *back; /* host, or NULL */
     int rows, n_heads, dim, n_index, index_dim, rope_dim;
     float eps;
 };
@@ -381,8 +382,9 @@ int packed_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n,
                        struct err *e);
 int packed_expert_cuda(struct cuda_rank *rk, const struct expert_args *a, struct err *e);
 
-/* The same as inputs_cuda and then these products of the queries' row, in one kernel: of at most 8
- * rows, all packed. x is in->qr, which stays as it is; quant: as ever. */
+/* The same as inputs_cuda and then these products of the queries' row, in one kernel, and what the
+ * way back into the streams needs: of at most 8 rows, all packed. x is in->qr, which stays as it is;
+ * quant: as ever. */
 bool packed_inputs_can(const struct linear_args *a, int n, const struct inputs_args *in);
 int packed_inputs_cuda(struct cuda_rank *rk, const struct linear_args *a, int n,
                        const struct inputs_args *in, struct err *e);

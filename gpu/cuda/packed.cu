@@ -300,7 +300,7 @@ int
 packed_inputs_cuda(struct cuda_rank *rk, const struct linear_args *a, int n,
                    const struct inputs_args *in, struct err *e)
 {
-    const struct rows_normed x = {*in, inputs_parts(in)};
+    const struct rows_normed x = {*in, 1.0 / in->q_dim, inputs_parts(in)};
     struct packed_jobs all;
     int rows;
     bool only_fp8;

@@ -9,8 +9,6 @@
 #include "gpu/cuda/inputs.cuh"
 #include "gpu/cuda/packed_x.cuh"
 
-enum { NORM_CHUNKS = 8 /* of a row at most */ };
-
 /* A chunk of few rows, counted on from row r, without a division. */
 struct row_chunk {
     int r, k;
@@ -48,13 +46,12 @@ keep_chunk(const struct packed_job &a, struct row_chunk c, uint4 u, double *squa
  * warp's: as it is, then normed. */
 template <int KIND>
 static __device__ __forceinline__ void
-norm_rows(const struct packed_job &a, const struct inputs_args &in, int r0, int r1,
-          uint16_t *staged)
+norm_rows(const struct packed_job &a, const struct inputs_args &in, double of_dim, int r0,
+          int r1, uint16_t *staged)
 {
     __shared__ double squares[PACK_N][NORM_CHUNKS];
     const int lane = threadIdx.x % WARP, chunks = ceil_div(a.in, ROW_CHUNK);
     const struct row_chunk first = next_chunk(0, threadIdx.x / WARP, chunks);
-    const double of_dim = 1.0 / a.in;
     float w[ROW_PIECE] = {};
     int has = first.k; /* the chunk whose weights w has */
 
@@ -80,8 +77,9 @@ norm_rows(const struct packed_job &a, const struct inputs_args &in, int r0, int 
         if (c.k != has && at < a.in)
             load_piece(in.q_norm + at, w);
         has = c.k;
-        const float scale = norm_scale(add_chunks(squares[c.r], chunks), of_dim, in.eps);
-        uint4 v = normed_piece(row_piece(x, at, a.in), w, scale);
+        const float scale =
+            norm_scale(add_few_chunks(squares[c.r], chunks), of_dim, in.eps);
+        uint4 v = norm_piece(row_piece(x, at, a.in), w, scale);
 
         if (a.quant)
             v = quantised(v);
@@ -95,6 +93,7 @@ struct rows_normed {
     static constexpr const int *source = NULL;
     static constexpr bool SIDES = true;
     struct inputs_args in;
+    double of_dim; /* 1 / in.q_dim: a division takes long */
     int parts;
 
     template <int KIND, int NT>
@@ -102,7 +101,7 @@ struct rows_normed {
                                           uint16_t *staged) const
     {
         static_assert(NT == 1, "few rows");
-        norm_rows<KIND>(a, in, r0, r1, staged);
+        norm_rows<KIND>(a, in, of_dim, r0, r1, staged);
     }
 
     __device__ __forceinline__ void side(int block, float *shared) const

@@ -74,7 +74,7 @@ stage_x(const struct packed_job &a, int r0, int r1, const int *source, uint16_t 
  *     under way; waits for kernels in front, and for NT 1 leaves rows r0 .. r1 - 1, at most 8, in
  *     `staged` (row r at packed_x(r - r0, a.in), as_wanted), the block in step;
  * and if it goes with packed_kernel
- *   SIDES, side(block, shared): whether there are blocks behind those of the products that do
+ *   SIDES, side(block, shared): whether there are blocks in front of the products' that do
  *     something else, and what. They wait for kernels in front themselves.
  */
 struct rows_of_x {

@@ -244,6 +244,9 @@ run(struct world *w, const struct shape *s, bool fused, int rows)
     } else {
         done(inputs_cuda(&rk, &w->in, &e), &e);
         done(linear_cuda(&rk, w->job, w->jobs, &e), &e);
+        done(queries_cuda(&rk, &(struct queries_args){.back = &w->in.back, .rows = rows},
+                          &e),
+             &e);
     }
     return fetch(base, w->bytes);
 }
