@@ -248,6 +248,28 @@ work_once(const Config &, Statement &s)
         }
 }
 
+/* Two matrices of one shape by one block: each tile of each is one group's, and the first warps of
+ * the groups that have the same tile of both are where their sums are looked for. */
+void
+pairs_once(const Config &, Statement &s)
+{
+    for (int split = 1; split < PACK_WARPS; split *= 2) {
+        const std::string n = std::to_string(split);
+        const Int half = packed_pair_half(split), tiles = s.any("tiles" + n, 1, 1 << 16);
+        const Int blocks = ceil_div(tiles * PACK_M, half * PACK_M);
+        const auto b = s.two("b" + n, 0, blocks - 1), w = s.two("w" + n, 0, PACK_WARPS - 1);
+        const Int t = s.any("t" + n, 0, tiles - 1), m = s.any("m" + n, 0, 1);
+        const Int of = (t % half + m * half) * split; /* its first warp */
+
+        s.claim(implies(packed_pair_tile(b.x, w.x, split) ==
+                                packed_pair_tile(b.y, w.y, split) &&
+                            packed_pair_matrix(w.x) == packed_pair_matrix(w.y),
+                        b.x == b.y && w.x / split == w.y / split));
+        s.claim(t / half < (s.mutant ? tiles / half : blocks) && of < PACK_WARPS &&
+                packed_pair_tile(t / half, of, split) == t && packed_pair_matrix(of) == m);
+    }
+}
+
 /* Columns of sums and tiles at a time that kernels are made for: rows by 8, tiles. */
 constexpr int forms[][2] = {{1, 1}, {2, 2}, {4, 2}, {8, 2}};
 
@@ -365,6 +387,8 @@ const std::vector<Obligation> packed = {
      scales_fit},
     {"packed", "work-once", "each tile and chunk is one group's and part's", false,
      work_once},
+    {"packed", "both-once", "a pair of matrices: each tile of each is one group's", true,
+     pairs_once},
     {"packed", "sums-apart", "sums in shared memory have places of their own", false,
      sums_apart},
     {"packed", "parts-add-up", "the parts of an output are its tile's, of all its warps",

@@ -121,9 +121,10 @@ struct cuda_scratch {
     uint8_t *entry_p; /* packed */
     float *gate, *weight, *slot_weight;
     int *chosen, *slot, *first, *source, *active;
-    uint16_t *ex;      /* bf16 [T * k][d] expert outputs */
-    uint16_t *gg, *gu; /* bf16 [T * k + T][I], the shared expert's at the end */
-    uint16_t *gs;      /* bf16 [T][d] */
+    struct expert_weights *second; /* [k]: w2 of one row's experts */
+    uint16_t *ex;                  /* bf16 [T * k][d] expert outputs */
+    uint16_t *gg, *gu;             /* bf16 [T * k + T][I], the shared expert's at the end */
+    uint16_t *gs;                  /* bf16 [T][d] */
     struct attention_args *att;
     struct index_score_args *index;
     int *picked;   /* [T][topk] */

@@ -22,29 +22,28 @@ gate_and_shared(struct backend *b, const struct layer *l, int n, const uint16_t 
     return linear_cuda(&b->rk, a, 3, e);
 }
 
-static int
-route(struct backend *b, const struct layer *l, const struct cuda_rows *r, struct err *e)
+static struct route_args
+route(const struct backend *b, const struct layer *l, const struct cuda_rows *r)
 {
     const struct model_config *c = &b->c;
-    struct cuda_scratch *s = &b->s;
-    const struct route_args a = {.gate = s->gate,
-                                 .bias = l->gate_bias,
-                                 .table = l->gate_table,
-                                 .token = r->rows,
-                                 .chosen = s->chosen,
-                                 .slot = s->slot,
-                                 .first = s->first,
-                                 .source = s->source,
-                                 .active = s->active,
-                                 .weight = s->weight,
-                                 .slot_weight = s->slot_weight,
-                                 .back = &b->back,
-                                 .rows = r->n,
-                                 .n_experts = c->n_experts,
-                                 .k = c->n_experts_used,
-                                 .scale = c->route_scale};
+    const struct cuda_scratch *s = &b->s;
 
-    return route_cuda(&b->rk, &a, e);
+    return (struct route_args){.gate = s->gate,
+                               .bias = l->gate_bias,
+                               .table = l->gate_table,
+                               .token = r->rows,
+                               .chosen = s->chosen,
+                               .slot = s->slot,
+                               .first = s->first,
+                               .source = s->source,
+                               .active = s->active,
+                               .weight = s->weight,
+                               .slot_weight = s->slot_weight,
+                               .back = &b->back,
+                               .rows = r->n,
+                               .n_experts = c->n_experts,
+                               .k = c->n_experts_used,
+                               .scale = c->route_scale};
 }
 
 /* w1 and w3 of all experts that have rows: gg and gu. */
@@ -69,10 +68,9 @@ up(struct backend *b, const struct layer *l, int n, const uint16_t *x, struct er
     return expert_linear_cuda(&b->rk, &routed, e);
 }
 
-/* gg = act(gg, gu), of the shared expert behind the others; rounded where w2 wants it and does not
- * do that itself. */
+/* gg = act(gg, gu), of the shared expert behind the others. */
 static int
-between(struct backend *b, const struct layer *l, int n, struct err *e)
+between(struct backend *b, int n, struct err *e)
 {
     struct cuda_scratch *s = &b->s;
     const int slots = n * b->c.n_experts_used, dim = b->c.moe_inter;
@@ -84,10 +82,36 @@ between(struct backend *b, const struct layer *l, int n, struct err *e)
                                   .weighted = slots,
                                   .dim = dim,
                                   .limit = b->c.swiglu_limit};
+
+    return swiglu_cuda(&b->rk, &a, e);
+}
+
+/* One row's in one go. */
+static int
+up_row(struct backend *b, const struct layer *l, const struct cuda_rows *r,
+       const uint16_t *x, struct err *e)
+{
+    const struct experts_row_args a = {.route = route(b, l, r),
+                                       .shape = l->experts[0].w1,
+                                       .w = {l->w1, l->w3},
+                                       .x = input_for(&l->experts[0].w1, x, b->s.yq),
+                                       .gate = b->s.gg,
+                                       .up = b->s.gu,
+                                       .w2 = l->w2,
+                                       .second = b->s.second,
+                                       .limit = b->c.swiglu_limit};
+
+    return experts_row_cuda(&b->rk, &a, e);
+}
+
+/* gg rounded where w2 wants it and does not do that itself. */
+static int
+rounded(struct backend *b, const struct layer *l, int n, struct err *e)
+{
+    struct cuda_scratch *s = &b->s;
+    const int slots = n * b->c.n_experts_used, dim = b->c.moe_inter;
     uint16_t *shared = s->gg + (size_t)slots * dim;
 
-    if (swiglu_cuda(&b->rk, &a, e) == -1)
-        return -1;
     if (is_quantised(&l->experts[0].w2) && !quantises_itself(&l->experts[0].w2, n) &&
         quantise(b, s->gg, s->gg, slots, dim, e) == -1)
         return -1;
@@ -97,9 +121,10 @@ between(struct backend *b, const struct layer *l, int n, struct err *e)
     return 0;
 }
 
-/* To ex and gs: the sum is made where the streams take it in. */
+/* To ex and gs: the sum is made where the streams take it in. place: as in expert_args. */
 static int
-down(struct backend *b, const struct layer *l, int n, struct err *e)
+down(struct backend *b, const struct layer *l, int n, const struct expert_weights *place,
+     struct err *e)
 {
     struct cuda_scratch *s = &b->s;
     const int slots = n * b->c.n_experts_used;
@@ -110,6 +135,7 @@ down(struct backend *b, const struct layer *l, int n, struct err *e)
         .w = {l->w2},
         .first = s->first,
         .active = s->active,
+        .place = place,
         .x = s->gg,
         .y = {s->ex},
         .n_mats = 1,
@@ -136,8 +162,24 @@ int
 cuda_moe(struct backend *b, const struct layer *l, const struct cuda_rows *r,
          const uint16_t *x, struct err *e)
 {
-    if (gate_and_shared(b, l, r->n, x, e) == -1 || route(b, l, r, e) == -1 ||
-        up(b, l, r->n, x, e) == -1 || between(b, l, r->n, e) == -1)
+    const struct expert *like = &l->experts[0];
+    const bool in_one =
+        like->w2.packed != NULL &&
+        experts_row_can(&like->w1, r->n, b->c.n_experts, b->c.n_experts_used);
+
+    if (gate_and_shared(b, l, r->n, x, e) == -1)
         return -1;
-    return down(b, l, r->n, e);
+    if (in_one) {
+        if (up_row(b, l, r, x, e) == -1)
+            return -1;
+    } else {
+        const struct route_args a = route(b, l, r);
+
+        if (route_cuda(&b->rk, &a, e) == -1 || up(b, l, r->n, x, e) == -1 ||
+            between(b, r->n, e) == -1)
+            return -1;
+    }
+    if (rounded(b, l, r->n, e) == -1)
+        return -1;
+    return down(b, l, r->n, in_one ? b->s.second : NULL, e);
 }

@@ -4,7 +4,8 @@
 
 /*
  * The choice of a row's experts (spec 8) by one warp, from scores in shared memory: the best k of
- * score + bias, or a table's. Which kernel it is in, and beside how many rows, does not show.
+ * score + bias, or a table's; and what is between an expert's matrices. Which kernel it is in, and
+ * beside how many rows, does not show.
  */
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/kernels.h"
@@ -15,7 +16,9 @@ enum { MAX_EXPERTS = 512, MAX_USED = WARP };
 
 struct choice {
     float score[MAX_EXPERTS];
-    float chosen[MAX_USED]; /* scores of the chosen ones, by id */
+    /* of the chosen ones, by ascending id */
+    float own[MAX_USED], weight[MAX_USED];
+    int id[MAX_USED];
 };
 
 static __device__ __forceinline__ float
@@ -70,9 +73,9 @@ best_experts(const float *score, const float *bias, int n, int k)
     return mine;
 }
 
-/* One warp, when the scores are there: ids in ascending order, and weights, to row `row`. */
+/* One warp, when the scores are there: c->id and c->weight. bias: a.bias, or a copy of it. */
 static __device__ void
-choose(const struct route_args &a, size_t row, struct choice *c)
+choose(const struct route_args &a, size_t row, const float *bias, struct choice *c)
 {
     const int lane = threadIdx.x % WARP, n = a.n_experts, k = a.k;
     float sum = 0.0f;
@@ -81,9 +84,9 @@ choose(const struct route_args &a, size_t row, struct choice *c)
     if (a.bias == NULL)
         id = lane < k ? a.table[row_start(a.token[row].token, k) + lane] : n;
     else if (n <= 8 * WARP)
-        id = best_experts<8>(c->score, a.bias, n, k);
+        id = best_experts<8>(c->score, bias, n, k);
     else
-        id = best_experts<MAX_EXPERTS / WARP>(c->score, a.bias, n, k);
+        id = best_experts<MAX_EXPERTS / WARP>(c->score, bias, n, k);
     for (int i = 0; i < k; i++) {
         const int other = __shfl_sync(~0u, id, i);
 
@@ -92,14 +95,25 @@ choose(const struct route_args &a, size_t row, struct choice *c)
     const float own = lane < k ? c->score[id] : 0.0f;
 
     if (lane < k)
-        c->chosen[place] = own;
+        c->own[place] = own;
     __syncwarp();
     for (int i = 0; i < k; i++)
-        sum += c->chosen[i];
+        sum += c->own[i];
     if (lane < k) {
-        a.chosen[row_start(row, k) + place] = id;
-        a.weight[row_start(row, k) + place] = own / sum * a.scale;
+        c->id[place] = id;
+        c->weight[place] = own / sum * a.scale;
     }
+}
+
+/* bf16(w * silu(min(g, limit)) * clamp(u)): what is between an expert's matrices. */
+static __device__ __forceinline__ uint16_t
+swiglu(uint16_t gate, uint16_t up, float w, float limit)
+{
+    float u = bf16_to_f32(up), g = bf16_to_f32(gate);
+
+    u = u < -limit ? -limit : u > limit ? limit : u;
+    g = g > limit ? limit : g;
+    return f32_to_bf16(w * (g / (1.0f + exp_f32(-g)) * u));
 }
 
 #endif /* GPU_CUDA_GATE_CUH */

@@ -341,10 +341,18 @@ int route_cuda(struct cuda_rank *rk, const struct route_args *a, struct err *e);
  * source is NULL; bf16. w [n_mats][n_experts] on the device, shaped like `shape`; the second
  * matrix writes y2. At most max_active experts are active. Bits as in linear_cuda.
  */
+struct expert_weights { /* of a packed matrix */
+    const void *packed;
+    const uint8_t *scale;
+};
+
 struct expert_args {
     struct matrix shape;
     const struct matrix *w[2];
     const int *first, *source, *active; /* active[0]: how many, then their ids */
+    /* One row, packed matrices: what experts_row_cuda has left of w for each of max_active places,
+     * instead of the three above; or NULL. */
+    const struct expert_weights *place;
     const uint16_t *x;
     uint16_t *y[2];
     int n_mats, max_active;
@@ -360,6 +368,26 @@ struct expert_args {
 };
 
 int expert_linear_cuda(struct cuda_rank *rk, const struct expert_args *a, struct err *e);
+
+/*
+ * experts_row.cu: for one row, all between the gate and w2: route_cuda, w1 and w3 of the chosen
+ * experts by expert_linear_cuda, swiglu_cuda of theirs and of the shared expert's. gate and up are
+ * [k + 1][shape.out], of which the shared expert's are given, in the last row; to `gate`.
+ */
+struct experts_row_args {
+    struct route_args route; /* rows: 1 */
+    struct matrix shape;
+    const struct matrix *w[2]; /* as in expert_args: w1, w3 */
+    const uint16_t *x;
+    uint16_t *gate;
+    const uint16_t *up;
+    const struct matrix *w2;
+    struct expert_weights *second; /* out [k]: w2 of the chosen ones */
+    float limit;
+};
+
+bool experts_row_can(const struct matrix *shape, int rows, int n_experts, int k);
+int experts_row_cuda(struct cuda_rank *rk, const struct experts_row_args *a, struct err *e);
 
 /*
  * packed.cu: matrices re-laid-out for tensor cores (matrix.packed; then .w is not looked at, and

@@ -131,6 +131,20 @@ assign_kernel(const __grid_constant__ struct route_args a)
     assign(a);
 }
 
+/* The choice of a row, by one warp, to memory. */
+static __device__ __forceinline__ void
+put_choice(const struct route_args &a, size_t row, struct choice *c)
+{
+    const int lane = threadIdx.x % WARP;
+
+    choose(a, row, a.bias, c);
+    __syncwarp();
+    if (lane >= a.k)
+        return;
+    a.chosen[row_start(row, a.k) + lane] = c->id[lane];
+    a.weight[row_start(row, a.k) + lane] = c->weight[lane];
+}
+
 /* A block is a row. */
 static __global__ void __launch_bounds__(THREADS)
 choose_kernel(const __grid_constant__ struct route_args a,
@@ -148,7 +162,7 @@ choose_kernel(const __grid_constant__ struct route_args a,
         c.score[x] = gate_score(a.gate[row_start(blockIdx.x, a.n_experts) + x]);
     __syncthreads();
     if (threadIdx.x < WARP)
-        choose(a, blockIdx.x, &c);
+        put_choice(a, blockIdx.x, &c);
 }
 
 /* All of it in one block, for few rows: one after another, scores by all threads. */
@@ -169,7 +183,7 @@ route_kernel(const __grid_constant__ struct route_args a,
             gate_score(a.gate[i]);
     __syncthreads();
     for (int r = threadIdx.x / WARP; r < a.rows; r += blockDim.x / WARP)
-        choose(a, r, &c[r]);
+        put_choice(a, r, &c[r]);
     __syncthreads(); /* choices are written, and seen by this block */
     assign(a);
 }
@@ -211,11 +225,8 @@ swiglu_kernel(const __grid_constant__ struct swiglu_args a)
     const float w = a.weight != NULL && (a.weighted == 0 || r < (size_t)a.weighted)
                         ? a.weight[r]
                         : 1.0f;
-    float u = bf16_to_f32(a.up[i]), g = bf16_to_f32(a.gate[i]);
 
-    u = u < -a.limit ? -a.limit : u > a.limit ? a.limit : u;
-    g = g > a.limit ? a.limit : g;
-    a.a[i] = f32_to_bf16(w * (g / (1.0f + exp_f32(-g)) * u));
+    a.a[i] = swiglu(a.gate[i], a.up[i], w, a.limit);
 }
 
 int

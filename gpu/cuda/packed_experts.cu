@@ -43,25 +43,36 @@ packed_expert_kernel(const __grid_constant__ struct expert_args a, int split, in
     const int at = blockIdx.x - blocks_one, active = at / blocks, block = at % blocks;
 
     pdl_wait();
-    if (active >= a.active[0])
-        return;
-    const int x = a.active[1 + active], r1 = a.first[x + 1];
-    const struct matrix *m = &a.w[blockIdx.y][x];
-    const struct packed_job j = {(const uint4 *)m->packed,
-                                 m->scale,
+    struct expert_weights w;
+    int r0 = active, r1 = active + 1;
+
+    if (a.place != NULL)
+        w = a.place[active];
+    else {
+        if (active >= a.active[0])
+            return;
+        const int x = a.active[1 + active];
+        const struct matrix *m = &a.w[blockIdx.y][x];
+
+        w = {m->packed, m->scale};
+        r0 = a.first[x];
+        r1 = a.first[x + 1];
+    }
+    const struct packed_job j = {(const uint4 *)w.packed,
+                                 w.scale,
                                  a.x,
                                  a.y[blockIdx.y],
                                  KIND,
-                                 m->out,
-                                 m->in,
+                                 a.shape.out,
+                                 a.shape.in,
                                  r1,
-                                 m->in,
-                                 m->out,
+                                 a.shape.in,
+                                 a.shape.out,
                                  0,
                                  split,
                                  a.quant};
 
-    for (int r = a.first[x]; r < r1; r += PACK_N)
+    for (int r = r0; r < r1; r += PACK_N)
         block_product<KIND, 1, 1>(j, block, r, r1, rows_of_x{a.source, false}, shared);
 }
 

@@ -151,6 +151,7 @@ plan_moe(struct backend *b)
     TAKE(source, t * k);
     TAKE(first, c->n_experts + 1);
     TAKE(active, c->n_experts + 1);
+    TAKE(second, k);
     TAKE(ex, t * k * c->hidden);
     TAKE(gg, t * (k + 1) * c->moe_inter);
     TAKE(gu, t * (k + 1) * c->moe_inter);

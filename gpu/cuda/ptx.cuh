@@ -48,6 +48,13 @@ load_beside(const uint2 *p)
     return v;
 }
 
+/* Where p points begins its way to the second cache. */
+static __device__ __forceinline__ void
+prefetch_l2(const void *p)
+{
+    asm volatile("prefetch.global.L2 [%0];" : : "l"(p));
+}
+
 /* c[16][8] += a[16][16] b[16][8], a warp's. Lane 4 g + t has c[g][2 t], c[g][2 t + 1] and the same
  * of row g + 8; pairs of a: rows g, g + 8 at columns 2 t, then both 8 columns on; pairs of b: rows
  * 2 t and 2 t + 8 of column g. */

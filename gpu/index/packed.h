@@ -114,6 +114,26 @@ packed_part(INDEX_INT warp, INDEX_INT split)
     return INDEX_REST(warp, split);
 }
 
+/* Of two matrices of one shape, a block's groups being halves: which one a warp has, and which of
+ * its tiles. The same tile of the other is packed_pair_half() groups on. */
+INDEX_FN INDEX_INT
+packed_pair_half(INDEX_INT split)
+{
+    return PACK_WARPS / split / 2;
+}
+
+INDEX_FN INDEX_INT
+packed_pair_matrix(INDEX_INT warp)
+{
+    return warp / (PACK_WARPS / 2);
+}
+
+INDEX_FN INDEX_INT
+packed_pair_tile(INDEX_INT block, INDEX_INT warp, INDEX_INT split)
+{
+    return block * packed_pair_half(split) + warp % (PACK_WARPS / 2) / split;
+}
+
 INDEX_FN INDEX_INT
 packed_first_chunk(INDEX_INT chunks, INDEX_INT part, INDEX_INT split)
 {

@@ -17,6 +17,7 @@
 #include "base/err.h"
 #include "base/fp.h"
 #include "gpu/cuda/kernels.h"
+#include "gpu/ops/moe.h"
 #include "tests/kernels/cuda_test.h"
 #include "tests/test.h"
 
@@ -540,6 +541,210 @@ test_experts(void **state)
     }
 }
 
+enum { USED = 4, FEW = 6, TABLE = 3 };
+
+/* Experts of one row: the arguments of all in one, and what the operations one by one make of the
+ * same in `gate`; `last`: what both find in it. */
+static void
+one_by_one(const struct experts_row_args *a, const uint16_t *last)
+{
+    const int k = a->route.k, dim = a->shape.out;
+    const size_t bytes = (size_t)dim * 2;
+    struct err e = {0};
+    struct expert_args w = {.shape = a->shape,
+                            .w = {a->w[0], a->w[1]},
+                            .first = a->route.first,
+                            .source = a->route.source,
+                            .active = a->route.active,
+                            .x = a->x,
+                            .y = {a->gate, (uint16_t *)(uintptr_t)a->up},
+                            .n_mats = 2,
+                            .max_active = k,
+                            .one_row = 1};
+    const struct swiglu_args s = {.gate = a->gate,
+                                  .up = a->up,
+                                  .weight = a->route.slot_weight,
+                                  .a = a->gate,
+                                  .rows = k + 1,
+                                  .weighted = k,
+                                  .dim = dim,
+                                  .limit = a->limit};
+
+    cuda_ok(cudaMemcpy(a->gate + (size_t)k * dim, last, bytes, cudaMemcpyHostToDevice));
+    done(route_cuda(&rk, &a->route, &e), &e);
+    done(expert_linear_cuda(&rk, &w, &e), &e);
+    done(swiglu_cuda(&rk, &s, &e), &e);
+}
+
+static void
+in_one(const struct experts_row_args *a, const uint16_t *last)
+{
+    struct err e = {0};
+
+    cuda_ok(cudaMemcpy(a->gate + (size_t)a->route.k * a->shape.out, last,
+                       (size_t)a->shape.out * 2, cudaMemcpyHostToDevice));
+    done(experts_row_cuda(&rk, a, &e), &e);
+}
+
+/* Whether two that have run left the same. */
+static bool
+same_left(const struct experts_row_args *a, const struct experts_row_args *b)
+{
+    const size_t k = (size_t)a->route.k, n = (size_t)a->route.n_experts;
+
+    const struct {
+        const void *a, *b;
+        size_t bytes;
+    } of[] = {{a->gate, b->gate, (k + 1) * (size_t)a->shape.out * 2},
+              {a->route.chosen, b->route.chosen, k * 4},
+              {a->route.slot, b->route.slot, k * 4},
+              {a->route.source, b->route.source, k * 4},
+              {a->route.first, b->route.first, (n + 1) * 4},
+              {a->route.active, b->route.active, (k + 1) * 4},
+              {a->route.weight, b->route.weight, k * 4},
+              {a->route.slot_weight, b->route.slot_weight, k * 4}};
+
+    bool same = true;
+
+    for (size_t i = 0; i < sizeof of / sizeof of[0]; i++) {
+        void *x = fetch(of[i].a, of[i].bytes), *y = fetch(of[i].b, of[i].bytes);
+
+        same &= memcmp(x, y, of[i].bytes) == 0;
+        free(x);
+        free(y);
+    }
+    return same;
+}
+
+static struct experts_row_args
+with_outputs(struct experts_row_args a)
+{
+    const size_t k = (size_t)a.route.k;
+
+    a.gate = dev_poison((k + 1) * (size_t)a.shape.out * 2);
+    a.route.chosen = dev_poison(k * 4);
+    a.route.slot = dev_poison(k * 4);
+    a.route.source = dev_poison(k * 4);
+    a.route.first = dev_poison(((size_t)a.route.n_experts + 1) * 4);
+    a.route.active = dev_poison(((size_t)a.route.n_experts + 1) * 4);
+    a.route.weight = dev_poison(k * 4);
+    a.route.slot_weight = dev_poison(k * 4);
+    a.second = dev_poison(k * sizeof *a.second);
+    return a;
+}
+
+/* Products of a matrix of each chosen expert with k rows, found by place or by the order of rows. */
+static void *
+second_ones(const struct experts_row_args *a, bool by_place)
+{
+    const size_t bytes = (size_t)a->route.k * (size_t)a->shape.out * 2;
+    struct err e = {0};
+    struct expert_args w = {.shape = a->shape,
+                            .w = {a->w2},
+                            .first = a->route.first,
+                            .active = a->route.active,
+                            .place = by_place ? a->second : NULL,
+                            .x = a->x,
+                            .y = {dev_poison(bytes)},
+                            .n_mats = 1,
+                            .max_active = a->route.k,
+                            .one_row = 1};
+
+    done(expert_linear_cuda(&rk, &w, &e), &e);
+    return fetch(w.y[0], bytes);
+}
+
+/* The experts of a row in one kernel have the bits of route, products and swiglu one by one, for
+ * all kinds of gates; a logit that is another gives others. */
+static void
+test_experts_row(void **state)
+{
+    enum { ANY, EQUAL, ODD, NONE, BY_TABLE, WHATS };
+
+    static const struct {
+        struct shape shape;
+        int experts;
+    } c[] = {{{MATRIX_FP4, 112, 128}, 256},
+             {{MATRIX_FP8, 304, 448}, 77},
+             {{MATRIX_BF16, 64, 896}, 8},
+             {{MATRIX_FP4, 1040, 2048}, 384},
+             {{MATRIX_FP4, 16, 64}, 500}};
+
+    (void)state;
+    for (size_t t = 0; t < sizeof c / sizeof c[0]; t++) {
+        const int in = c[t].shape.in, out = c[t].shape.out, n = c[t].experts;
+        uint16_t *x = rnd_bf16((size_t)USED * (size_t)in, 1.0f),
+                 *last = rnd_bf16((size_t)out, 3.0f);
+        uint16_t *up = rnd_bf16((size_t)(USED + 1) * (size_t)out, 3.0f);
+        struct matrix *list[2] = {malloc((size_t)n * sizeof **list),
+                                  malloc((size_t)n * sizeof **list)};
+        struct weight w[2][FEW];
+        struct experts_row_args a;
+
+        for (int m = 0; m < 2; m++) {
+            for (int i = 0; i < FEW; i++)
+                weight_make(&w[m][i], &c[t].shape);
+            for (int i = 0; i < n; i++)
+                list[m][i] = w[m][i % FEW].d;
+        }
+        a = (struct experts_row_args){
+            .shape = list[0][0],
+            .w = {dev(list[0], (size_t)n * sizeof **list),
+                  dev(list[1], (size_t)n * sizeof **list)},
+            .x = dev(x, (size_t)USED * (size_t)in * 2),
+            .up = dev(up, (size_t)(USED + 1) * (size_t)out * 2),
+            .route = {.rows = 1, .n_experts = n, .k = USED, .scale = 1.5f},
+            .limit = 2.0f};
+        a.w2 = a.w[0];
+        assert_true(experts_row_can(&a.shape, 1, n, USED));
+        for (int what = 0; what < WHATS; what++) {
+            float *gate = rnd_f32((size_t)n, 3.0f), *bias = rnd_f32((size_t)n, 0.3f);
+            const int32_t table[TABLE * USED] = {1, 2, 3, 4, n - 1, 0, 5, 2, 5, 6, 3, 1};
+            const struct dev_row row = {.token = 1};
+            struct experts_row_args one, all;
+            void *by_order, *by_place;
+
+            for (int i = 0; i < n; i++) {
+                if (what == EQUAL)
+                    gate[i] = (float)(i % 3);
+                if (what == NONE || (what == ODD && i % 3 == 0))
+                    gate[i] = i % 2 != 0 ? NAN : -INFINITY;
+                bias[i] = what == EQUAL ? 0.0f : bias[i];
+            }
+            a.route.gate = dev(gate, (size_t)n * 4);
+            a.route.bias = what == BY_TABLE ? NULL : dev(bias, (size_t)n * 4);
+            a.route.table = dev(table, sizeof table);
+            a.route.token = dev(&row, sizeof row);
+            one = with_outputs(a);
+            all = with_outputs(a);
+            in_one(&all, last);
+            one_by_one(&one, last);
+            assert_true(same_left(&all, &one));
+            by_order = second_ones(&one, false);
+            by_place = second_ones(&all, true);
+            assert_memory_equal(by_place, by_order, (size_t)USED * (size_t)out * 2);
+            free(by_order);
+            free(by_place);
+            for (int i = 0; i < n && what != NONE; i++)
+                gate[i] += 0.25f * (float)(i % 5);
+            all.route.gate = dev(gate, (size_t)n * 4);
+            in_one(&all, last);
+            assert_true(what == NONE || !same_left(&all, &one));
+            free(gate);
+            free(bias);
+        }
+        for (int m = 0; m < 2; m++) {
+            for (int i = 0; i < FEW; i++)
+                weight_free(&w[m][i]);
+            free(list[m]);
+        }
+        free(x);
+        free(last);
+        free(up);
+        tear_down(NULL);
+    }
+}
+
 #define PACKED(fn)                                      \
     {                                                   \
         "packed: " #fn, fn, set_packed, set_plain, NULL \
@@ -550,10 +755,12 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_linear_values),     TEST(test_linear_notices),   TEST(test_linear_bits),
-        TEST(test_linear_not_finite), TEST(test_experts),          PACKED(test_linear_rows),
-        PACKED(test_linear_values),   PACKED(test_linear_notices), PACKED(test_linear_bits),
-        PACKED(test_experts),         TEST(test_pack_not_finite),
+        TEST(test_linear_values),   TEST(test_linear_notices),
+        TEST(test_linear_bits),     TEST(test_linear_not_finite),
+        TEST(test_experts),         PACKED(test_linear_rows),
+        PACKED(test_linear_values), PACKED(test_linear_notices),
+        PACKED(test_linear_bits),   PACKED(test_experts),
+        PACKED(test_experts_row),   TEST(test_pack_not_finite),
     };
     struct err e = {0};
     int failed;

@@ -27,6 +27,11 @@ load_beside(const uint2 *p)
 }
 
 static inline void
+prefetch_l2(const void *)
+{
+}
+
+static inline void
 mma_bf16(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
 {
     struct simt_mma m = {c, a, {b0, b1}};
