@@ -55,8 +55,6 @@ struct dev_draw {
     uint64_t pos;
 };
 
-enum { SAMPLE_SLICE = 1024, SAMPLE_BINS = 1024 };
-
 struct sample_args {
     const float *x;
     const struct dev_draw *draw; /* [rows] */

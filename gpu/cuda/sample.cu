@@ -19,8 +19,10 @@
 enum {
     THREADS = 512,
     WARPS = THREADS / WARP,
-    EACH = SAMPLE_SLICE / THREADS,
-    BINS = SAMPLE_BINS,
+    SMALL = 2, /* logits a thread, of one row or a few */
+    LARGE = 8, /* and of many */
+    MANY_ROWS = 4,
+    BINS = 1024,
     OWN = BINS / THREADS,
     FEW = 1024,  /* members of a bin that there is room for */
     MANY = 32,   /* more are not compared all with all */
@@ -102,7 +104,7 @@ struct totals {
 
 /* A row's scratch memory. */
 struct work {
-    word *list;         /* [slices][SAMPLE_SLICE]: keys in the order of their bins */
+    word *list;         /* [slices][of a slice]: keys in the order of their bins */
     word *sum;          /* [BINS] */
     struct found *part; /* [slices] */
     struct totals *all;
@@ -110,24 +112,32 @@ struct work {
     uint16_t *end;   /* [slices][BINS]: where a bin ends in the list */
 };
 
-size_t
-sample_bytes(int n)
+static size_t
+bytes_of(int n, int slice)
 {
-    const size_t slices = ceil_div(n, SAMPLE_SLICE);
-    const size_t bytes = slices * (SAMPLE_SLICE * sizeof(word) + sizeof(struct found) +
-                                   BINS * sizeof(uint16_t)) +
-                         BINS * (sizeof(word) + sizeof(uint32_t)) + sizeof(struct totals);
+    const size_t slices = ceil_div(n, slice);
+    const size_t bytes =
+        slices * (slice * sizeof(word) + sizeof(struct found) + BINS * sizeof(uint16_t)) +
+        BINS * (sizeof(word) + sizeof(uint32_t)) + sizeof(struct totals);
 
     return (bytes + 15) / 16 * 16;
 }
 
+size_t
+sample_bytes(int n)
+{
+    const size_t small = bytes_of(n, SMALL * THREADS), large = bytes_of(n, LARGE * THREADS);
+
+    return small > large ? small : large;
+}
+
 static __device__ __forceinline__ struct work
-work_of(const struct sample_args &a, int row, int slices)
+work_of(const struct sample_args &a, int row, int slices, int slice)
 {
     struct work w;
 
     w.list = (word *)(a.work + row_start(row, a.row_bytes));
-    w.sum = w.list + row_start(slices, SAMPLE_SLICE);
+    w.sum = w.list + row_start(slices, slice);
     w.part = (struct found *)(w.sum + BINS);
     w.all = (struct totals *)(w.part + slices);
     w.count = (uint32_t *)(w.all + 1);
@@ -164,19 +174,20 @@ block_found(struct found f)
     return f;
 }
 
+template <int EACH>
 static __global__ void __launch_bounds__(THREADS)
 best_kernel(const __grid_constant__ struct sample_args a)
 {
     const int slice = blockIdx.x, row = blockIdx.y, slices = gridDim.x;
     const float *x = a.x + row_start(row, a.n);
-    const struct work w = work_of(a, row, slices);
+    const struct work w = work_of(a, row, slices, EACH * THREADS);
     struct found f = {0, FLT_MAX, 0};
 
     pdl_go();
     pdl_wait();
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
-        const int id = grid_item(slice, SAMPLE_SLICE, i * THREADS + threadIdx.x);
+        const int id = grid_item(slice, EACH * THREADS, i * THREADS + threadIdx.x);
 
         if (id < a.n) {
             const float raw = x[id], v = clean(raw);
@@ -295,7 +306,7 @@ struct task {
     struct draw d;
     double max, per; /* bins for a logit's distance from the largest */
     uint64_t random;
-    int slices;
+    int slices, slice; /* slice: logits of one */
 };
 
 /* Which bin, from the best on; of equal logits the same. Its members in smaller bins, likewise. */
@@ -380,7 +391,7 @@ each_member(const struct task &k, const struct place &p, F f)
 
 #pragma unroll 1
         for (int i = from + threadIdx.x % READERS; i < to; i += READERS) {
-            const word key = __ldcg(k.w.list + row_start(slice, SAMPLE_SLICE) + i);
+            const word key = __ldcg(k.w.list + row_start(slice, k.slice) + i);
 
             if (p.shift == 64 || key >> p.shift == p.prefix)
                 f(key, weight_of(logit_of(key), k.max, k.d.scale));
@@ -514,6 +525,7 @@ struct part {
 };
 
 /* The weights of this block's slice: everybody's sums; its list. */
+template <int EACH>
 static __device__ __forceinline__ void
 weigh(struct shared &s, const struct task &k, const float *x, int slice)
 {
@@ -580,8 +592,8 @@ weigh(struct shared &s, const struct task &k, const float *x, int slice)
     __syncthreads();
     for (int i = 0; i < EACH; i++)
         if (weight[i] > 0)
-            w.list[row_start(slice, SAMPLE_SLICE) + atomicAdd(&s.count[bin[i]], 1u)] =
-                key_of(x[i], grid_item(slice, SAMPLE_SLICE, i * THREADS + threadIdx.x));
+            w.list[row_start(slice, EACH * THREADS) + atomicAdd(&s.count[bin[i]], 1u)] =
+                key_of(x[i], grid_item(slice, EACH * THREADS, i * THREADS + threadIdx.x));
 }
 
 /* Bins for what lies between a row's largest logit and its least number: all of it, or as far down
@@ -594,6 +606,7 @@ bins_per(double span, double reach)
     return all > 0.0f ? fminf(BINS / all, 1e30f) : 0.0f;
 }
 
+template <int EACH>
 static __global__ void __launch_bounds__(THREADS, 1)
 draw_kernel(const __grid_constant__ struct sample_args a)
 {
@@ -603,8 +616,13 @@ draw_kernel(const __grid_constant__ struct sample_args a)
     const struct dev_draw d = a.draw[row];
     /* Weights end 32 below the best. */
     const double reach = d.d.scale > 0 ? 32 / d.d.scale : 0;
-    struct task k = {work_of(a, row, gridDim.x),   d.d,           0, 0,
-                     draw_random(d.d.seed, d.pos), (int)gridDim.x};
+    struct task k = {work_of(a, row, gridDim.x, EACH * THREADS),
+                     d.d,
+                     0,
+                     0,
+                     draw_random(d.d.seed, d.pos),
+                     (int)gridDim.x,
+                     EACH * THREADS};
     struct found f = {0, FLT_MAX, 0};
     float x[EACH], max;
 
@@ -613,7 +631,7 @@ draw_kernel(const __grid_constant__ struct sample_args a)
     pdl_wait();
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
-        const int id = grid_item(slice, SAMPLE_SLICE, i * THREADS + threadIdx.x);
+        const int id = grid_item(slice, EACH * THREADS, i * THREADS + threadIdx.x);
 
         x[i] = id < a.n ? clean(a.x[row_start(row, a.n) + id]) : -INFINITY;
     }
@@ -624,7 +642,7 @@ draw_kernel(const __grid_constant__ struct sample_args a)
     max = logit_of(f.best);
     k.max = (double)max;
     k.per = bins_per(k.max - (double)f.least, reach);
-    weigh(s, k, x, slice);
+    weigh<EACH>(s, k, x, slice);
     __syncthreads();
     if (threadIdx.x == 0)
         last = arrive(&k.w.all->arrived) == gridDim.x - 1;
@@ -640,16 +658,23 @@ draw_kernel(const __grid_constant__ struct sample_args a)
     }
 }
 
+template <int EACH>
+static int
+sample(struct cuda_rank *rk, const struct sample_args *a, struct err *e)
+{
+    const dim3 grid(ceil_div(a->n, EACH * THREADS), a->rows);
+
+    CU_TRY(launch_pdl(rk, best_kernel<EACH>, grid, THREADS, 0, *a), e);
+    CU_TRY(launch_pdl(rk, draw_kernel<EACH>, grid, THREADS, 0, *a), e);
+    return 0;
+}
+
 int
 sample_cuda(struct cuda_rank *rk, const struct sample_args *a, struct err *e)
 {
-    const dim3 grid(ceil_div(a->n, SAMPLE_SLICE), a->rows);
-
     if (a->n < 1 || a->n > LOGITS_MOST)
         return err_set(e, ERR_INTERNAL, 0, "sample: rows of %d", a->n);
     if (a->rows == 0)
         return 0;
-    CU_TRY(launch_pdl(rk, best_kernel, grid, THREADS, 0, *a), e);
-    CU_TRY(launch_pdl(rk, draw_kernel, grid, THREADS, 0, *a), e);
-    return 0;
+    return a->rows < MANY_ROWS ? sample<SMALL>(rk, a, e) : sample<LARGE>(rk, a, e);
 }
