@@ -112,8 +112,7 @@ experts_row_kernel(const __grid_constant__ struct experts_row_args a,
     struct packed_job j = {NULL, NULL,       a.x, NULL, KIND,  dim, a.shape.in,
                            1,    a.shape.in, dim, 0,    split, 0};
 
-    const int tile =
-        with_split(split, [&](auto s) { return packed_pair_tile(block, t / WARP, s.n); });
+    const int tile = packed_pair_tile(block, t / WARP, split);
 
     prefetch_tables(a, at * PACK_THREADS + t);
     if (a.route.bias != NULL)
@@ -131,15 +130,15 @@ experts_row_kernel(const __grid_constant__ struct experts_row_args a,
 
     if (at == 0 && t < a.route.k)
         second = {a.w2[c.id[t]].packed, a.w2[c.id[t]].scale};
-    block_tiles<KIND, 1, 1>(
+    block_parts<KIND, 1, 1>(
         j, tile, &row, [] {}, shared);
     if (at == 0)
         tell(a, c, second);
     if (t >= half * PACK_M)
         return;
-    const int o = block * half * PACK_M + t, group = t / PACK_M;
-    const float g = shared[packed_sum(group * split, 1, PACK_N, 0, t % PACK_M, 0)];
-    const float u = shared[packed_sum((group + half) * split, 1, PACK_N, 0, t % PACK_M, 0)];
+    const int o = block * half * PACK_M + t;
+    const float g = part_sum<1, 1>(shared, split, t, 0);
+    const float u = part_sum<1, 1>(shared, split, t + half * PACK_M, 0);
 
     if (o < dim)
         a.gate[row_start(i, dim) + o] =

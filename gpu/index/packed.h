@@ -119,7 +119,7 @@ packed_part(INDEX_INT warp, INDEX_INT split)
 INDEX_FN INDEX_INT
 packed_pair_half(INDEX_INT split)
 {
-    return PACK_WARPS / split / 2;
+    return INDEX_SHARE(PACK_WARPS / 2, split);
 }
 
 INDEX_FN INDEX_INT
@@ -131,7 +131,7 @@ packed_pair_matrix(INDEX_INT warp)
 INDEX_FN INDEX_INT
 packed_pair_tile(INDEX_INT block, INDEX_INT warp, INDEX_INT split)
 {
-    return block * packed_pair_half(split) + warp % (PACK_WARPS / 2) / split;
+    return INDEX_SHARE(block * (PACK_WARPS / 2) + warp % (PACK_WARPS / 2), split);
 }
 
 INDEX_FN INDEX_INT
