@@ -37,6 +37,12 @@ most_keys(const Config &k)
     return Int(k.c.window) + Int(k.c.max_positions) / MODEL_CSA_RATIO;
 }
 
+int
+attend_part_most(const Config &k)
+{
+    return (int)((k.c.window + k.c.max_positions / MODEL_CSA_RATIO) / 256 + 1);
+}
+
 /* Each key is in one part, and a part fits what is planned for the longest list. */
 void
 parts_cover(const Config &k, Statement &s)
@@ -68,6 +74,20 @@ parts_cover(const Config &k, Statement &s)
                                 attend_first(n, rank * many + i) ==
                                     first + attend_part(n) * i));
         }
+}
+
+/* Each key of a part is in one piece, and pieces are what kernels have room for. */
+void
+pieces_cover(const Config &k, Statement &s)
+{
+    const Int part = s.any("part", 1, attend_part_most(k)) * 16;
+    const Int at = s.any("at", 0, attend_part_most(k) * 16 - 1);
+    const Int pieces = attend_pieces(part), piece = attend_piece(part);
+
+    s.assume(at < part);
+    s.claim(piece % 16 == 0 && piece >= 16 && piece <= ATTEND_PIECE - (s.mutant ? 16 : 0));
+    s.claim(at / piece < pieces);
+    s.claim(implies(part <= ATTEND_PIECE, pieces == 1 && piece == part));
 }
 
 /* Parts of shared memory follow one another; rows begin at multiples of 16 bytes where
@@ -239,6 +259,8 @@ fragments_inside(const Config &k, Statement &s)
 const std::vector<Obligation> attend = {
     {"attend", "parts-cover", "each key of a list is in one part, and parts fit", true,
      parts_cover},
+    {"attend", "pieces-cover", "each key of a part is in one piece, and pieces fit", true,
+     pieces_cover},
     {"attend", "plan-is-apart", "parts of shared memory are disjoint, rows aligned", true,
      plan_is_apart},
     {"attend", "cells-apart", "scores, weights, sums and keys have rows of their own", true,

@@ -204,7 +204,7 @@ void
 attend_tile(const Config &k, Thread &x)
 {
     const int codes = (k.c.head_dim - k.c.rope_dim) / 8, words = codes + k.c.rope_dim / 4;
-    const Int key = x.warp() + x.any("key", 0, ATTEND_TILE / 16 - 1) * 16;
+    const Int key = x.warp() + x.any("key", 0, ATTEND_PIECE / 16 - 1) * 16;
     const Int at = x.lane() + x.any("word", 0, 2) * 32, place = attend_element(at, codes);
 
     x.use_in(key, "tile", WRITE, place, 8, at < codes);
@@ -214,7 +214,7 @@ attend_tile(const Config &k, Thread &x)
 void
 attend_tile_read(const Config &k, Thread &x)
 {
-    x.use_in(x.any("line", 0, ATTEND_TILE - 1), "tile", READ,
+    x.use_in(x.any("line", 0, ATTEND_PIECE - 1), "tile", READ,
              x.any("e", 0, k.c.head_dim - 1));
 }
 
@@ -261,6 +261,27 @@ attend_send(const Config &k, Thread &x)
     x.uses.push_back({"in", WRITE, c % dims, 2, c < dim, c / dims,
                       attend_sent(x.rank, h, 2 * ATTEND_HEADS)});
     x.use_of(c / dims, "memory", READ, 0, c < dim);
+}
+
+/* Queries beside the tile; slices of scores. */
+void
+attend_put(const Config &k, Thread &x)
+{
+    attend_tile(k, x);
+    x.use_in(attend_head(x), "q", WRITE,
+             2 * (x.lane() + x.any("pair", 0, k.c.head_dim / 64 - 1) * 32), 2);
+    x.use("memory", ATOMIC, 0);
+}
+
+void
+attend_slices(const Config &k, Thread &x)
+{
+    const Int i = x.any("i", 0, 1) * 2;
+    const Int t8 = x.warp() / 4 + x.any("t8", 0, (ATTEND_PIECE + 31) / 32 - 1) * 4;
+
+    attend_queries_read(k, x);
+    x.use_in(x.warp() % 4 * ATTEND_HEADS + mma_row(x.lane(), i), "slice", WRITE,
+             t8 * 8 + mma_col(x.lane(), 0), 2);
 }
 
 enum { CAP = 4096 /* keys of a part: any */ };
@@ -702,20 +723,13 @@ const std::vector<Kernel> kernels = {
     {"gpu/cuda/attend.cu",
      "attend_kernel",
      "den in p q rest score slice tile tops || q tile { ( | tile ) | ( q score tile / q slice "
-     "tile | score slice ) } | score tops || den p rest score tops | { { { ( | tile | ) p "
-     "tile } in } } || den in rest",
+     "tile | score slice ) } | score tops || den p rest score tops | { { { { ( | tile | ) p "
+     "tile } } in } } || den in rest",
      {"q", "tile", "slice", "score", "p", "in", "den", "tops", "rest"},
      512,
      "attend_kernel",
      9,
-     {attend_tile,
-      [](const Config &k, Thread &x) {
-          attend_tile(k, x);
-          x.use_in(attend_head(x), "q", WRITE,
-                   2 * (x.lane() + x.any("pair", 0, k.c.head_dim / 64 - 1) * 32), 2);
-          x.use("memory", ATOMIC, 0);
-      },
-      attend_tile,
+     {attend_tile, attend_put, attend_tile,
       [](const Config &k, Thread &x) {
           const Int t8 = x.warp() / 2 + x.any("t8", 0, ATTEND_TILE / 64 - 1) * 8;
           const Int i = x.any("i", 0, 3);
@@ -725,14 +739,7 @@ const std::vector<Kernel> kernels = {
                    x.turn("k", 0, CAP / ATTEND_TILE) * ATTEND_TILE + t8 * 8 +
                        mma_col(x.lane(), i));
       },
-      [](const Config &k, Thread &x) {
-          const Int i = x.any("i", 0, 1) * 2;
-          const Int t8 = x.warp() / 4 + x.any("t8", 0, ATTEND_TILE / 32 - 1) * 4;
-
-          attend_queries_read(k, x);
-          x.use_in(x.warp() % 4 * ATTEND_HEADS + mma_row(x.lane(), i), "slice", WRITE,
-                   t8 * 8 + mma_col(x.lane(), 0), 2);
-      },
+      attend_slices,
       [](const Config &, Thread &x) {
           const Int i = x.lane() + x.any("round", 0, ATTEND_TILE / 32 - 1) * 32;
 
@@ -767,6 +774,31 @@ const std::vector<Kernel> kernels = {
           x.use("den", READ, x.any("one", 0, ATTEND_PARTS * 2 * ATTEND_HEADS - 1));
           x.use("rest", READ, x.any("h", 0, 31));
       }}},
+    {"gpu/cuda/attend_long.cu",
+     "long_scores_kernel",
+     "q slice tile | q slice tile | slice",
+     {"q", "tile", "slice"},
+     512,
+     "long_scores_kernel",
+     1,
+     {attend_put, attend_slices,
+      [](const Config &, Thread &x) {
+          x.use_in(x.any("slice", 0, 3) * ATTEND_HEADS + x.warp(), "slice", READ,
+                   x.any("key", 0, ATTEND_PIECE - 1));
+      }}},
+    {"gpu/cuda/attend_long.cu",
+     "long_values_kernel",
+     "p tile | p tile",
+     {"p", "tile"},
+     512,
+     "long_values_kernel",
+     0,
+     {[](const Config &k, Thread &x) {
+          attend_tile(k, x);
+          x.use_in(x.warp(), "p", WRITE,
+                   x.lane() + x.any("round", 0, ATTEND_PIECE / 32) * 32);
+      },
+      attend_values}},
 };
 
 const Kernel *

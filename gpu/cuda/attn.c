@@ -365,7 +365,9 @@ attend(struct backend *b, const struct layer *l, const struct cuda_rows *r, stru
                                   .topk = c->index_topk,
                                   .max_keys = most_keys(b, l, r),
                                   .raw = takes_raw(b, r),
-                                  .eps = c->rms_eps};
+                                  .eps = c->rms_eps,
+                                  .scratch = s->score,
+                                  .scratch_bytes = s->score_bytes};
 
     return b->plain_attention ? attend_plain(b, l, r, e) : attend_cuda(&b->rk, &a, e);
 }

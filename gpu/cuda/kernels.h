@@ -271,6 +271,8 @@ struct attend_args {
     int n, n_heads, dim, rope_dim, window, ring_slots, ratio, topk, max_keys;
     bool raw; /* q is as the product left it: to be normed and rotated */
     float eps;
+    float *scratch; /* for long lists; or none */
+    size_t scratch_bytes;
 };
 
 enum { ATTEND_RAW_ROWS = 4 }; /* more are normed once, not by each block of a cluster */

@@ -16,6 +16,7 @@ enum {
     ATTEND_TILE = 128,  /* keys in shared memory at most, if they are all of a block */
     ATTEND_AGAIN = 96,  /* and if more are to come */
     ATTEND_LONG = 512,  /* keys of a block with scores that leave less room */
+    ATTEND_PIECE = 144, /* keys that are added up in one go at most */
     ATTEND_PAD = 8,     /* elements behind a row: rows begin in other banks */
     ATTEND_PAD_F32 = 4, /* the same of f32 */
 };
@@ -34,6 +35,21 @@ attend_first(INDEX_INT n_keys, INDEX_INT part)
     const INDEX_INT first = part * attend_part(n_keys);
 
     return INDEX_IF(first < n_keys, first, n_keys);
+}
+
+/* Pieces of a part, whose sums are added up in turn, and keys of one: a multiple of 16. */
+INDEX_FN INDEX_INT
+attend_pieces(INDEX_INT part)
+{
+    return (part + ATTEND_PIECE - 1) / ATTEND_PIECE;
+}
+
+INDEX_FN INDEX_INT
+attend_piece(INDEX_INT part)
+{
+    const INDEX_INT n = attend_pieces(part);
+
+    return (part + n * 16 - 1) / (n * 16) * 16;
 }
 
 /* Keys of one of `blocks` blocks at most. */

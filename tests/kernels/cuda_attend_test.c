@@ -16,7 +16,14 @@
 #include "tests/kernels/cuda_test.h"
 #include "tests/test.h"
 
-enum { WINDOW = 128, SLOTS = WINDOW + 8, POOL = 23, MOST_ROWS = 8, TABLE = 1100 };
+enum {
+    WINDOW = 128,
+    SLOTS = WINDOW + 8,
+    POOL = 23,
+    MOST_ROWS = 8,
+    TABLE = 1100,
+    LONGEST = 8320
+};
 
 struct shape {
     int heads, dim, rope, ratio, topk; /* topk: 0: all entries */
@@ -247,6 +254,7 @@ rows_alone(const struct shape *s, const struct world *w, const uint16_t *want)
         free(got);
         a.q = w->raw + (size_t)i * size;
         a.raw = true;
+        a.max_keys = LONGEST; /* in pieces, one to a block */
         got = run(a);
         assert_memory_equal(got, want + (size_t)i * size, size * 2);
         free(got);
@@ -280,12 +288,20 @@ test_attend(void **state)
         w.a.q = normed(&w);
         w.a.max_keys = w.longest;
         want = plain(&w);
-        got = run(w.a);
+        got = run(w.a); /* in clusters: there is no scratch */
+        w.a.scratch_bytes = (size_t)16 << 20;
+        w.a.scratch = dev_poison(w.a.scratch_bytes);
         print_message("# attend %d x %d, lists of %d: %d of %zu not bit for bit\n",
                       w.a.n_heads, w.a.dim, w.longest, far_bf16(got, want, all, 0.0f, 0.0f),
                       all);
         assert_int_equal(far_bf16(got, want, all, 0x1p-7f, 0x1p-8f), 0);
         rows_alone(&shapes[i], &w, got);
+        free(want);
+        w.a.max_keys = LONGEST;
+        w.a.scratch_bytes *= 4;
+        w.a.scratch = dev_poison(w.a.scratch_bytes);
+        want = run(w.a);
+        assert_memory_equal(got, want, all * 2);
         free(got);
         free(want);
         tear_down(NULL);
