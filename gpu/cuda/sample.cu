@@ -558,11 +558,11 @@ weigh(struct shared &s, const struct task &k, const float *x, int slice)
     if (lane == 0)
         part[threadIdx.x / WARP] = mine;
     __syncthreads();
-    if (threadIdx.x < WARPS) {
-        mine = part[lane];
+    if (threadIdx.x < WARP) {
+        mine = part[lane % WARPS];
         for (int d = WARPS / 2; d > 0; d /= 2) {
-            mine.one += __shfl_xor_sync((1u << WARPS) - 1, mine.one, d);
-            mine.strong += __shfl_xor_sync((1u << WARPS) - 1, mine.strong, d);
+            mine.one += __shfl_xor_sync(~0u, mine.one, d);
+            mine.strong += __shfl_xor_sync(~0u, mine.strong, d);
         }
         if (lane == 0) {
             atomicAdd(&w.all->one, mine.one);
