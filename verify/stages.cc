@@ -388,6 +388,18 @@ const std::vector<Kernel> kernels = {
      {[](const Config &, Thread &x) { x.use("part", WRITE, x.warp(), 1, x.lane() == 31); },
       [](const Config &, Thread &x) { x.use("part", READ, x.any("i", 0, 15)); }},
      true},
+    {"gpu/cuda/sample.cu",
+     "weigh",
+     "part | part | part sum_before() |",
+     {},
+     512,
+     "weigh",
+     1,
+     {nothing,
+      [](const Config &, Thread &x) { x.use("sums", WRITE, x.warp(), 1, x.lane() == 0); },
+      [](const Config &, Thread &x) {
+          x.use("sums", READ, x.lane() % 16, 1, x.warp() == 0);
+      }}},
     {"gpu/cuda/linear.cu",
      "block_outputs",
      "( | shared | shared )",
