@@ -99,14 +99,18 @@ nothing(const Config &, Thread &)
 {
 }
 
-/* A warp's terms: two slots in turn, two eights of heads. */
+/* A warp's terms: a lane writes its own of two slots, each of two eights of heads, or reads. */
 void
-terms(Thread &x, How how, Int pair, Int from, Int n)
+terms(Thread &x, How how, Int slot)
 {
-    x.use_in(x.warp(), "slot", how,
-             (x.turn("k", 0, 1) * 2 + x.any("u", 0, 1)) * (CHOOSE_TERMS * 4) +
-                 choose_term(x.lane() / 4, pair) * 4 + from,
-             n);
+    const Int at = (slot * 2 + x.any("u", 0, 1)) * (CHOOSE_TERMS * 4);
+
+    if (how == WRITE)
+        x.use_in(x.warp(), "term", how, at + choose_term(x.lane() / 4, x.lane() % 4) * 4,
+                 4);
+    else
+        x.use_in(x.warp(), "term", how,
+                 at + choose_term(x.lane() / 4, x.any("pair", 0, 3)) * 4 + x.lane() % 4);
 }
 
 /* Pairs of one stride are disjoint (rows, butterflies-once); here they are anywhere, and only what
@@ -646,15 +650,19 @@ const std::vector<Kernel> kernels = {
       }}},
     {"gpu/cuda/choose.cu",
      "score_keys",
-     "{ slot . slot }",
-     {"slot"},
+     "from to . { from last to . } from",
+     {"to", "from", "last"},
      256,
      nullptr,
      0,
-     {[](const Config &, Thread &x) { terms(x, WRITE, x.lane() % 4, 0, 4); },
+     {[](const Config &, Thread &x) { terms(x, WRITE, 0); },
       [](const Config &, Thread &x) {
-          terms(x, READ, x.any("pair", 0, 3), x.lane() % 4, 1);
-      }}},
+          const Int slot = x.turn("k", 0, 1);
+
+          terms(x, READ, 1 - slot);
+          terms(x, WRITE, slot);
+      },
+      [](const Config &, Thread &x) { terms(x, READ, x.any("slot", 0, 1)); }}},
     {"gpu/cuda/choose.cu",
      "scores_kernel",
      "q weight | { { score_keys() q weight . } }",

@@ -153,61 +153,91 @@ stage_queries(const struct choose_args &a, int row, uint4 *q, uint32_t *weight)
     }
 }
 
-/* The score of one key, which is another one in each lane: j0 + choose_key(0, lane % 4, lane). */
+/* Terms of 32 keys with eight heads: of each of the lane's four keys and two heads, a word. */
+template <int GROUPS>
+static __device__ __forceinline__ uint4
+eight_terms(const uint32_t (*key)[GROUPS][2][4], const uint4 *q, uint32_t w)
+{
+    float d[4][2];
+    uint32_t p[4];
+
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+        const uint4 b = q[choose_query(0, GROUPS, g, 0)];
+
+#pragma unroll
+        for (int m = 0; m < 2; m++) {
+            float c[4] = {};
+
+            mma_bf16(c, key[m][g][0], b.x, b.y);
+            mma_bf16(c, key[m][g][1], b.z, b.w);
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                d[2 * m + i / 2][i % 2] = g == 0 ? c[i] : d[2 * m + i / 2][i % 2] + c[i];
+        }
+    }
+#pragma unroll
+    for (int m = 0; m < 4; m++)
+        p[m] = times_bf16x2(relu_bf16_pair(d[m][0], d[m][1]), w);
+    return make_uint4(p[0], p[1], p[2], p[3]);
+}
+
+/* Eight heads' terms of one key in ascending order. */
+static __device__ __forceinline__ float
+add_terms(float sum, const uint32_t *from)
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float v[2];
+
+        bf16_pair(from[choose_term(0, i) * 4], v);
+        sum = (sum + v[0]) + v[1];
+    }
+    return sum;
+}
+
+/* The score of one key, which is another one in each lane: j0 + choose_key(0, lane % 4, lane).
+ * Terms of a round are added up beside the products of the next one. */
 template <int GROUPS>
 static __device__ __forceinline__ float
-score_keys(const uint32_t (*key)[GROUPS][2][4], const uint4 *q, const uint32_t *weight,
-           int eights, uint4 *term, int lane)
+score_keys(const uint32_t (*key)[GROUPS][2][4], const uint4 *__restrict__ q,
+           const uint32_t *__restrict__ weight, int eights, uint4 *__restrict__ term,
+           int lane)
 {
     uint4 *to = term + choose_term(lane / 4, lane % 4);
     const uint32_t *from = (const uint32_t *)(term + choose_term(lane / 4, 0)) + lane % 4;
+    int slot = 0;
     float sum = 0.0f;
 
     q += lane;
     weight += lane % 4;
-#pragma unroll 2
-    for (int h = 0; h < eights; h += ROUND) {
-        const int slot = h / ROUND % SLOTS * ROUND * CHOOSE_TERMS;
-
 #pragma unroll
-        for (int u = 0; u < ROUND; u++) {
-            float d[4][2];
+    for (int u = 0; u < ROUND; u++)
+        to[u * CHOOSE_TERMS] =
+            eight_terms<GROUPS>(key, q + choose_query(u, GROUPS, 0, 0), weight[u * 4]);
+    __syncwarp();
+#pragma unroll 1
+    for (int h = ROUND; h < eights; h += ROUND) {
+        const uint32_t *last = from + slot * 4;
+        uint4 p[ROUND];
 
-#pragma unroll
-            for (int g = 0; g < GROUPS; g++) {
-                const uint4 b = q[choose_query(u, GROUPS, g, 0)];
-
-#pragma unroll
-                for (int m = 0; m < 2; m++) {
-                    float c[4] = {};
-
-                    mma_bf16(c, key[m][g][0], b.x, b.y);
-                    mma_bf16(c, key[m][g][1], b.z, b.w);
-#pragma unroll
-                    for (int i = 0; i < 4; i++)
-                        d[2 * m + i / 2][i % 2] = g == 0 ? c[i]
-                                                         : d[2 * m + i / 2][i % 2] + c[i];
-                }
-            }
-            const uint32_t w = weight[u * 4];
-            uint32_t p[4];
-
-#pragma unroll
-            for (int m = 0; m < 4; m++)
-                p[m] = times_bf16x2(relu_bf16_pair(d[m][0], d[m][1]), w);
-            to[slot + u * CHOOSE_TERMS] = make_uint4(p[0], p[1], p[2], p[3]);
-        }
-        __syncwarp();
-#pragma unroll
-        for (int i = 0; i < ROUND * 4; i++) { /* heads in ascending order */
-            float v[2];
-
-            bf16_pair(from[(slot + i / 4 * CHOOSE_TERMS + choose_term(0, i % 4)) * 4], v);
-            sum = (sum + v[0]) + v[1];
-        }
         q += choose_query(ROUND, GROUPS, 0, 0);
         weight += ROUND * 4;
+#pragma unroll
+        for (int u = 0; u < ROUND; u++) {
+            p[u] =
+                eight_terms<GROUPS>(key, q + choose_query(u, GROUPS, 0, 0), weight[u * 4]);
+            sum = add_terms(sum, last + u * CHOOSE_TERMS * 4);
+        }
+        slot = ROUND * CHOOSE_TERMS - slot;
+#pragma unroll
+        for (int u = 0; u < ROUND; u++)
+            to[slot + u * CHOOSE_TERMS] = p[u];
+        __syncwarp();
     }
+#pragma unroll
+    for (int u = 0; u < ROUND; u++)
+        sum = add_terms(sum, from + (slot + u * CHOOSE_TERMS) * 4);
     return sum;
 }
 
