@@ -773,15 +773,14 @@ const std::vector<Kernel> kernels = {
           x.use_of(x.lane(), "tops", WRITE, attend_told(x), x.lane() < ATTEND_PARTS);
       },
       [](const Config &, Thread &x) {
+          /* another part is a part away, or more */
           const Int part = x.s.any("part", 1, CAP / 16) * 16;
+          const Int other = x.s.any("other", 0, CAP), h = attend_head(x);
           const Int at = x.lane() + x.any("round", 0, CAP / 32 - 1) * 32;
-          const Int one = x.any("one", 0, 3), h = attend_head(x);
-          const Int key =
-              at + choose(one == 0, Int(0),
-                          choose(one == 1, part, choose(one == 2, part * 2, part * 3)));
+          const Int key = at + choose(x.any("one", 0, 1) == 0, Int(0), part + other);
 
           x.use("tops", READ, x.any("told", 0, ATTEND_PARTS * 2 * ATTEND_HEADS - 1));
-          x.use_in(h, "score", READ, key, 1, at < part);
+          x.use_in(h, "score", READ, x.any("key", 0, CAP - 1));
           x.use_in(h, "p", WRITE, key, 1, at < part);
           x.use_of(x.lane(), "den", WRITE, attend_told(x), x.lane() < ATTEND_PARTS);
           x.use("rest", WRITE, h, 1, x.lane() == 0);
