@@ -105,7 +105,7 @@ packed_fp8_scale(INDEX_INT tile, INDEX_INT in, INDEX_INT chunk)
 INDEX_FN INDEX_INT
 packed_first_tile(INDEX_INT block, INDEX_INT warp, INDEX_INT split, INDEX_INT mt)
 {
-    return INDEX_SHARE(block * PACK_WARPS + warp, split) * mt;
+    return (block * INDEX_SHARE(PACK_WARPS, split) + INDEX_SHARE(warp, split)) * mt;
 }
 
 INDEX_FN INDEX_INT
