@@ -328,13 +328,25 @@ const std::vector<Kernel> kernels = {
                 x.t < 32);
       }}},
     {"gpu/cuda/inputs.cuh",
+     "pool",
+     "part | part v",
+     {"v"},
+     256,
+     "pool",
+     0,
+     {[](const Config &, Thread &x) { x.use("part", WRITE, x.t * 4, 4); },
+      [](const Config &k, Thread &x) {
+          x.use("part", READ, x.any("i", 0, 4 * 256 - 1));
+          entry_own(k, x);
+      }}},
+    {"gpu/cuda/inputs.cuh",
      "finish_entry",
-     "v | v index_pack() v",
+     "pool() v | v index_pack() v",
      {"v"},
      256,
      "finish_entry",
      0,
-     {entry_own,
+     {nothing,
       [](const Config &k, Thread &x) {
           entry_piece(k, x, READ);
           entry_piece(k, x, WRITE);

@@ -14,7 +14,7 @@
 #include "gpu/cuda/query.cuh"
 
 enum {
-    THREADS = 256,
+    THREADS = POOL_THREADS,
     WARPS = THREADS / WARP,
     MAX_CHUNKS = 64, /* of a queries' row */
     HEAD_WARPS = 8,

@@ -20,7 +20,8 @@
 enum {
     FEW_CHUNKS = 2, /* of a warp's row; of any there can be: */
     ROW_CHUNKS = ATTENTION_MAX_DIM / ROW_CHUNK,
-    POOL_BATCH = 8,  /* inputs of an entry, loaded together */
+    POOL_BATCH = 4, /* inputs of an entry, loaded together */
+    POOL_THREADS = 256,
     NORM_CHUNKS = 8, /* of a row that a product norms */
 };
 
@@ -332,6 +333,12 @@ keep_row(const struct compress_args &k, int row)
     }
 }
 
+static __device__ __forceinline__ float
+quarter(float4 v, int i)
+{
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
 /* One of an entry's inputs: values at c, scores `width` further on, what is added to these. */
 struct entry_input {
     const float *value,
@@ -358,68 +365,103 @@ input_of(const struct compress_args &k, const struct dev_span &s, uint64_t j, in
     return in;
 }
 
-/* Inputs first .. first + POOL_BATCH - 1 of n, all on their way at once. */
+/* Softmax over some of an entry's inputs, of one channel; top -inf: over none. */
+struct pooled {
+    float top, sum, total;
+};
+
+/* What was summed up with another top, as a factor. */
+static __device__ __forceinline__ float
+pool_factor(float top, float of)
+{
+    return top > -CUDART_INF_F ? expf(top - of) : 0.0f;
+}
+
+/* Channels c .. c + 3 of inputs first .. end - 1, POOL_BATCH of them on their way at a time. */
 static __device__ __forceinline__ void
-load_inputs(const struct compress_args &k, const struct dev_span &s, uint64_t j, int first,
-            int n, int c, float *value, float *score)
+pool_slice(const struct compress_args &k, const struct dev_span &s, uint64_t j, int first,
+           int end, int c, struct pooled *p)
 {
     const int width = width_of(k);
-    float add[POOL_BATCH];
+    float4 value[POOL_BATCH], score[POOL_BATCH], add[POOL_BATCH];
 
-#pragma unroll
-    for (int i = 0; i < POOL_BATCH; i++) {
-        struct entry_input in = {NULL, NULL};
-
-        if (first + i < n)
-            in = input_of(k, s, j, first + i, c);
-        value[i] = add[i] = 0.0f;
-        score[i] = -CUDART_INF_F;
-        if (in.value != NULL) {
-            value[i] = *in.value;
-            score[i] = in.value[width];
-        }
-        if (in.ape != NULL)
-            add[i] = *in.ape;
-    }
-#pragma unroll
-    for (int i = 0; i < POOL_BATCH; i++)
-        score[i] += add[i];
-}
-
-/* Once, not once for each input: entries are rare, and this is long and wants registers. */
-static __device__ __noinline__ float
-pool_weight(float x)
-{
-    return exp_f32(x);
-}
-
-/* Channel c of entry j, pooled: softmax over its inputs (spec 6.1). What is in front of the start has
- * a score of -inf and adds nothing. */
-static __device__ __forceinline__ float
-pool(const struct compress_args &k, const struct dev_span &s, uint64_t j, int c)
-{
-    const int n = compress_count(k.ratio, k.overlap);
-    float value[POOL_BATCH], score[POOL_BATCH], top = -CUDART_INF_F, sum = 0.0f,
-                                                total = 0.0f;
-
-    for (int first = 0; first < n; first += POOL_BATCH) {
-        load_inputs(k, s, j, first, n, c, value, score);
-#pragma unroll
-        for (int i = 0; i < POOL_BATCH; i++)
-            top = fmaxf(top, score[i]);
-    }
-    for (int first = 0; first < n; first += POOL_BATCH) {
-        if (n > POOL_BATCH) /* else they are there still */
-            load_inputs(k, s, j, first, n, c, value, score);
+    for (; first < end; first += POOL_BATCH) {
 #pragma unroll
         for (int i = 0; i < POOL_BATCH; i++) {
-            const float p = pool_weight(score[i] - top);
+            struct entry_input in = {NULL, NULL};
+            const float none = -CUDART_INF_F;
 
-            sum += p;
-            total = fmaf(p, value[i], total);
+            if (first + i < end)
+                in = input_of(k, s, j, first + i, c);
+            value[i] = add[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            score[i] = make_float4(none, none, none, none);
+            if (in.value != NULL) {
+                value[i] = *(const float4 *)in.value;
+                score[i] = *(const float4 *)(in.value + width);
+            }
+            if (in.ape != NULL)
+                add[i] = *(const float4 *)in.ape;
+        }
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+            float x[POOL_BATCH], top = p[n].top, by;
+
+#pragma unroll
+            for (int i = 0; i < POOL_BATCH; i++) {
+                x[i] = quarter(score[i], n) + quarter(add[i], n);
+                top = fmaxf(top, x[i]);
+            }
+            by = pool_factor(p[n].top, top);
+            p[n].top = top;
+            p[n].sum *= by;
+            p[n].total *= by;
+#pragma unroll
+            for (int i = 0; i < POOL_BATCH; i++) {
+                const float weight = pool_factor(x[i], top);
+
+                p[n].sum += weight;
+                p[n].total = fmaf(weight, quarter(value[i], n), p[n].total);
+            }
         }
     }
-    return bf16_round(total / sum);
+}
+
+/* All channels of entry j (spec 6.1) to v: a thread has four channels of a slice of the inputs, and
+ * slices are put together in ascending order. What is in front of the start counts for nothing. */
+static __device__ __forceinline__ void
+pool(const struct compress_args &k, const struct dev_span &s, uint64_t j, float *v)
+{
+    __shared__ struct pooled part[POOL_THREADS][4];
+    const int n = compress_count(k.ratio, k.overlap), columns = k.dim / 4;
+    const int slices = POOL_THREADS / columns, each = ceil_div(n, slices);
+    const int slice = threadIdx.x / columns, c = threadIdx.x % columns * 4;
+
+    if (slice < slices) {
+        struct pooled p[4];
+
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            p[i] = {-CUDART_INF_F, 0.0f, 0.0f};
+        pool_slice(k, s, j, slice * each, min((slice + 1) * each, n), c, p);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            part[threadIdx.x][i] = p[i];
+    }
+    __syncthreads();
+    for (int at = threadIdx.x; at < k.dim; at += POOL_THREADS) {
+        float top = -CUDART_INF_F, sum = 0.0f, total = 0.0f;
+
+        for (int i = 0; i < slices; i++)
+            top = fmaxf(top, part[i * columns + at / 4][at % 4].top);
+        for (int i = 0; i < slices; i++) {
+            const struct pooled p = part[i * columns + at / 4][at % 4];
+            const float by = pool_factor(p.top, top);
+
+            sum += p.sum * by;
+            total += p.total * by;
+        }
+        v[at] = bf16_round(total / sum);
+    }
 }
 
 /* Entry number `at` of the step, if there is one, from its pool to its place in a page. v: f32 [dim]
@@ -443,8 +485,7 @@ finish_entry(const struct inputs_args &a, const struct compress_args &k, int at,
                   row_start(entry_row(entry.j, per_page), bytes);
 
     pdl_wait();
-    for (int c = threadIdx.x; c < k.dim; c += blockDim.x)
-        v[c] = pool(k, s, entry.j, c);
+    pool(k, s, entry.j, v);
     __syncthreads();
     if (threadIdx.x >= WARP)
         return;
