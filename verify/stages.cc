@@ -9,13 +9,9 @@
  * Threads of a warp wait for each other at all barriers, those of a block at two kinds, those of a
  * cluster at one. An array that one call hands to another has one name here.
  */
-#include <algorithm>
-#include <cstdio>
-#include <cstring>
-
+#include "verify/stages.hh"
 #include "verify/formulas.hh"
 #include "verify/prove.hh"
-#include "verify/scan.hh"
 
 namespace verify
 {
@@ -24,75 +20,6 @@ using namespace formula;
 
 namespace
 {
-
-enum How { READ, WRITE, ATOMIC };
-
-struct Use {
-    std::string array;
-    How how;
-    Int at, n;
-    Bool when;
-    Int rank, line; /* elements of different lines are apart */
-};
-
-/* One of two threads that may meet. */
-struct Thread {
-    Statement &s;
-    std::string mark, turn_mark;
-    Int t, rank;
-    std::vector<Use> uses;
-
-    Int any(const char *name, Int low, Int high)
-    {
-        return s.any(name + mark, low, high);
-    }
-
-    /* What all threads have alike in one turn of the loop around, and another in the next. */
-    Int turn(const char *name, Int low, Int high)
-    {
-        return s.any(name + turn_mark, low, high);
-    }
-
-    void use(const char *array, How how, Int at, Int n = 1, Bool when = true)
-    {
-        uses.push_back({array, how, at, n, when, rank, 0});
-    }
-
-    /* Of an array of lines: that these are apart is said in other obligations (cells-apart). */
-    void use_in(Int line, const char *array, How how, Int at, Int n = 1, Bool when = true)
-    {
-        uses.push_back({array, how, at, n, when, rank, line});
-    }
-
-    void use_of(Int other, const char *array, How how, Int at, Bool when)
-    {
-        uses.push_back({array, how, at, 1, when, other, 0});
-    }
-
-    Int lane() const
-    {
-        return t % 32;
-    }
-
-    Int warp() const
-    {
-        return t / 32;
-    }
-};
-
-using Stage = void (*)(const Config &, Thread &);
-
-struct Kernel {
-    const char *file, *function, *text;
-    std::set<std::string> names;
-    int threads;
-    const char
-        *drop; /* of which function, and which of its barriers, the mutant leaves out */
-    int drop_at;
-    std::vector<Stage> stages;
-    bool again = false; /* may be called twice in a row */
-    bool runs = false;  /* its loop runs once at least */
-};
 
 void
 nothing(const Config &, Thread &)
@@ -832,205 +759,14 @@ const std::vector<Kernel> kernels = {
       attend_values}},
 };
 
-const Kernel *
-find(const Kernel &from, const std::string &name)
-{
-    for (const Kernel &k : kernels)
-        if (name == k.function &&
-            (strcmp(k.file, from.file) == 0 || strstr(k.file, ".cuh") != nullptr))
-            return &k;
-    return nullptr;
-}
-
-/* Which stages may meet: no barrier of that strength stands between them. */
-class Meetings
-{
-  public:
-    struct Pair {
-        Stage a, b;
-        bool other_turn;
-    };
-
-    Meetings(const Kernel &kernel, Node::Kind weakest, bool mutant)
-        : from(kernel), strength(weakest), drop(mutant)
-    {
-        Open open;
-
-        walk(kernel, nodes_of(kernel.text), open);
-        if (kernel.again) {
-            for (auto &o : open)
-                o.second = true;
-            walk(kernel, nodes_of(kernel.text), open);
-        }
-    }
-
-    std::vector<Pair> pairs;
-
-  private:
-    using Open = std::vector<std::pair<Stage, bool>>; /* whether of another turn */
-
-    const Kernel &from;
-    Node::Kind strength;
-    bool drop;
-
-    static void join(Open &to, const Open &more)
-    {
-        for (const auto &o : more)
-            if (std::find(to.begin(), to.end(), o) == to.end())
-                to.push_back(o);
-    }
-
-    void meet(Stage a, Stage b, bool other)
-    {
-        for (const Pair &p : pairs)
-            if (p.a == a && p.b == b && p.other_turn == other)
-                return;
-        pairs.push_back({a, b, other});
-    }
-
-    bool holds(Node::Kind barrier) const
-    {
-        return barrier == Node::CLUSTER || barrier == strength ||
-               (barrier == Node::BLOCK && strength == Node::WARP);
-    }
-
-    void walk(const Kernel &k, const Nodes &nodes, Open &open)
-    {
-        size_t stage = 0;
-        int barrier = 0;
-
-        walk(k, nodes, open, stage, barrier);
-    }
-
-    void walk(const Kernel &k, const Nodes &nodes, Open &open, size_t &stage, int &barrier)
-    {
-        for (const Node &n : nodes) {
-            const size_t first = stage;
-            const int at = barrier;
-            Open before = open, all;
-
-            switch (n.kind) {
-            case Node::NAMES:
-                for (const auto &o : open)
-                    meet(o.first, k.stages.at(stage), o.second);
-                meet(k.stages.at(stage), k.stages.at(stage), false);
-                join(open, {{k.stages.at(stage++), false}});
-                break;
-            case Node::CALL:
-                if (const Kernel *f = find(from, *n.names.begin()))
-                    walk(*f, nodes_of(f->text), open);
-                break;
-            case Node::LOOP:
-                walk(k, n.parts[0], open, stage, barrier);
-                all = open;
-                for (auto &o : all)
-                    o.second = true;
-                if (!k.runs)
-                    join(all, before);
-                stage = first;
-                barrier = at;
-                walk(k, n.parts[0], all, stage, barrier);
-                join(open, all);
-                if (!k.runs)
-                    join(open, before);
-                break;
-            case Node::BRANCHES:
-                for (const Nodes &part : n.parts) {
-                    Open one = before;
-
-                    walk(k, part, one, stage, barrier);
-                    join(all, one);
-                }
-                if (n.parts.size() == 1)
-                    join(all, before);
-                open = all;
-                break;
-            default:
-                if (drop && strcmp(k.function, from.drop) == 0 && barrier++ == from.drop_at)
-                    break;
-                barrier += !drop || strcmp(k.function, from.drop) != 0;
-                if (holds(n.kind))
-                    open.clear();
-            }
-        }
-    }
-};
-
-void
-state(const Kernel &kernel, const Config &k, Statement &s)
-{
-    int number = 0;
-
-    for (const Node::Kind strength : {Node::WARP, Node::BLOCK, Node::CLUSTER}) {
-        for (const Meetings::Pair &p : Meetings(kernel, strength, s.mutant).pairs) {
-            const std::string n = "." + std::to_string(number++);
-            const bool same_turn = !p.other_turn;
-            const auto t = s.two("t" + n, 0, kernel.threads - 1);
-            const auto rank = s.two("rank" + n, 0, 15);
-            Thread x = {s, n, n + "turn", t.x, rank.x, {}};
-            Thread y = {s, n + "'", same_turn ? n + "turn" : n + "turn'", t.y, rank.y, {}};
-            const Bool one_warp = t.x / 32 == t.y / 32, one_rank = rank.x == rank.y;
-            Bool two = t.x != t.y && one_warp && one_rank;
-
-            if (strength == Node::BLOCK)
-                two = one_rank && !one_warp;
-            else if (strength == Node::CLUSTER)
-                two = !one_rank;
-            p.a(k, x);
-            p.b(k, y);
-            if (!same_turn) /* turns have different numbers */
-                for (const char *name : {"low", "k"})
-                    s.assume(unknown((name + n + "turn").c_str()) !=
-                             unknown((name + n + "turn'").c_str()));
-            for (const Use &u : x.uses)
-                for (const Use &v : y.uses)
-                    if (u.array == v.array && (u.how != v.how || u.how == WRITE))
-                        s.claim(implies(two && u.when && v.when && u.rank == v.rank &&
-                                            u.line == v.line,
-                                        u.at + u.n <= v.at || v.at + v.n <= u.at));
-        }
-    }
-}
-
-std::vector<Obligation>
-obligations()
-{
-    std::vector<Obligation> out;
-
-    for (const Kernel &k : kernels)
-        if (k.drop != nullptr) /* others are but called by some */
-            out.push_back({"stages", k.function,
-                           "no two threads meet at one place that one writes", true,
-                           [&k](const Config &c, Statement &s) { state(k, c, s); }});
-    return out;
-}
-
 } // namespace
 
-const std::vector<Obligation> stages = obligations();
+const std::vector<Obligation> stages = meetings_of(kernels);
 
 bool
 check_stages(const std::string &sources)
 {
-    bool good = true;
-
-    for (const Kernel &k : kernels) {
-        std::set<std::string> calls;
-        Nodes n;
-
-        for (const Kernel &f : kernels)
-            if (&f != &k && find(k, f.function) == &f)
-                calls.insert(f.function);
-        const bool there = scan(sources + "/" + k.file, k.function, k.names, calls, n);
-        const std::string is = there ? text_of(n) : "not there",
-                          want = text_of(nodes_of(k.text));
-
-        printf("%s %s: %s\n", is == want ? "same" : "DIFFERENT", k.function, is.c_str());
-        if (is != want)
-            printf("  verify/stages.cc: %s\n", want.c_str());
-        good = good && is == want;
-    }
-    return good;
+    return same_barriers(kernels, sources);
 }
 
 } // namespace verify
