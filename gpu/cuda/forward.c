@@ -66,8 +66,10 @@ next_input(struct backend *b, int n, uint16_t *x, enum left left, const struct m
                                          .dim = c->hidden,
                                          .n_mix = m != NULL ? m->fn.out : 0};
 
+    if (streams_mix_cuda(&b->rk, &mix, e) == -1)
+        return -1;
     if (m == NULL)
-        return streams_mix_cuda(&b->rk, &mix, e);
+        return 0;
     b->back = (struct streams_in_args){.x = x,
                                        .part = s->part,
                                        .scale = m->scale,
@@ -85,7 +87,7 @@ next_input(struct backend *b, int n, uint16_t *x, enum left left, const struct m
                                        .chunks = streams_chunks(c->hc_mult, c->hidden),
                                        .norm_eps = c->rms_eps,
                                        .hc_eps = c->hc_eps};
-    return streams_next_cuda(&b->rk, &mix, &b->back, e);
+    return streams_in_cuda(&b->rk, &b->back, e);
 }
 
 /* Half of a model (timing): where two devices would exchange their sums there is a copy. */

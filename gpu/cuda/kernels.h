@@ -197,10 +197,6 @@ int streams_chunks(int hc, int dim);
 int streams_mix_cuda(struct cuda_rank *rk, const struct streams_mix_args *a, struct err *e);
 int streams_in_cuda(struct cuda_rank *rk, const struct streams_in_args *a, struct err *e);
 
-/* Both, one after the other; few rows in one kernel. */
-int streams_next_cuda(struct cuda_rank *rk, const struct streams_mix_args *a,
-                      const struct streams_in_args *in, struct err *e);
-
 /*
  * inputs.cu: between wq_a, wkv, the compressors and wq_b. qr is normed in place, qrq is the same
  * rounded; kv is normed, rotated and packed to keys; entries are pooled, normed, rotated, packed

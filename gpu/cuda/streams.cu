@@ -10,29 +10,16 @@
  * FP8; What the way back will need takes
  * Sinkhorn's iterations, a long chain that nobody waits for yet: blocks of later kernels make it
  * (streams.cuh).
- *
- * streams_join: both at once for few rows. A row has a cluster, whose blocks have 256 columns each:
- * parts and sums of squares go from block to block, and no kernel has to begin in between. Sums are
- * those of the two kernels, to the bit.
  */
-#include <cooperative_groups.h>
-
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/streams.cuh"
-
-namespace cg = cooperative_groups;
 
 enum {
     MIX_WARPS = 8,
     MIX_BLOCKS = 4, /* on a multiprocessor */
     MIX_ROUTED = 8, /* experts' rows under way at a time */
     IN_THREADS = 512,
-    JOIN_ROWS = 4, /* that have a cluster each */
-    JOIN_BLOCKS = 16,
-    JOIN_CHUNKS = 8, /* of a block: 256 columns */
-    JOIN_OUT = 8,    /* outputs of a warp */
-    JOIN_WARPS = 24 / JOIN_OUT * JOIN_CHUNKS,
 };
 
 /* Outputs of a warp, at most. */
@@ -294,162 +281,6 @@ streams_in_cuda(struct cuda_rank *rk, const struct streams_in_args *a, struct er
         return 0;
     CU_TRY(launch_pdl(rk, a->hc == 4 ? streams_in_kernel<4> : streams_in_kernel<MAX_HC>,
                       dim3(a->rows), IN_THREADS, a->dim * sizeof(uint16_t), *a),
-           e);
-    return 0;
-}
-
-/* The blocks' parts of what the input needs, in each block. */
-struct joined {
-    float part[5][JOIN_BLOCKS * JOIN_CHUNKS];
-    double squares[INPUT_WARPS];
-};
-
-/* One warp: the mixed row's 256 columns of this block, 8 a lane, from the streams' chunks. */
-static __device__ __forceinline__ uint4
-join_mix(const struct streams_in_args &a, const struct joined &all, const uint2 (*x)[WARP],
-         float by, float base, double *ss)
-{
-    const int lane = threadIdx.x % WARP;
-    float sum[5], pre[4], own = 0.0f;
-    uint4 stream[4];
-
-#pragma unroll
-    for (int o = 0; o < 5; o++) {
-        sum[o] = 0.0f;
-#pragma unroll
-        for (int k = 0; k < JOIN_BLOCKS * JOIN_CHUNKS / WARP; k++)
-            sum[o] += lane + k * WARP < a.chunks ? all.part[o][lane + k * WARP] : 0.0f;
-        sum[o] = warp_sum(sum[o]);
-        own = o == lane ? sum[o] : own;
-    }
-    own = stream_weight(a, own, sum[4], by, base);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        pre[i] = __shfl_sync(~0u, own, i);
-        stream[i] = *(const uint4 *)&x[lane / 4][i * (WARP / 4) + lane % 4 * 2];
-    }
-    return mix_eight<4>(4, pre, stream, ss);
-}
-
-/* Grid: blocks of 256 columns, a cluster; rows. */
-static __global__ void __launch_bounds__(JOIN_WARPS *WARP)
-streams_join_kernel(const __grid_constant__ struct streams_mix_args a,
-                    const __grid_constant__ struct streams_in_args in)
-{
-    __shared__ __align__(16) uint2 x[JOIN_CHUNKS][WARP];
-    __shared__ struct joined all;
-    cg::cluster_group cluster = cg::this_cluster();
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row = blockIdx.y;
-    const int chunk = warp % JOIN_CHUNKS, from = warp / JOIN_CHUNKS * JOIN_OUT;
-    const int own = grid_item(blockIdx.x, JOIN_CHUNKS, chunk);
-    const int s = lane / (WARP / 4), c = mix_column(own, WARP / 4, lane);
-    const int at = grid_item(blockIdx.x, WARP, lane) * 8;
-    float4 fn[JOIN_OUT], weight[2] = {};
-    float by = 0.0f, base = 0.0f, v[JOIN_OUT];
-    double ss = 0.0;
-
-    pdl_go();
-#pragma unroll
-    for (int k = 0; k < JOIN_OUT; k++)
-        fn[k] = c < a.dim && from + k < a.n_mix
-                    ? __ldg((const float4 *)(a.fn + row_start(from + k, a.hc * a.dim) +
-                                             stream_cell(s, a.dim, c)))
-                    : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    if (warp == 0) {
-        by = __ldg(in.scale);
-        base = lane < 4 ? __ldg(in.base + lane) : 0.0f;
-        if (at < in.dim) {
-            weight[0] = __ldg((const float4 *)(in.norm + at));
-            weight[1] = __ldg((const float4 *)(in.norm + at) + 1);
-        }
-    }
-    cluster.sync(); /* all are there to be written to */
-    pdl_wait();
-    if (from == 0) {
-        const uint2 u = take_in<4>(a, row, s, c, c < a.dim);
-
-        x[chunk][lane] = u;
-        bf16_four(u, v);
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            ss = fma((double)v[i], (double)v[i], ss);
-    }
-    __syncthreads();
-#pragma unroll
-    for (int k = 0; k < JOIN_OUT; k++)
-        v[k] = times_four(fn[k], x[chunk][lane]);
-    const float sum = eight_sums(v);
-
-    if (lane % 4 == 0 && from + lane / 4 < a.n_mix && own < in.chunks)
-        a.part[mix_part(row, from + lane / 4, a.n_mix + 1, in.chunks, own)] = sum;
-    if (from == 0) {
-        const float squares = (float)warp_sum(ss);
-        float part[4];
-
-#pragma unroll
-        for (int o = 0; o < 4; o++)
-            part[o] = __shfl_sync(~0u, sum, 4 * o);
-        if (lane == 0 && own < in.chunks)
-            a.part[mix_part(row, a.n_mix, a.n_mix + 1, in.chunks, own)] = squares;
-        if (lane < (int)gridDim.x) {
-            struct joined *to = cluster.map_shared_rank(&all, lane);
-
-#pragma unroll
-            for (int o = 0; o < 4; o++)
-                to->part[o][own] = part[o];
-            to->part[4][own] = squares;
-        }
-    }
-    cluster.sync();
-    uint4 y = make_uint4(0, 0, 0, 0);
-
-    if (warp == 0) {
-        y = join_mix(in, all, x, by, base, &ss);
-        ss = warp_sum(ss);
-        if (lane < (int)gridDim.x)
-            cluster.map_shared_rank(&all, lane)->squares[blockIdx.x] = ss;
-    }
-    cluster.sync();
-    if (warp != 0)
-        return;
-    y = norm_eight(y, weight[0], weight[1], input_norm(in, all.squares));
-    const uint4 q = quantised(y);
-
-    if (at >= in.dim)
-        return;
-    *(uint4 *)(in.y + row_start(row, in.dim) + at) = y;
-    if (in.yq != NULL)
-        *(uint4 *)(in.yq + row_start(row, in.dim) + at) = q;
-}
-
-/* most: blocks of a cluster. */
-static bool
-can_join(const struct streams_mix_args *a, const struct streams_in_args *in, int most)
-{
-    return a->hc == 4 && a->rows <= JOIN_ROWS && a->fn != NULL && a->n_mix >= 4 &&
-           a->n_mix <= 24 && a->k <= WARP && a->dim % 8 == 0 &&
-           ceil_div(a->dim, JOIN_CHUNKS * WARP) <= most && in->dim == a->dim;
-}
-
-int
-streams_next_cuda(struct cuda_rank *rk, const struct streams_mix_args *a,
-                  const struct streams_in_args *in, struct err *e)
-{
-    static int most = -1;
-    const int blocks = ceil_div(a->dim, JOIN_CHUNKS * WARP);
-
-    if (most == -1) {
-        CLUSTER_TRY(streams_join_kernel, e);
-        most = clusters_at_once(JOIN_BLOCKS, streams_join_kernel, JOIN_WARPS * WARP, 0) > 0
-                   ? JOIN_BLOCKS
-                   : 8;
-    }
-    if (!can_join(a, in, most))
-        return streams_mix_cuda(rk, a, e) == -1 ? -1 : streams_in_cuda(rk, in, e);
-    if (a->rows == 0)
-        return 0;
-    CU_TRY(launch_cluster(rk, blocks, streams_join_kernel, dim3(blocks, a->rows),
-                          JOIN_WARPS * WARP, 0, *a, *in),
            e);
     return 0;
 }

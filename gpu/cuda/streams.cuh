@@ -133,68 +133,6 @@ streams_scale(const struct streams_in_args &a, float squares)
     return 1.0f / sqrtf(squares / (float)(a.hc * a.dim) + a.norm_eps);
 }
 
-/* What a stream counts for: in lane i, that of stream i; sum: its output of the mix. */
-static __device__ __forceinline__ float
-stream_weight(const struct streams_in_args &a, float sum, float squares, float by,
-              float base)
-{
-    return (int)threadIdx.x % WARP < a.hc
-               ? sigmoid(sum * streams_scale(a, squares) * by + base) + a.hc_eps
-               : 0.0f;
-}
-
-/* 8 columns of the streams mixed; *ss: the sum of their squares. */
-template <int HC>
-static __device__ __forceinline__ uint4
-mix_eight(int hc, const float *pre, const uint4 *stream, double *ss)
-{
-    float v[8];
-    uint4 u;
-
-#pragma unroll
-    for (int j = 0; j < HC; j++) {
-        float w[8];
-
-        if (HC != 4 && j >= hc)
-            break;
-        bf16_eight(stream[j], w);
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            v[i] = j == 0 ? pre[j] * w[i] : v[i] + pre[j] * w[i];
-    }
-    u = to_bf16_eight(v);
-    bf16_eight(u, v);
-    *ss = 0.0;
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        *ss = fma((double)v[i], (double)v[i], *ss);
-    return u;
-}
-
-/* 1 / rms of the mixed row, from the sums of squares of each 256 columns. */
-static __device__ __forceinline__ float
-input_norm(const struct streams_in_args &a, const double *squares)
-{
-    const int lane = threadIdx.x % WARP, warps = ceil_div(a.dim / 8, WARP);
-    const double all = warp_sum((lane < warps ? squares[lane] : 0.0) +
-                                (lane + WARP < warps ? squares[lane + WARP] : 0.0));
-
-    return 1.0f / sqrtf((float)all / (float)a.dim + a.norm_eps);
-}
-
-static __device__ __forceinline__ uint4
-norm_eight(uint4 u, float4 low, float4 high, float norm)
-{
-    const float w[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    float v[8];
-
-    bf16_eight(u, v);
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        v[i] = w[i] * (v[i] * norm);
-    return to_bf16_eight(v);
-}
-
 /*
  * The sublayer's input of a row (spec 4.2, 3.2), by all T threads of a block, which waits for the
  * kernels in front: the parts of `pre` are added up, streams mixed, the row normed and, if
@@ -239,7 +177,9 @@ sublayer_input(const struct streams_in_args &a, int row, uint16_t *mixed, bool r
             m[i] = sum;
     }
     __syncthreads();
-    const float own = stream_weight(a, m[lane < a.hc ? lane : 0], m[a.hc], by, base);
+    const float own =
+        lane < a.hc ? sigmoid(m[lane] * streams_scale(a, m[a.hc]) * by + base) + a.hc_eps
+                    : 0.0f;
     float pre[HC];
 
 #pragma unroll
@@ -249,18 +189,32 @@ sublayer_input(const struct streams_in_args &a, int row, uint16_t *mixed, bool r
 #pragma unroll
         for (int k = 0; k < INPUT_TURNS; k++) {
             const int at = first + t + k * T;
-            double ss;
+            double ss = 0.0;
+            float v[8];
+            uint4 u;
 
             if (at / WARP >= warps)
                 continue; /* the whole warp */
 #pragma unroll
-            for (int j = 0; j < HC && first > 0; j++)
-                if (HC == 4 || j < a.hc)
-                    stream[k][j] = at < vectors
-                                       ? *(const uint4 *)(x + row_start(j, a.dim) + at * 8)
-                                       : make_uint4(0, 0, 0, 0);
-            const uint4 u = mix_eight<HC>(a.hc, pre, stream[k], &ss);
+            for (int j = 0; j < HC; j++) {
+                float w[8];
 
+                if (HC != 4 && j >= a.hc)
+                    break;
+                u = stream[k][j];
+                if (first > 0)
+                    u = at < vectors ? *(const uint4 *)(x + row_start(j, a.dim) + at * 8)
+                                     : make_uint4(0, 0, 0, 0);
+                bf16_eight(u, w);
+#pragma unroll
+                for (int i = 0; i < 8; i++)
+                    v[i] = j == 0 ? pre[j] * w[i] : v[i] + pre[j] * w[i];
+            }
+            u = to_bf16_eight(v);
+            bf16_eight(u, v);
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                ss = fma((double)v[i], (double)v[i], ss);
             ss = warp_sum(ss);
             if (lane == 0)
                 squares[at / WARP] = ss;
@@ -268,7 +222,9 @@ sublayer_input(const struct streams_in_args &a, int row, uint16_t *mixed, bool r
                 *(uint4 *)(mixed + at * 8) = u;
         }
     __syncthreads();
-    const float norm = input_norm(a, squares);
+    const double all = warp_sum((lane < warps ? squares[lane] : 0.0) +
+                                (lane + WARP < warps ? squares[lane + WARP] : 0.0));
+    const float norm = 1.0f / sqrtf((float)all / (float)a.dim + a.norm_eps);
 
     for (int first = 0; first < vectors; first += INPUT_TURNS * T)
 #pragma unroll
@@ -279,11 +235,25 @@ sublayer_input(const struct streams_in_args &a, int row, uint16_t *mixed, bool r
             if (at / WARP >= warps)
                 continue; /* the whole warp */
             if (at < vectors) {
-                const float4 *w = (const float4 *)(a.norm + at * 8);
+                float v[8], w[8];
 
-                y = norm_eight(*(const uint4 *)(mixed + at * 8),
-                               first == 0 ? weight[k][0] : __ldg(w),
-                               first == 0 ? weight[k][1] : __ldg(w + 1), norm);
+                y = *(const uint4 *)(mixed + at * 8);
+                bf16_eight(y, v);
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const float4 u = first == 0
+                                         ? weight[k][i]
+                                         : __ldg((const float4 *)(a.norm + at * 8) + i);
+
+                    w[4 * i] = u.x;
+                    w[4 * i + 1] = u.y;
+                    w[4 * i + 2] = u.z;
+                    w[4 * i + 3] = u.w;
+                }
+#pragma unroll
+                for (int i = 0; i < 8; i++)
+                    v[i] = w[i] * (v[i] * norm);
+                y = to_bf16_eight(v);
             }
             if (rounded)
                 q = quantised(y);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Hyper-connections between sublayers on the device (streams.cu): against the C twins of their
- * parts, and a row alone, by two kernels and by one, against the same row in company. Parts are added up in double here: the mix
+ * parts, and a row alone against the same row in company. Parts are added up in double here: the mix
  * may differ in its last places, and few elements of the input by one place of bf16.
  */
 #include "config.h"
@@ -79,12 +79,13 @@ parts(const struct streams *s, int n)
 }
 
 static void
-prepare(const struct streams *s, int row0, int n, bool experts, struct left *l)
+run_mix(const struct streams *s, int row0, int n, bool experts, struct left *l)
 {
     static const float scale[3] = {0.7f, 0.4f, 1.5f};
     const size_t d = (size_t)s->dim, hc = (size_t)s->hc, r0 = (size_t)row0;
     uint16_t *routed = malloc((size_t)n * USED * d * sizeof *routed);
     int *slot = malloc(sizeof *slot * (size_t)n * USED);
+    struct err e = {0};
 
     for (int i = 0; i < n * USED; i++) {
         slot[i] = n == ROWS ? s->slot[i] : i; /* one row: in order */
@@ -123,20 +124,16 @@ prepare(const struct streams *s, int row0, int n, bool experts, struct left *l)
                                      .hc_eps = 1e-6f};
     free(routed);
     free(slot);
+    done(streams_mix_cuda(&rk, &l->mix, &e), &e);
 }
 
 static void
-run(const struct streams *s, int row0, int n, bool experts, bool at_once, struct left *l)
+run(const struct streams *s, int row0, int n, bool experts, struct left *l)
 {
     struct err e = {0};
 
-    prepare(s, row0, n, experts, l);
-    if (at_once)
-        done(streams_next_cuda(&rk, &l->mix, &l->in, &e), &e);
-    else {
-        done(streams_mix_cuda(&rk, &l->mix, &e), &e);
-        done(streams_in_cuda(&rk, &l->in, &e), &e);
-    }
+    run_mix(s, row0, n, experts, l);
+    done(streams_in_cuda(&rk, &l->in, &e), &e);
     l->x = fetch(l->mix.x, (size_t)n * s->row * 2);
     l->y = fetch(l->in.y, (size_t)n * (size_t)s->dim * 2);
     l->yq = fetch(l->in.yq, (size_t)n * (size_t)s->dim * 2);
@@ -218,37 +215,27 @@ against_twins(const struct streams *s, bool experts, const struct left *l)
 void
 test_streams(void **state)
 {
-    static const int shapes[][2] = {{4, 128}, {4, 1032}, {4, 4096}, {4, 4352},
+    static const int shapes[][2] = {{4, 128}, {4, 1032}, {4, 4352},
                                     {1, 64},  {3, 104},  {8, 72}};
 
-    for (int k = 0; k < 14; k++) {
+    for (int k = 0; k < 12; k++) {
         const bool experts = k % 2;
         struct left all, one;
         struct streams s;
 
         make(&s, shapes[k / 2][0], shapes[k / 2][1]);
-        run(&s, 0, ROWS, experts, false, &all);
+        run(&s, 0, ROWS, experts, &all);
         against_twins(&s, experts, &all);
-        for (int i = 0; i < 8; i++) { /* a row, or four, in two kernels and in one */
-            const int r = i / 2 * 5, n = i / 2 % 2 ? 4 : 1;
-            const size_t d = (size_t)s.dim, at = (size_t)r, rows = (size_t)n;
+        for (int r = 0; r < ROWS; r += 6) {
+            const size_t d = (size_t)s.dim, at = (size_t)r;
 
-            run(&s, r, n, experts, i % 2, &one);
-            assert_memory_equal(one.x, all.x + at * s.row, rows * s.row * 2);
-            assert_memory_equal(one.part, all.part + parts(&s, r), parts(&s, n) * 4);
-            assert_memory_equal(one.y, all.y + at * d, rows * d * 2);
-            assert_memory_equal(one.yq, all.yq + at * d, rows * d * 2);
+            run(&s, r, 1, experts, &one);
+            assert_memory_equal(one.x, all.x + at * s.row, s.row * 2);
+            assert_memory_equal(one.part, all.part + parts(&s, r), parts(&s, 1) * 4);
+            assert_memory_equal(one.y, all.y + at * d, d * 2);
+            assert_memory_equal(one.yq, all.yq + at * d, d * 2);
             left_free(&one);
-            tear_down(state);
         }
-        /* the control: another value in a stream shows in all of it */
-        s.x[s.row / 2] = f32_to_bf16(300.0f);
-        run(&s, 0, 1, experts, true, &one);
-        assert_memory_not_equal(one.x, all.x, s.row * 2);
-        assert_memory_not_equal(one.part, all.part, parts(&s, 1) * 4);
-        assert_memory_not_equal(one.y, all.y, (size_t)s.dim * 2);
-        assert_memory_not_equal(one.yq, all.yq, (size_t)s.dim * 2);
-        left_free(&one);
         left_free(&all);
         drop(&s);
         tear_down(state);
