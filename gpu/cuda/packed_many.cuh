@@ -36,7 +36,7 @@ template <int KIND, int NT, int MT> struct packed_many {
     /* brought one after another while a run goes on, each by as many of its chunks */
     static constexpr int TURNS = COPIES % 2 == 0 && RUN % 2 == 0 ? 2 : 1;
     static constexpr int EACH = COPIES / TURNS, STEP = RUN / TURNS;
-    static constexpr int COLUMNS = NT < 2 * MT ? NT : 2 * MT;            /* of 8 rows, at a time */
+    static constexpr int COLUMNS = NT < 2 * MT ? NT : 2 * MT;  /* of 8 rows, at a time */
     static constexpr int SUMS = NT * MT < 8 ? 0 : MT * NT * 4; /* in shared memory */
     static constexpr int STAGE = ROWS * (RUN * PACK_K + PACK_PAD); /* elements */
 
