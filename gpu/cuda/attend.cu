@@ -182,6 +182,43 @@ finish(const struct attend_args &a, int rank, int row, int h0, const float *in,
     }
 }
 
+/* Weights of this block's keys under the maximum of all blocks, their sums to all of them, and what
+ * the sinks add. A warp has a head of each group. */
+template <int BLOCKS, int GROUPS>
+static __device__ __forceinline__ void
+weigh(const struct attend_args &a, cg::cluster_group &cluster, int h0, int part, int piece,
+      int padded, int cap, const float *tops, const float *score, uint16_t *p, double *den,
+      float *rest)
+{
+    enum { LEAVES = PARTS / BLOCKS, ALL = GROUPS * HEADS };
+
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int rank = (int)cluster.block_rank();
+
+#pragma unroll 1
+    for (int g = 0; g < GROUPS; g++) {
+        const int h = g * HEADS + warp;
+        const float most =
+            warp_max(lane < BLOCKS ? tops[attend_sent(lane, h, ALL)] : -CUDART_INF_F);
+        double sum[LEAVES];
+
+#pragma unroll
+        for (int i = 0; i < LEAVES; i++) {
+            const int to = min((i + 1) * part, padded);
+
+            sum[i] = 0.0;
+            for (int k = i * part; k < to; k += piece)
+                sum[i] += weights(score + attend_row_f32(h, cap), k, min(k + piece, to),
+                                  most, p + attend_row(h, cap));
+        }
+        tree<LEAVES>(sum);
+        if (lane < BLOCKS)
+            cluster.map_shared_rank(den, lane)[attend_sent(rank, h, ALL)] = sum[0];
+        if (lane == 0)
+            rest[h] = h0 + h < a.n_heads ? exp_f32(a.sink[h0 + h] - most) : 0.0f;
+    }
+}
+
 /* Grid: BLOCKS, GROUPS groups of HEADS, rows. */
 template <int BLOCKS, int GROUPS>
 static __global__ void __launch_bounds__(THREADS)
@@ -260,28 +297,8 @@ attend_kernel(const __grid_constant__ struct attend_args a)
             cluster.map_shared_rank(tops, lane)[attend_sent(rank, h, ALL)] = top[g];
     }
     cluster.sync();
-#pragma unroll 1
-    for (int g = 0; g < GROUPS; g++) {
-        const int h = g * HEADS + warp;
-        const float most =
-            warp_max(lane < BLOCKS ? tops[attend_sent(lane, h, ALL)] : -CUDART_INF_F);
-        double sum[LEAVES];
-
-#pragma unroll
-        for (int i = 0; i < LEAVES; i++) {
-            const int to = min((i + 1) * part, padded);
-
-            sum[i] = 0.0;
-            for (int k = i * part; k < to; k += piece)
-                sum[i] += weights(score + attend_row_f32(h, cap), k, min(k + piece, to),
-                                  most, p + attend_row(h, cap));
-        }
-        tree<LEAVES>(sum);
-        if (lane < BLOCKS)
-            cluster.map_shared_rank(den, lane)[attend_sent(rank, h, ALL)] = sum[0];
-        if (lane == 0)
-            rest[h] = h0 + h < a.n_heads ? exp_f32(a.sink[h0 + h] - most) : 0.0f;
-    }
+    weigh<BLOCKS, GROUPS>(a, cluster, h0, part, piece, padded, cap, tops, score, p, den,
+                          rest);
     __syncthreads();
 #pragma unroll 1
     for (int g = 0; g < GROUPS; g += TOGETHER) {
