@@ -384,16 +384,17 @@ one_of(const uint4 &v, int i)
     return i % 2 == 0 ? w & 0xffff : w >> 16;
 }
 
-/* The first few of 8, the others are 0. */
+/* n of eight, 0s behind them; nobody has written what lies behind. */
 static __device__ __forceinline__ uint4
-head_of(const uint4 &v, int n)
+first_of(const uint4 *from, int n)
 {
-    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
-    uint32_t r[4];
+    const uint16_t *p = (const uint16_t *)from;
+    uint32_t r[4] = {};
 
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        r[i] = n > 2 * i + 1 ? w[i] : n > 2 * i ? w[i] & 0xffff : 0;
+    for (int i = 0; i < 8; i++)
+        if (i < n)
+            r[i / 2] |= (uint32_t)p[i] << (i % 2 * 16);
     return make_uint4(r[0], r[1], r[2], r[3]);
 }
 
@@ -433,11 +434,8 @@ topk_cluster_kernel(const __grid_constant__ struct choose_args a, int part, int 
 
         /* Beyond the last one are 0s: nothing is less, and they are behind all that equal them. */
         key[e] = make_uint4(0, 0, 0, 0);
-        if (e < each && left > 0) {
-            key[e] = from[own + e];
-            if (left < 8)
-                key[e] = head_of(key[e], left);
-        }
+        if (e < each && left > 0)
+            key[e] = left < 8 ? first_of(from + own + e, left) : from[own + e];
     }
 #pragma unroll
     for (int low = 0; low < 2; low++) {
