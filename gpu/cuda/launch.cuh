@@ -66,7 +66,7 @@ static inline cudaError_t
 launch_pdl(const struct cuda_rank *rk, void (*kernel)(P...), dim3 grid, int threads,
            size_t shared, const A &...args)
 {
-    return launch_with(rk->stream, rk->overlap, 0, kernel, grid, threads, shared, args...);
+    return launch_with(rk->stream, true, 0, kernel, grid, threads, shared, args...);
 }
 
 /* The same in clusters: grid.x is a multiple of their size. */
@@ -75,8 +75,7 @@ static inline cudaError_t
 launch_cluster(const struct cuda_rank *rk, int cluster, void (*kernel)(P...), dim3 grid,
                int threads, size_t shared, const A &...args)
 {
-    return launch_with(rk->stream, rk->overlap, cluster, kernel, grid, threads, shared,
-                       args...);
+    return launch_with(rk->stream, true, cluster, kernel, grid, threads, shared, args...);
 }
 
 /* How many of such clusters run at a time; none, where there are none of that size. */

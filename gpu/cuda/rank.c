@@ -83,7 +83,6 @@ rank_open(struct cuda_rank *rk, struct err *e)
                        p.major, p.minor, NEED_MAJOR, NEED_MINOR);
     rk->sms = p.multiProcessorCount;
     rk->shared_bytes = p.sharedMemPerBlockOptin;
-    rk->overlap = true;
     snprintf(rk->name, sizeof rk->name, "%.63s", p.name);
     CU_TRY(cudaStreamCreateWithFlags(&rk->stream, cudaStreamNonBlocking), e);
     return 0;

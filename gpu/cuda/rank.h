@@ -22,7 +22,6 @@ struct cuda_rank {
     int device;
     cudaStream_t stream;
     int sms;
-    bool overlap;        /* kernels may begin before those in front of them end */
     size_t shared_bytes; /* most that a block may ask for */
     char name[64];
 };
