@@ -89,7 +89,7 @@ says 'no such command' 64 "$tmp/err" 'usage:'
 status=$?
 says 'a full disk' 74 "$tmp/err" 'standard output'
 
-vectors=$srcdir/tests/golden/tokenizer
+vectors=$top_builddir/tests/tokenizer
 "$model" tokenize "$top_builddir/tests/tokenizer" <"$vectors/vectors.jsonl" >"$tmp/out" 2>"$tmp/err"
 status=$?
 sed 's/^.*, "ids": /{"ids": /' "$vectors/vectors.jsonl" >"$tmp/want"

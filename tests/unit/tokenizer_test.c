@@ -123,7 +123,7 @@ vectors(void)
     char path[TEST_PATH];
     FILE *f;
 
-    f = fopen(src_path(path, "tests/golden/tokenizer/vectors.jsonl"), "r");
+    f = fopen(build_path(path, "tests/tokenizer/vectors.jsonl"), "r");
     assert_non_null(f);
     for (;;) {
         json_t *v = json_loadf(f, JSON_DISABLE_EOF_CHECK | JSON_ALLOW_NUL, NULL);
