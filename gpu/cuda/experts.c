@@ -46,6 +46,13 @@ route(const struct backend *b, const struct layer *l, const struct cuda_rows *r)
                                .scale = c->route_scale};
 }
 
+/* Whether no expert has more than one row: a table may name one twice. */
+static int
+one_row_each(const struct layer *l, int n)
+{
+    return n == 1 && l->gate_table == NULL;
+}
+
 /* w1 and w3 of all experts that have rows: gg and gu. */
 static int
 up(struct backend *b, const struct layer *l, int n, const uint16_t *x, struct err *e)
@@ -62,7 +69,7 @@ up(struct backend *b, const struct layer *l, int n, const uint16_t *x, struct er
         .y = {s->gg, s->gu},
         .n_mats = 2,
         .max_active = slots < b->c.n_experts ? slots : b->c.n_experts,
-        .one_row = n == 1,
+        .one_row = one_row_each(l, n),
         .many = n > 8 ? 1 + slots / b->c.n_experts : 0};
 
     return expert_linear_cuda(&b->rk, &routed, e);
@@ -141,7 +148,7 @@ down(struct backend *b, const struct layer *l, int n, const struct expert_weight
         .n_mats = 1,
         .max_active = slots < b->c.n_experts ? slots : b->c.n_experts,
         .quant = is_quantised(&l->experts[0].w2) && quantises_itself(&l->experts[0].w2, n),
-        .one_row = n == 1,
+        .one_row = one_row_each(l, n),
         .many = n > 8 ? 1 + slots / b->c.n_experts : 0};
 
     all.quant = is_quantised(&l->shared.w2) && quantises_itself(&l->shared.w2, n);

@@ -7,6 +7,45 @@
 #include "gpu/cuda/kernels.h"
 #include "gpu/cuda/packed_many.cuh"
 
+/* The shared expert's product, of its first rows. */
+static __device__ __forceinline__ struct packed_job
+shared_job(const struct expert_args &a, int kind, int rows, int split, int quant)
+{
+    return {(const uint4 *)a.one.packed,
+            a.one.scale,
+            a.x_one,
+            a.y_one,
+            kind,
+            a.one.out,
+            a.one.in,
+            rows,
+            a.one.in,
+            a.one.out,
+            0,
+            split,
+            quant};
+}
+
+/* An expert's, of rows up to this one. */
+static __device__ __forceinline__ struct packed_job
+routed_job(const struct expert_args &a, int kind, const struct expert_weights &w, int rows,
+           int split, int quant)
+{
+    return {(const uint4 *)w.packed,
+            w.scale,
+            a.x,
+            a.y[blockIdx.y],
+            kind,
+            a.shape.out,
+            a.shape.in,
+            rows,
+            a.shape.in,
+            a.shape.out,
+            0,
+            split,
+            quant};
+}
+
 /*
  * Grid: blocks of the shared one, which wait for no choice, then those of each active expert;
  * matrices.
@@ -20,19 +59,7 @@ packed_expert_kernel(const __grid_constant__ struct expert_args a, int split, in
 
     pdl_go();
     if (SHARED >= 0 && (int)blockIdx.x < blocks_one) {
-        const struct packed_job j = {(const uint4 *)a.one.packed,
-                                     a.one.scale,
-                                     a.x_one,
-                                     a.y_one,
-                                     SHARED,
-                                     a.one.out,
-                                     a.one.in,
-                                     a.rows_one,
-                                     a.one.in,
-                                     a.one.out,
-                                     0,
-                                     split_one,
-                                     a.quant};
+        const struct packed_job j = shared_job(a, SHARED, a.rows_one, split_one, a.quant);
 
         for (int r = 0; r < a.rows_one; r += PACK_N)
             block_product <
@@ -58,19 +85,7 @@ packed_expert_kernel(const __grid_constant__ struct expert_args a, int split, in
         r0 = a.first[x];
         r1 = a.first[x + 1];
     }
-    const struct packed_job j = {(const uint4 *)w.packed,
-                                 w.scale,
-                                 a.x,
-                                 a.y[blockIdx.y],
-                                 KIND,
-                                 a.shape.out,
-                                 a.shape.in,
-                                 r1,
-                                 a.shape.in,
-                                 a.shape.out,
-                                 0,
-                                 split,
-                                 a.quant};
+    const struct packed_job j = routed_job(a, KIND, w, r1, split, a.quant);
 
     for (int r = r0; r < r1; r += PACK_N)
         block_product<KIND, 1, 1>(j, block, r, r1, rows_of_x{a.source, false}, shared);
@@ -86,7 +101,7 @@ launch_few(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
     const int one = SHARED >= 0 ? blocks_of(a->one.out, split_one, 1) : 0;
     const int in = SHARED >= 0 && a->one.in > a->shape.in ? a->one.in : a->shape.in;
     const dim3 grid(one + routed * a->max_active, a->n_mats);
-    const size_t shared = shared_for(1, 1, a->one_row ? 1 : PACK_N, in);
+    const size_t shared = shared_for(1, 1, a->one_row || a->place != NULL ? 1 : PACK_N, in);
 
     if (shared > rk->shared_bytes)
         return err_set(e, ERR_INTERNAL, 0, "experts: %d inputs", in);
@@ -112,19 +127,8 @@ packed_experts_kernel(const __grid_constant__ struct expert_args a, int split,
     pdl_go();
     if (SHARED >= 0 && (int)blockIdx.x < all_one) {
         const int r0 = blockIdx.x / blocks_one * NT * PACK_N;
-        const struct packed_job j = {(const uint4 *)a.one.packed,
-                                     a.one.scale,
-                                     a.x_one,
-                                     a.y_one,
-                                     SHARED,
-                                     a.one.out,
-                                     a.one.in,
-                                     min(a.rows_one, r0 + NT * PACK_N),
-                                     a.one.in,
-                                     a.one.out,
-                                     0,
-                                     split_one,
-                                     0};
+        const struct packed_job j =
+            shared_job(a, SHARED, min(a.rows_one, r0 + NT * PACK_N), split_one, 0);
 
         many_product < SHARED<0 ? MATRIX_FP8 : SHARED, NT, 1>(
                            j, blockIdx.x % blocks_one, r0, j.rows, NULL, true, staged);
@@ -137,19 +141,8 @@ packed_experts_kernel(const __grid_constant__ struct expert_args a, int split,
         return;
     const int x = a.active[1 + active];
     const struct matrix *m = &a.w[blockIdx.y][x];
-    const struct packed_job j = {(const uint4 *)m->packed,
-                                 m->scale,
-                                 a.x,
-                                 a.y[blockIdx.y],
-                                 KIND,
-                                 a.shape.out,
-                                 a.shape.in,
-                                 a.first[x + 1],
-                                 a.shape.in,
-                                 a.shape.out,
-                                 0,
-                                 split,
-                                 0};
+    const struct packed_job j =
+        routed_job(a, KIND, {m->packed, m->scale}, a.first[x + 1], split, 0);
 
     /* the weights of the second time are not loaded with those of the first */
     for (int r = a.first[x]; r < j.rows; r += NT * PACK_N)
