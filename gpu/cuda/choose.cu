@@ -398,6 +398,21 @@ first_of(const uint4 *from, int n)
     return make_uint4(r[0], r[1], r[2], r[3]);
 }
 
+/* f(score, its place) of a thread's scores, ascending. */
+template <typename F>
+static __device__ __forceinline__ void
+each_key(const uint4 (&key)[EIGHTS], int each, F f)
+{
+#pragma unroll
+    for (int e = 0; e < EIGHTS; e++) {
+        if (e >= each)
+            break;
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            f(one_of(key[e], i), e * 8 + i);
+    }
+}
+
 /* Grid: blocks of a cluster, rows. part: scores of a block; each: of a thread, by 8. */
 static __global__ void __launch_bounds__(TOPK_THREADS)
 topk_cluster_kernel(const __grid_constant__ struct choose_args a, int part, int each)
@@ -441,18 +456,10 @@ topk_cluster_kernel(const __grid_constant__ struct choose_args a, int part, int 
     for (int low = 0; low < 2; low++) {
         int *counts = count + low * (int)gridDim.x * CLASSES;
 
-#pragma unroll
-        for (int e = 0; e < EIGHTS; e++) {
-            if (e >= each)
-                break;
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                const unsigned s = one_of(key[e], i);
-
-                if (!low || (s & 0xff00) == limit)
-                    atomicAdd(&wide[choose_counter(low ? s & 0xff : s >> 8, lane)], 1u);
-            }
-        }
+        each_key(key, each, [&](unsigned s, int) {
+            if (!low || (s & 0xff00) == limit)
+                atomicAdd(&wide[choose_counter(low ? s & 0xff : s >> 8, lane)], 1u);
+        });
         send_counts(cluster, wide, counts);
         before[low] = find_class(counts, rank, rest, found);
         limit |= (unsigned)found[0] << (low ? 0 : 8);
@@ -461,17 +468,9 @@ topk_cluster_kernel(const __grid_constant__ struct choose_args a, int part, int 
     /* chosen ones and equal ones in front: of other blocks, of other warps, of other lanes */
     int mine = 0;
 
-#pragma unroll
-    for (int e = 0; e < EIGHTS; e++) {
-        if (e >= each)
-            break;
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            const unsigned s = one_of(key[e], i);
-
-            mine += (s > limit ? 1 : 0) + (s == limit ? 1 << 16 : 0);
-        }
-    }
+    each_key(key, each, [&](unsigned s, int) {
+        mine += (s > limit ? 1 : 0) + (s == limit ? 1 << 16 : 0);
+    });
     int upto = mine;
 
     for (int d = 1; d < WARP; d *= 2) {
@@ -504,20 +503,12 @@ topk_cluster_kernel(const __grid_constant__ struct choose_args a, int part, int 
     int equal = front_equal + (in_front >> 16), *picked = a.picked + row_start(row, a.topk);
 
     if (mine != 0)
-#pragma unroll
-        for (int e = 0; e < EIGHTS; e++) {
-            if (e >= each)
-                break;
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                const unsigned s = one_of(key[e], i);
-
-                if (s > limit || (s == limit && equal < rest))
-                    picked[topk_place(above, equal, rest)] = first + (own + e) * 8 + i;
-                above += s > limit ? 1 : 0;
-                equal += s == limit ? 1 : 0;
-            }
-        }
+        each_key(key, each, [&](unsigned s, int i) {
+            if (s > limit || (s == limit && equal < rest))
+                picked[topk_place(above, equal, rest)] = first + own * 8 + i;
+            above += s > limit ? 1 : 0;
+            equal += s == limit ? 1 : 0;
+        });
 }
 
 static size_t
