@@ -25,11 +25,12 @@ bug() { # HEADER SED-SCRIPT OBLIGATION WHAT
         case $1 in base/*) uses='include "base/fpbits.h"' ;; *) uses='include "verify/formulas.hh"' ;; esac
         if grep -q "$uses" "$f" && grep -q "\"$3\"" "$f"; then
             rm "$work/$object"
-            "$CXX" -std=c++17 -O0 -I"$work" -I"$here" -I"$build" -c -o "$work/$object" "$f"
+            # shellcheck disable=SC2086 # a compiler may be called by another program
+            $CXX -std=c++17 -O0 -I"$work" -I"$here" -I"$build" -c -o "$work/$object" "$f"
         fi
     done
-    # shellcheck disable=SC2046 # paths of libraries
-    "$CXX" -o "$work/prove" "$work"/*.o "$build/gpu/libgpu.a" "$build/kvstore/libkvstore.a" "$build/model/libmodel.a" "$build/base/.libs/libbase.a" \
+    # shellcheck disable=SC2046,SC2086 # paths of libraries; as above
+    $CXX -o "$work/prove" "$work"/*.o "$build/gpu/libgpu.a" "$build/kvstore/libkvstore.a" "$build/model/libmodel.a" "$build/base/.libs/libbase.a" \
         $(pkg-config --libs jansson libpcre2-8 libxxhash) -lz3 -lm
     found=$("$work/prove" --only "$3" "$here/models/fathom-mini" "$here/tests/data/flash" | grep " FAILED " || true)
     if printf '%s\n' "$found" | grep -q " $3 "; then
