@@ -349,18 +349,12 @@ known_half(uint8_t t[HEAD])
         t[12 + i] = (uint8_t)(n >> 8 * i);
 }
 
-/* The first frame says whether a head is the right one. */
-static bool
-leads_on(struct look *l, const uint8_t head[HEAD], const uint8_t *first)
-{
-    memcpy(l->salts, head + SALTS, sizeof l->salts);
-    return is_whole(l, first, stored(head + HEAD_SUMMED));
-}
-
 /*
  * Anything may have happened to the first half, half a write of the next log's head too, in front of
  * which all frames went to the database; to the rest what one bit does. -1: neither, or both could
- * be and the first frame does not tell.
+ * be and the first frame does not tell. Salts that the first frame does not have either are not taken: a sum
+ * that is off by a power of two looks like a bit of the last salt, and behind a wrong salt no
+ * frame is one of this log's.
  */
 static int
 mend_head(struct look *l, uint8_t head[HEAD])
@@ -379,10 +373,13 @@ mend_head(struct look *l, uint8_t head[HEAD])
             t[i / 8] ^= (uint8_t)(1u << i % 8);
         if (!is_whole_head(t))
             continue;
+        memcpy(l->salts, t + SALTS, sizeof l->salts);
+        if (memcmp(t + SALTS, head + SALTS, sizeof l->salts) != 0 && !has_salts(l, first))
+            continue;
         n++;
         memcpy(one, t, sizeof one);
-        if (leads_on(l, t, first)) {
-            n = 1;
+        if (is_whole(l, first, stored(t + HEAD_SUMMED))) {
+            n = 1; /* the first frame says that this is the right one */
             break;
         }
     }

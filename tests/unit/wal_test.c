@@ -445,6 +445,33 @@ test_anything(void **state)
     assert_true(refused > 50);
 }
 
+/* A head whose sum is off by a power of two, as if it were a bit of the last salt, in front of a first
+ * frame that is gone: the transactions behind it were acknowledged, so it is refused or they are there. */
+static void
+test_head_like_a_salt(void **state)
+{
+    uint8_t *log = malloc(wal_bytes);
+    uint32_t sum = 0;
+
+    (void)state;
+    assert_non_null(log);
+    memcpy(log, wal, wal_bytes);
+    memset(log + HEAD, 0xa5, FRAME);
+    for (int i = 0; i < 4; i++)
+        sum = sum << 8 | wal[HEAD - 4 + i];
+    for (unsigned k = 0; k < 64; k++) {
+        const uint32_t d = UINT32_C(1) << k / 2, off = k % 2 == 0 ? sum + d : sum - d;
+
+        for (int i = 0; i < 4; i++)
+            log[HEAD - 4 + i] = (uint8_t)(off >> (24 - 8 * i));
+        put(log, wal_bytes);
+        if (commits(by_look) != -1)
+            fail_msg("2^%u: not refused", k / 2);
+    }
+    unlink(path_wal);
+    free(log);
+}
+
 /* Every length, and each sector of the last transaction as it was before it: no damage, and the
  * commits that were over are there. What was there before: nothing, or frames of an earlier log
  * or of a commit that had failed for want of room. */
@@ -526,6 +553,7 @@ main(void)
         cmocka_unit_test(test_damage),    cmocka_unit_test(test_several),
         cmocka_unit_test(test_torn),      cmocka_unit_test(test_witness),
         cmocka_unit_test(test_anything),
+        cmocka_unit_test(test_head_like_a_salt),
     };
 
     nightly = getenv("FATHOM_NIGHTLY") != NULL;
