@@ -217,7 +217,7 @@ same_barriers(const std::vector<Kernel> &kernels, const std::string &sources)
 
         printf("%s %s: %s\n", is == want ? "same" : "DIFFERENT", k.function, is.c_str());
         if (is != want)
-            printf("  verify/stages.cc: %s\n", want.c_str());
+            printf("  verify/stages*.cc: %s\n", want.c_str());
         good = good && is == want;
     }
     return good;

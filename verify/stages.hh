@@ -3,8 +3,8 @@
 #define VERIFY_STAGES_HH
 
 /*
- * Stages of shared memory: the table (stages.cc) and what is made of it (meet.cc). stages.cc says
- * what they are.
+ * Stages of shared memory: the table (stages.cc, stages_*.cc) and what is made of it (meet.cc).
+ * stages.cc says what they are.
  */
 #include <set>
 #include <string>
@@ -84,6 +84,15 @@ struct Kernel {
     bool again = false; /* may be called twice in a row */
     bool runs = false;  /* its loop runs once at least */
 };
+
+inline void
+nothing(const Config &, Thread &)
+{
+}
+
+/* The table's parts. */
+std::vector<Kernel> inputs_stages(), sample_stages(), packed_stages(), streams_stages(),
+    choose_stages(), attend_stages();
 
 /* One obligation for each kernel; whether the sources have the table's barriers. */
 std::vector<Obligation> meetings_of(const std::vector<Kernel> &kernels);

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Stages (stages.cc) of the streams. */
+#include "verify/formulas.hh"
+#include "verify/stages.hh"
+
+namespace verify
+{
+
+using namespace formula;
+
+namespace
+{
+
+/* sublayer_input: 8 columns a thread of 256 at a time. */
+void
+input_row(const Config &k, Thread &x, How how)
+{
+    const Int at = x.t + x.any("at", 0, k.c.hidden / 8 / 256) * 256;
+
+    x.use("mixed", how, at * 8, 8, at < k.c.hidden / 8);
+}
+
+/* All that one warp does with comb: elements by lanes, lines read whole. */
+enum { COMB = 64 /* 8 streams */ };
+
+void
+comb_all(const Config &, Thread &x)
+{
+    x.use("comb", READ, x.any("i", 0, COMB - 1), 1, x.t < 32);
+}
+
+void
+comb_own(const Config &, Thread &x)
+{
+    x.use("comb", WRITE, x.t + x.any("round", 0, 1) * 32, 1, x.t < 32);
+}
+
+void
+comb_out(const Config &, Thread &x)
+{
+    x.use("comb", READ, x.t + x.any("round", 0, 1) * 32, 1, x.t < 32);
+}
+
+} // namespace
+
+std::vector<Kernel>
+streams_stages()
+{
+    return {
+        {"gpu/cuda/mhc.cu",
+         "normalise",
+         ". c . c",
+         {"c"},
+         512,
+         "normalise",
+         1,
+         {comb_all, comb_own},
+         true},
+        {"gpu/cuda/mhc.cu",
+         "sinkhorn",
+         ". c . c . c . c normalise() c { normalise() c normalise() c } .",
+         {"c"},
+         512,
+         "sinkhorn",
+         2,
+         {comb_all, comb_own, comb_all, comb_own, nothing, nothing, nothing}},
+        {"gpu/cuda/mhc.cu",
+         "coefficients",
+         "comb pre sinkhorn() comb",
+         {"pre"},
+         512,
+         "sinkhorn",
+         0,
+         {[](const Config &k, Thread &x) {
+              x.use("pre", WRITE, x.t, 1, x.t < k.c.hc_mult);
+              comb_own(k, x);
+          },
+          comb_out}},
+        {"gpu/cuda/mhc.cu",
+         "hc_pre_kernel",
+         "block_sum() ( coefficients() pre ) | pre",
+         {},
+         512,
+         "hc_pre_kernel",
+         0,
+         {nothing, [](const Config &k,
+                      Thread &x) { x.use("pre", READ, x.any("i", 0, k.c.hc_mult - 1)); }}},
+        {"gpu/cuda/streams.cuh",
+         "divide_lines",
+         ". c . c",
+         {"c"},
+         512,
+         "divide_lines",
+         1,
+         {comb_all, comb_own},
+         true},
+        {"gpu/cuda/streams.cuh",
+         "sinkhorn_shared",
+         ". c . c divide_lines() c divide_lines() c { divide_lines() c divide_lines() c } .",
+         {"c"},
+         512,
+         "sinkhorn_shared",
+         1,
+         {comb_all, comb_own, nothing, nothing, nothing, nothing}},
+        {"gpu/cuda/streams.cuh",
+         "way_back",
+         "m | m comb sinkhorn_shared() comb",
+         {},
+         512,
+         "way_back",
+         0,
+         {[](const Config &k, Thread &x) {
+              const int hc = k.c.hc_mult, n = hc + hc * hc + 1;
+              const Int o = x.warp() + x.any("o", 0, n / 16) * 16;
+
+              x.use("m", WRITE, o + hc, 1, x.lane() == 0 && o < n);
+          },
+          [](const Config &k, Thread &x) {
+              const int hc = k.c.hc_mult;
+
+              x.use("m", READ, x.any("i", hc, 2 * hc + hc * hc), 1, x.t < 32);
+              comb_own(k, x);
+          },
+          comb_out}},
+        {"gpu/cuda/streams.cuh",
+         "sublayer_input",
+         "m | m squares mixed | squares mixed",
+         {"mixed"},
+         256,
+         "sublayer_input",
+         1,
+         {[](const Config &k, Thread &x) {
+              const int n = k.c.hc_mult + 1;
+              const Int o = x.warp() + x.any("o", 0, n / 8) * 8;
+
+              x.use("m", WRITE, o, 1, x.lane() == 0 && o < n);
+          },
+          [](const Config &k, Thread &x) {
+              x.use("m", READ, x.any("o", 0, k.c.hc_mult));
+              input_row(k, x, WRITE);
+              x.use("squares", WRITE, x.warp() + x.any("turn", 0, 7) * 8, 1, x.lane() == 0);
+          },
+          [](const Config &k, Thread &x) {
+              x.use("squares", READ, x.lane() + x.any("half", 0, 1) * 32);
+              input_row(k, x, WRITE); /* it may be keep's */
+          }}},
+        {"gpu/cuda/streams.cu",
+         "streams_mix_kernel",
+         "{ x | x | }",
+         {},
+         256,
+         "streams_mix_kernel",
+         1,
+         {[](const Config &, Thread &x) { x.use("x", WRITE, x.t); },
+          [](const Config &, Thread &x) {
+              x.use("x", READ, x.any("r", 0, 7) * 32 + x.lane());
+          },
+          nothing}},
+    };
+}
+
+} // namespace verify
