@@ -14,7 +14,7 @@ using namespace formula;
 namespace
 {
 
-enum { STEP_ROWS = 512, SPARE = 16, THREADS = 128 };
+enum { STEP_ROWS = 1024, SPARE = 16, THREADS = 128 };
 
 /* Calls f(name, dim, ratio, overlap) for each kind of compressor. */
 template <class F>

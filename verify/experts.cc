@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Experts around their matrices (gpu/cuda/moe.cu): who scores what, where the rows of each expert
- * go, element by element over rows of places. A step has up to 512 rows.
+ * go, element by element over rows of places. A step has up to 1,024 rows.
  */
 #include "verify/formulas.hh"
 #include "verify/prove.hh"
@@ -14,7 +14,7 @@ using namespace formula;
 namespace
 {
 
-enum { STEP_ROWS = 512, FEW_ROWS = 8, MAX_EXPERTS = 512, THREADS = 256, MAX_USED = 32 };
+enum { STEP_ROWS = 1024, FEW_ROWS = 8, MAX_EXPERTS = 512, THREADS = 256, MAX_USED = 32 };
 
 /* route_kernel: each score of few rows is one thread's; choices and weights of a row do not run
  * into the next one's; a token's experts are inside its table. */

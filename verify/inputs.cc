@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Between the projections of attention (gpu/cuda/inputs.cu): blocks of 512 threads have a row each
- * in shared memory, a warp has a head of the queries. A step has up to 512 rows. Stages: stages.cc.
+ * in shared memory, a warp has a head of the queries. A step has up to 1,024 rows. Stages: stages.cc.
  */
 #include "verify/formulas.hh"
 #include "verify/prove.hh"
@@ -18,7 +18,7 @@ using namespace formula;
 namespace
 {
 
-enum { STEP_ROWS = 512, THREADS = 512, WARPS = 16, HEAD_WARPS = 8, FP8_GROUP = 128 };
+enum { STEP_ROWS = 1024, THREADS = 512, WARPS = 16, HEAD_WARPS = 8, FP8_GROUP = 128 };
 
 /* A row's groups of 128 (queries) and 64 (keys) go to warps in turn: each element is one lane's,
  * under its own group's scale. */

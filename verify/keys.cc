@@ -2,7 +2,7 @@
 /*
  * Lists of keys (gpu/cuda/keys.cu, attn.c): a query looks at its window, oldest first, then
  * at entries. Rows of this step lie in scratch, older ones in the ring, entries in pages. A
- * step has up to 512 rows (CUDA_STEP_TOKENS), each at any position of the longest session.
+ * step has up to 1,024 rows (CUDA_STEP_TOKENS), each at any position of the longest session.
  */
 #include "verify/formulas.hh"
 #include "verify/prove.hh"
@@ -19,7 +19,7 @@ using namespace formula;
 namespace
 {
 
-enum { STEP_ROWS = 512, SPARE = 16 /* CUDA_REWIND */ };
+enum { STEP_ROWS = 1024, SPARE = 16 /* CUDA_REWIND */ };
 
 /* The kinds of layers: a ratio (0: none), and whether entries are picked. */
 template <class F>

@@ -2,7 +2,7 @@
 /*
  * Kernels over rows, element by element (gpu/cuda/norm.cu, quant.cu): each element
  * is one thread's, vectors are aligned, groups that share a scale are one warp's. Up to
- * 65,536 rows: a step has 512, times Pro's 128 heads where a head is a row.
+ * 131,072 rows: a step has 1,024, times Pro's 128 heads where a head is a row.
  */
 #include "verify/formulas.hh"
 #include "verify/prove.hh"
@@ -19,7 +19,7 @@ using namespace formula;
 namespace
 {
 
-enum { MOST_ROWS = 65536, VEC = 8, WARPS = 8, MAX_THREADS = 1024 };
+enum { MOST_ROWS = 131072, VEC = 8, WARPS = 8, MAX_THREADS = 1024 };
 
 /* rmsnorm_kernel: thread t has elements t VEC + n threads VEC of a row, 16 bytes at a
  * time. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What kernels have in common (grids, loops of a block) and what moves rows about: embedding,
- * gathering, rings, pages, states (gpu/cuda/rows.cu, kv.c, gpu/network.c). A step has up to 512
+ * gathering, rings, pages, states (gpu/cuda/rows.cu, kv.c, gpu/network.c). A step has up to 1,024
  * rows; rings and pages are where network_place() puts them.
  */
 #include "verify/formulas.hh"
@@ -23,7 +23,7 @@ using namespace formula;
 namespace
 {
 
-enum { STEP_ROWS = 512, SPARE = 16, THREADS = 256, ALIGN = 256, GRID_YZ = 65535 };
+enum { STEP_ROWS = 1024, SPARE = 16, THREADS = 256, ALIGN = 256, GRID_YZ = 65535 };
 
 /* A grid of blocks of so many threads has each of n things once; none beyond 32 bits. */
 void

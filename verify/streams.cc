@@ -17,7 +17,7 @@ namespace
 
 enum {
     MOST_ROWS = 65536,
-    STEP_ROWS = 512,
+    STEP_ROWS = 1024,
     MAX_HC = 8,
     MIX_WARPS = 8,
     INPUT_WARPS = 64,

@@ -21,7 +21,7 @@
  * code, first to add up sizes, then to hand out addresses.
  */
 enum {
-    CUDA_STEP_TOKENS = 512,
+    CUDA_STEP_TOKENS = 1024,
     CUDA_ALIGN = 256, /* of everything in the arena */
     CUDA_RATIOS = 8,  /* different ratios of one model */
     CUDA_LOGIT_ROWS = 64,

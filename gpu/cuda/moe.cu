@@ -191,8 +191,10 @@ route_kernel(const __grid_constant__ struct route_args a,
 int
 route_cuda(struct cuda_rank *rk, const struct route_args *a, struct err *e)
 {
-    if (a->n_experts > MAX_EXPERTS || a->k > MAX_USED)
-        return err_set(e, ERR_INTERNAL, 0, "route: %d of %d experts", a->k, a->n_experts);
+    if (a->n_experts > MAX_EXPERTS || a->k > MAX_USED ||
+        a->rows * a->k > UINT16_MAX) /* assign's counts */
+        return err_set(e, ERR_INTERNAL, 0, "route: %d of %d experts, %d rows", a->k,
+                       a->n_experts, a->rows);
     if (a->rows == 0)
         return 0;
     const int threads = ceil_div(a->n_experts, WARP) * WARP;

@@ -17,7 +17,7 @@
 #include "tests/kernels/acceptance.h"
 #include "tests/test.h"
 
-enum { MOST = 620, SEQS = 3, CHUNK = CUDA_STEP_TOKENS };
+enum { MOST = 620, SEQS = 3, CHUNK = 512 };
 
 /* Tokens of a text. Fewer, and fewer tests, where the device is emulated (tests/simt) by day. */
 static int length = MOST;
@@ -185,8 +185,9 @@ static void
 alone(struct state *s, struct backend *b, int which)
 {
     open_seq(b, 0);
-    for (int at = 0; at < length; at += CHUNK)
-        run(s, b, 0, which, at, length - at < CHUNK ? length - at : CHUNK);
+    for (int at = 0; at < length; at += CUDA_STEP_TOKENS)
+        run(s, b, 0, which, at,
+            length - at < CUDA_STEP_TOKENS ? length - at : CUDA_STEP_TOKENS);
 }
 
 static struct state *made; /* once, for all tests of bits */

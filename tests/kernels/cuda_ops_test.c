@@ -594,11 +594,11 @@ test_route(void **state)
 
     static const struct {
         int rows, experts, k, what;
-    } c[] = {{1, 8, 3, ANY},     {37, 16, 4, ANY},   {300, 256, 6, ANY},
-             {512, 384, 8, ANY}, {9, 5, 5, ANY},     {3, 256, 6, ANY},
-             {8, 64, 4, ANY},    {1, 256, 6, EQUAL}, {37, 256, 6, EQUAL},
-             {8, 384, 8, EQUAL}, {1, 500, 32, ODD},  {20, 333, 7, ODD},
-             {1, 256, 6, ODD},   {1, 256, 6, NONE},  {9, 33, 8, NONE}};
+    } c[] = {{1, 8, 3, ANY},      {37, 16, 4, ANY},   {300, 256, 6, ANY},
+             {1024, 384, 8, ANY}, {9, 5, 5, ANY},     {3, 256, 6, ANY},
+             {8, 64, 4, ANY},     {1, 256, 6, EQUAL}, {37, 256, 6, EQUAL},
+             {8, 384, 8, EQUAL},  {1, 500, 32, ODD},  {20, 333, 7, ODD},
+             {1, 256, 6, ODD},    {1, 256, 6, NONE},  {9, 33, 8, NONE}};
     struct err e = {0};
 
     (void)state;
