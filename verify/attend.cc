@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Attention by clusters (gpu/cuda/attend.cu): 16, 8 or 4 blocks of 16 warps share a row and 16 or 32 heads.
+ * Attention by clusters (gpu/cuda/attend.cu): 16 blocks of 16 warps share a row and 16 heads.
  * Stages of shared memory: queries and a tile of keys are unpacked, a barrier, slices of scores, a
  * barrier, scores; when all keys are through, maxima, weights and values, with barriers (of the
  * cluster where blocks write to each other) between; at the end sums come to where queries and slices
@@ -23,13 +23,6 @@ namespace
 {
 
 enum { WARPS = 16, KEYS_AT_ONCE = 4 };
-
-/* How blocks share the work. */
-struct Form {
-    int blocks, groups;
-};
-
-const Form forms[] = {{16, 1}, {8, 1}, {8, 2}, {4, 2}};
 
 Int
 most_keys(const Config &k)
@@ -61,19 +54,11 @@ parts_cover(const Config &k, Statement &s)
     }
     s.claim(parts == 1);
     s.claim(attend_part(most) % 16 == 0);
-    for (const Form &f : forms)
-        for (int rank = 0; rank < f.blocks; rank++) {
-            const int blocks = f.blocks, many = ATTEND_PARTS / blocks;
-            const Int first = attend_first(n, rank * many);
-            const Int end = attend_first(n, (rank + 1) * many);
+    for (int rank = 0; rank < ATTEND_PARTS; rank++) {
+        const Int first = attend_first(n, rank), end = attend_first(n, rank + 1);
 
-            s.claim((end - first + 15) / 16 * 16 <= attend_cap(most, blocks));
-            for (int i = 0; i < many;
-                 i++) /* a part of a block begins where it is counted */
-                s.claim(implies(first + attend_part(n) * i < end,
-                                attend_first(n, rank * many + i) ==
-                                    first + attend_part(n) * i));
-        }
+        s.claim((end - first + 15) / 16 * 16 <= attend_part(most));
+    }
 }
 
 /* Each key of a part is in one piece, and pieces are what kernels have room for. */
@@ -97,31 +82,25 @@ void
 plan_is_apart(const Config &k, Statement &s)
 {
     const int dim = k.c.head_dim;
-    const Int most = s.any("max_keys", 1, most_keys(k));
+    const Int most = s.any("max_keys", 1, most_keys(k)), cap = attend_part(most);
+    const Int sent = attend_sent(ATTEND_PARTS, 0);
+    const struct attend_plan p = attend_plan_for(dim, most);
 
-    for (const Form &f : forms) {
-        const int blocks = f.blocks, heads = f.groups * ATTEND_HEADS;
-        const Int cap = attend_cap(most, blocks), sent = attend_sent(blocks, 0, heads);
-        const struct attend_plan p = attend_plan_for(dim, most, blocks, f.groups);
-
-        s.claim(p.q >= attend_row(p.tile, dim) * 2 + (s.mutant ? 2 : 0));
-        s.claim(p.in >= attend_row(p.tile, dim) * 2);
-        s.claim(p.slice >= p.q + attend_row(heads, dim) * 2 && p.score >= p.slice);
-        if (f.groups == 1)
-            s.claim(p.score >=
-                    p.slice + attend_row_f32(ATTEND_SLICES * ATTEND_HEADS, p.tile) * 4);
-        s.claim(p.score >= p.in + attend_row_f32(sent, dim / blocks) * 4);
-        s.claim(p.p >= p.score + attend_row_f32(heads, cap) * 4);
-        s.claim(p.den >= p.p + attend_row(heads, cap) * 2);
-        s.claim(p.tops >= p.den + sent * 8);
-        s.claim(p.rest >= p.tops + sent * 4);
-        s.claim(p.bytes >= p.rest + heads * 4);
-        s.claim(p.tile % 16 == 0 && p.tile >= 16 && p.tile <= ATTEND_TILE);
-        s.claim(p.q % 16 == 0 && p.slice % 16 == 0 && p.in % 16 == 0 && p.score % 16 == 0 &&
-                p.p % 16 == 0 && p.den % 8 == 0);
-        s.claim(attend_row_f32(1, p.tile) * 4 % 8 == 0);
-        s.claim(attend_row(1, cap) * 2 % 16 == 0);
-    }
+    s.claim(p.q >= attend_row(p.tile, dim) * 2 + (s.mutant ? 2 : 0));
+    s.claim(p.in >= attend_row(p.tile, dim) * 2);
+    s.claim(p.slice >= p.q + attend_row(ATTEND_HEADS, dim) * 2);
+    s.claim(p.score >= p.slice + attend_row_f32(ATTEND_SLICES * ATTEND_HEADS, p.tile) * 4);
+    s.claim(p.score >= p.in + attend_row_f32(sent, dim / ATTEND_PARTS) * 4);
+    s.claim(p.p >= p.score + attend_row_f32(ATTEND_HEADS, cap) * 4);
+    s.claim(p.den >= p.p + attend_row(ATTEND_HEADS, cap) * 2);
+    s.claim(p.tops >= p.den + sent * 8);
+    s.claim(p.rest >= p.tops + sent * 4);
+    s.claim(p.bytes >= p.rest + ATTEND_HEADS * 4);
+    s.claim(p.tile % 16 == 0 && p.tile >= 16 && p.tile <= ATTEND_TILE);
+    s.claim(p.q % 16 == 0 && p.slice % 16 == 0 && p.in % 16 == 0 && p.score % 16 == 0 &&
+            p.p % 16 == 0 && p.den % 8 == 0);
+    s.claim(attend_row_f32(1, p.tile) * 4 % 8 == 0);
+    s.claim(attend_row(1, cap) * 2 % 16 == 0);
     s.claim(attend_row(1, dim) * 2 % 16 == 0);
 }
 
@@ -133,7 +112,7 @@ cells_apart(const Config &k, Statement &s)
     const Int key = s.any("key", 0, most_keys(k)), c = s.any("c", 0, k.c.head_dim - 1);
 
     s.assume(key < cap);
-    for (int h = 0; h < 2 * ATTEND_HEADS; h++) {
+    for (int h = 0; h < ATTEND_HEADS; h++) {
         s.claim(attend_row_f32(h, cap) + key <
                 attend_row_f32(h + 1, cap) - (s.mutant ? 5 : 0));
         s.claim(attend_row(h, cap) + key < attend_row(h + 1, cap));
@@ -199,26 +178,24 @@ dims_once(const Config &k, Statement &s)
     s.claim(attend_tiles(dim) == tiles);
     s.claim(attend_dims(eight / tiles, tiles, eight % tiles) == eight * 8 &&
             eight / tiles < WARPS);
-    for (const Form &f : forms) {
-        const int blocks = f.blocks, dims = dim / blocks, heads = f.groups * ATTEND_HEADS;
-        const std::string n = std::to_string(blocks * f.groups);
-        const auto rank = s.two("rank" + n, 0, blocks - 1);
-        const auto h = s.two("head" + n, 0, heads - 1);
-        const auto i = s.two("i" + n, 0, heads * dims / 2 - 1);
-        const Int pair = s.any("pair" + n, 0, dims / 2 - 1);
-        const Int x = attend_pair(i.x, dims), y = attend_pair(i.y, dims);
+    const int dims = dim / ATTEND_PARTS;
+    const auto rank = s.two("rank", 0, ATTEND_PARTS - 1);
+    const auto h = s.two("head", 0, ATTEND_HEADS - 1);
+    const auto i = s.two("i", 0, ATTEND_HEADS * dims / 2 - 1);
+    const Int pair = s.any("pair", 0, dims / 2 - 1);
+    const Int x = attend_pair(i.x, dims), y = attend_pair(i.y, dims);
 
-        s.claim(implies(c < dim, c % 2 == 0 && c / dims < blocks && c % dims + 2 <= dims));
-        s.claim((attend_row_f32(1, dims) * 4) % 8 == 0);
-        s.alone(attend_sent(rank.x, h.x, heads), attend_sent(rank.y, h.y, heads),
-                rank.x == rank.y && h.x == h.y);
-        s.claim(attend_sent(rank.x, h.x, heads) < attend_sent(blocks, 0, heads));
-        s.claim(implies(x == y && i.x / (dims / 2) == i.y / (dims / 2), i.x == i.y));
-        s.claim(x % 2 == 0 && x + 1 < dims - (s.mutant ? 1 : 0) &&
-                i.x / (dims / 2) < heads);
-        s.claim(attend_pair(h.x * (dims / 2) + pair, dims) == 2 * pair &&
-                (h.x * (dims / 2) + pair) / (dims / 2) == h.x);
-    }
+    s.claim(
+        implies(c < dim, c % 2 == 0 && c / dims < ATTEND_PARTS && c % dims + 2 <= dims));
+    s.claim((attend_row_f32(1, dims) * 4) % 8 == 0);
+    s.alone(attend_sent(rank.x, h.x), attend_sent(rank.y, h.y),
+            rank.x == rank.y && h.x == h.y);
+    s.claim(attend_sent(rank.x, h.x) < attend_sent(ATTEND_PARTS, 0));
+    s.claim(implies(x == y && i.x / (dims / 2) == i.y / (dims / 2), i.x == i.y));
+    s.claim(x % 2 == 0 && x + 1 < dims - (s.mutant ? 1 : 0) &&
+            i.x / (dims / 2) < ATTEND_HEADS);
+    s.claim(attend_pair(h.x * (dims / 2) + pair, dims) == 2 * pair &&
+            (h.x * (dims / 2) + pair) / (dims / 2) == h.x);
 }
 
 /* Fragments of the tensor cores: each of a product's 16 by 8 is one lane's; what lanes hand to

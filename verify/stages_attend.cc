@@ -37,23 +37,17 @@ attend_values(const Config &k, Thread &x)
     x.use_in(x.any("head", 0, 15), "p", READ, x.any("weight", 0, 1 << 20));
 }
 
-/* One of a warp's heads, of either group; and where this block's word on it goes. */
-Int
-attend_head(Thread &x)
-{
-    return x.any("group", 0, 1) * ATTEND_HEADS + x.warp();
-}
-
+/* Where this block's word on a warp's head goes. */
 Int
 attend_told(Thread &x)
 {
-    return attend_sent(x.rank, attend_head(x), 2 * ATTEND_HEADS);
+    return attend_sent(x.rank, x.warp());
 }
 
 void
 attend_queries_read(const Config &k, Thread &x)
 {
-    x.use_in(x.any("head", 0, 2 * ATTEND_HEADS - 1), "q", READ,
+    x.use_in(x.any("head", 0, ATTEND_HEADS - 1), "q", READ,
              x.any("e", 0, k.c.head_dim - 1));
     attend_tile_read(k, x);
     x.use("memory", ATOMIC, 0);
@@ -67,11 +61,9 @@ attend_send(const Config &k, Thread &x)
     const int dim = k.c.head_dim, tiles = (dim / 8 + 15) / 16, dims = dim / ATTEND_PARTS;
     const Int c = attend_dims(x.warp(), tiles, x.any("t", 0, tiles - 1)) +
                   mma_col(x.lane(), 0);
-    const Int h = x.turn("low", 0, 1) * ATTEND_HEADS +
-                  mma_row(x.lane(), x.any("i", 0, 1) * 2);
+    const Int h = mma_row(x.lane(), x.any("i", 0, 1) * 2);
 
-    x.uses.push_back({"in", WRITE, c % dims, 2, c < dim, c / dims,
-                      attend_sent(x.rank, h, 2 * ATTEND_HEADS)});
+    x.uses.push_back({"in", WRITE, c % dims, 2, c < dim, c / dims, attend_sent(x.rank, h)});
     x.use_of(c / dims, "memory", READ, 0, c < dim);
 }
 
@@ -80,7 +72,7 @@ void
 attend_put(const Config &k, Thread &x)
 {
     attend_tile(k, x);
-    x.use_in(attend_head(x), "q", WRITE,
+    x.use_in(x.warp(), "q", WRITE,
              2 * (x.lane() + x.any("pair", 0, k.c.head_dim / 64 - 1) * 32), 2);
     x.use("memory", ATOMIC, 0);
 }
@@ -145,24 +137,13 @@ attend_stages()
           }}},
         {"gpu/cuda/attend.cu",
          "attend_kernel",
-         "den in p q rest score slice tile tops || q tile { ( | tile ) | ( q score tile / q slice "
-         "tile | score slice ) } | score tops || den p rest score tops | { { { { ( | tile | ) p "
-         "tile } } in } } || den in rest",
+         "den in p q rest score slice tile tops || q tile { ( | tile ) | q slice tile | score "
+         "slice } | tops || den p rest score tops | { { ( | tile | ) p tile } } in || den in rest",
          {"q", "tile", "slice", "score", "p", "in", "den", "tops", "rest"},
          512,
          "attend_kernel",
          9,
-         {attend_tile, attend_put, attend_tile,
-          [](const Config &k, Thread &x) {
-              const Int t8 = x.warp() / 2 + x.any("t8", 0, ATTEND_TILE / 64 - 1) * 8;
-              const Int i = x.any("i", 0, 3);
-
-              attend_queries_read(k, x);
-              x.use_in(x.warp() % 2 * ATTEND_HEADS + mma_row(x.lane(), i), "score", WRITE,
-                       x.turn("k", 0, CAP / ATTEND_TILE) * ATTEND_TILE + t8 * 8 +
-                           mma_col(x.lane(), i));
-          },
-          attend_slices,
+         {attend_tile, attend_put, attend_tile, attend_slices,
           [](const Config &, Thread &x) {
               const Int i = x.lane() + x.any("round", 0, ATTEND_TILE / 32 - 1) * 32;
 
@@ -172,17 +153,16 @@ attend_stages()
                        x.turn("k", 0, CAP / ATTEND_TILE) * ATTEND_TILE + i);
           },
           [](const Config &, Thread &x) {
-              x.use_in(attend_head(x), "score", READ, x.any("key", 0, CAP - 1));
               x.use_of(x.lane(), "tops", WRITE, attend_told(x), x.lane() < ATTEND_PARTS);
           },
           [](const Config &, Thread &x) {
               /* another part is a part away, or more */
               const Int part = x.s.any("part", 1, CAP / 16) * 16;
-              const Int other = x.s.any("other", 0, CAP), h = attend_head(x);
+              const Int other = x.s.any("other", 0, CAP), h = x.warp();
               const Int at = x.lane() + x.any("round", 0, CAP / 32 - 1) * 32;
               const Int key = at + choose(x.any("one", 0, 1) == 0, Int(0), part + other);
 
-              x.use("tops", READ, x.any("told", 0, ATTEND_PARTS * 2 * ATTEND_HEADS - 1));
+              x.use("tops", READ, x.any("told", 0, ATTEND_PARTS * ATTEND_HEADS - 1));
               x.use_in(h, "score", READ, x.any("key", 0, CAP - 1));
               x.use_in(h, "p", WRITE, key, 1, at < part);
               x.use_of(x.lane(), "den", WRITE, attend_told(x), x.lane() < ATTEND_PARTS);
@@ -190,11 +170,11 @@ attend_stages()
           },
           attend_tile, attend_values, attend_send,
           [](const Config &k, Thread &x) {
-              x.use_in(x.any("line", 0, ATTEND_PARTS * 2 * ATTEND_HEADS - 1), "in", READ,
+              x.use_in(x.any("line", 0, ATTEND_PARTS * ATTEND_HEADS - 1), "in", READ,
                        x.any("c", 0, k.c.head_dim - 1));
               x.use("memory", READ, 0);
-              x.use("den", READ, x.any("one", 0, ATTEND_PARTS * 2 * ATTEND_HEADS - 1));
-              x.use("rest", READ, x.any("h", 0, 31));
+              x.use("den", READ, x.any("one", 0, ATTEND_PARTS * ATTEND_HEADS - 1));
+              x.use("rest", READ, x.any("h", 0, 15));
           }}},
         {"gpu/cuda/attend_long.cu",
          "long_scores_kernel",

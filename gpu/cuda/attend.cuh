@@ -373,17 +373,18 @@ values(int dim, const uint16_t *p, const uint16_t *tile, int n, int cap,
     }
 }
 
-/* The sum of n as a tree, neighbours first. */
-template <int N, typename T>
-static __device__ __forceinline__ T
-tree(T *v)
+/* Sums of a row's parts so far. They are added up in the order of parts, by whoever has them. */
+struct sums {
+    float re, im;
+    double den;
+};
+
+static __device__ __forceinline__ void
+add_part(struct sums *x, float2 v, double den)
 {
-#pragma unroll
-    for (int step = 1; step < N; step *= 2)
-#pragma unroll
-        for (int r = 0; r < N; r += 2 * step)
-            v[r] += v[r + step];
-    return v[0];
+    x->re += v.x;
+    x->im += v.y;
+    x->den += den;
 }
 
 /* Dims c and c + 1 of a head: divided, rotated back. */

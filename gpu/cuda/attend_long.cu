@@ -155,8 +155,7 @@ long_sums_kernel(const __grid_constant__ struct attend_args a, int blocks)
     const int row = blockIdx.z, h = threadIdx.x / SUM_PAIRS;
     const int c = 2 * (blockIdx.x * SUM_PAIRS + threadIdx.x % SUM_PAIRS);
     const int first = (row * gridDim.y + blockIdx.y) * blocks;
-    float v[PARTS] = {}, u[PARTS] = {};
-    double den[PARTS] = {};
+    struct sums all = {};
 
     pdl_go();
     const struct list l = list_of(a, row);
@@ -166,19 +165,19 @@ long_sums_kernel(const __grid_constant__ struct attend_args a, int blocks)
     pdl_wait();
     if (c >= a.dim || blockIdx.y * HEADS + h >= a.n_heads)
         return;
-    for (int i = 0; i < pieces; i++) {
-#pragma unroll
-        for (int r = 0; r < PARTS; r++) {
-            const size_t at = row_start(r * pieces + i, HEADS) + h;
-            const float2 pair = *(const float2 *)(x.out + row_start(at, a.dim) + c);
+#pragma unroll 4
+    for (int r = 0; r < PARTS; r++) {
+        struct sums part = {};
 
-            v[r] += pair.x;
-            u[r] += pair.y;
-            den[r] += x.den[at];
+        for (int i = 0; i < pieces; i++) {
+            const size_t at = row_start(r * pieces + i, HEADS) + h;
+
+            add_part(&part, *(const float2 *)(x.out + row_start(at, a.dim) + c), x.den[at]);
         }
+        add_part(&all, make_float2(part.re, part.im), part.den);
     }
-    put_pair(a, row, blockIdx.y * HEADS + h, c, tree<PARTS>(v), tree<PARTS>(u),
-             tree<PARTS>(den) + (double)x.rest[h]);
+    put_pair(a, row, blockIdx.y * HEADS + h, c, all.re, all.im,
+             all.den + (double)x.rest[h]);
 }
 
 /* Blocks for each row and group. */

@@ -9,13 +9,11 @@
  * lies where in a block's shared memory. See gpu/index.h for what this text is.
  */
 enum {
-    ATTEND_PARTS =
-        16, /* of a list; a cluster has as many blocks, or a half, or a quarter */
+    ATTEND_PARTS = 16,  /* of a list; a cluster has as many blocks */
     ATTEND_HEADS = 16,  /* of a group: rows of a product, warps of a block */
     ATTEND_SLICES = 4,  /* of dims: a score is the sum of so many */
     ATTEND_TILE = 128,  /* keys in shared memory at most, if they are all of a block */
     ATTEND_AGAIN = 96,  /* and if more are to come */
-    ATTEND_LONG = 512,  /* keys of a block with scores that leave less room */
     ATTEND_PIECE = 144, /* keys that are added up in one go at most */
     ATTEND_PAD = 8,     /* elements behind a row: rows begin in other banks */
     ATTEND_PAD_F32 = 4, /* the same of f32 */
@@ -52,13 +50,6 @@ attend_piece(INDEX_INT part)
     return (part + n * 16 - 1) / (n * 16) * 16;
 }
 
-/* Keys of one of `blocks` blocks at most. */
-INDEX_FN INDEX_INT
-attend_cap(INDEX_INT max_keys, INDEX_INT blocks)
-{
-    return attend_part(max_keys) * (ATTEND_PARTS / blocks);
-}
-
 /* Elements of bf16 rows of `n`, and of f32 ones, with what is behind them. */
 INDEX_FN INDEX_INT
 attend_row(INDEX_INT k, INDEX_INT n)
@@ -77,29 +68,26 @@ struct attend_plan {
     INDEX_INT tile, keys, q, slice, in, score, p, den, tops, rest, bytes;
 };
 
-/* For `groups` of heads; slices are for one group, if scores are made in slices. */
 INDEX_FN struct attend_plan
-attend_plan_for(INDEX_INT dim, INDEX_INT max_keys, INDEX_INT blocks, INDEX_INT groups)
+attend_plan_for(INDEX_INT dim, INDEX_INT max_keys)
 {
-    const INDEX_INT cap = attend_cap(max_keys, blocks), heads = groups * ATTEND_HEADS;
+    const INDEX_INT cap = attend_part(max_keys), sent = ATTEND_PARTS * ATTEND_HEADS;
     INDEX_INT end, in_end;
     struct attend_plan s;
 
-    s.tile = INDEX_IF(cap > ATTEND_LONG, ATTEND_AGAIN - 32,
-                      INDEX_IF(cap > ATTEND_TILE, ATTEND_AGAIN, cap));
-    s.keys = 0;                                 /* bf16 [tile][dim] */
-    s.q = attend_row(s.tile, dim) * 2;          /* bf16 [heads][dim] */
-    s.slice = s.q + attend_row(heads, dim) * 2; /* f32 [SLICES][HEADS][tile] */
-    s.in = s.q; /* f32 [blocks][heads][dim / blocks], when scores are made */
-    end = s.slice +
-          INDEX_IF(groups > 1, 0, attend_row_f32(ATTEND_SLICES * ATTEND_HEADS, s.tile) * 4);
-    in_end = s.in + attend_row_f32(blocks * heads, dim / blocks) * 4;
-    s.score = INDEX_IF(end < in_end, in_end, end);  /* f32 [heads][cap] */
-    s.p = s.score + attend_row_f32(heads, cap) * 4; /* bf16 [heads][cap] */
-    s.den = s.p + attend_row(heads, cap) * 2;       /* f64 [blocks][heads] */
-    s.tops = s.den + blocks * heads * 8;            /* f32 [blocks][heads] */
-    s.rest = s.tops + blocks * heads * 4;           /* f32 [heads] */
-    s.bytes = s.rest + heads * 4;
+    s.tile = INDEX_IF(cap > ATTEND_TILE, ATTEND_AGAIN, cap);
+    s.keys = 0;                                        /* bf16 [tile][dim] */
+    s.q = attend_row(s.tile, dim) * 2;                 /* bf16 [HEADS][dim] */
+    s.slice = s.q + attend_row(ATTEND_HEADS, dim) * 2; /* f32 [SLICES][HEADS][tile] */
+    s.in = s.q; /* f32 [PARTS][HEADS][dim / PARTS], when scores are made */
+    end = s.slice + attend_row_f32(ATTEND_SLICES * ATTEND_HEADS, s.tile) * 4;
+    in_end = s.in + attend_row_f32(sent, dim / ATTEND_PARTS) * 4;
+    s.score = INDEX_IF(end < in_end, in_end, end);         /* f32 [HEADS][cap] */
+    s.p = s.score + attend_row_f32(ATTEND_HEADS, cap) * 4; /* bf16 [HEADS][cap] */
+    s.den = s.p + attend_row(ATTEND_HEADS, cap) * 2;       /* f64 [PARTS][HEADS] */
+    s.tops = s.den + sent * 8;                             /* f32 [PARTS][HEADS] */
+    s.rest = s.tops + sent * 4;                            /* f32 [HEADS] */
+    s.bytes = s.rest + ATTEND_HEADS * 4;
     return s;
 }
 
@@ -127,9 +115,9 @@ attend_dims(INDEX_INT warp, INDEX_INT tiles, INDEX_INT t)
 
 /* Row h of what block `rank` of a cluster sends to another. */
 INDEX_FN INDEX_INT
-attend_sent(INDEX_INT rank, INDEX_INT h, INDEX_INT heads)
+attend_sent(INDEX_INT rank, INDEX_INT h)
 {
-    return rank * heads + h;
+    return rank * ATTEND_HEADS + h;
 }
 
 /* The first of pair i of [HEADS][dims]. */

@@ -382,29 +382,28 @@ test_attend(void **state)
                 hit((uint64_t)(attend_element(at, codes) + i));
         assert_true(once(codes * 8 + 64));
     }
-    for (int dim = 64; dim <= 512; dim += 64)
-        for (int blocks = ATTEND_PARTS / 4; blocks <= ATTEND_PARTS; blocks *= 2) {
-            const int dims = dim / blocks;
+    for (int dim = 64; dim <= 512; dim += 64) {
+        const int dims = dim / ATTEND_PARTS;
 
-            clear();
-            for (int rank = 0; rank < blocks; rank++)
-                for (int i = 0; i < dims / 2; i++) {
-                    hit((uint64_t)(rank * dims + attend_pair(i, dims)));
-                    hit((uint64_t)(rank * dims + attend_pair(i, dims)) + 1);
-                }
-            assert_true(once(dim));
-            clear();
-            for (int warp = 0; warp < ATTEND_HEADS; warp++)
-                for (int t = 0; t < attend_tiles(dim); t++)
-                    if (attend_dims(warp, attend_tiles(dim), t) < dim)
-                        hit((uint64_t)attend_dims(warp, attend_tiles(dim), t) / 8);
-            assert_true(once(dim / 8));
-            clear();
-            for (int rank = 0; rank < blocks; rank++)
-                for (int h = 0; h < ATTEND_HEADS; h++)
-                    hit((uint64_t)attend_sent(rank, h, ATTEND_HEADS));
-            assert_true(once(blocks * ATTEND_HEADS));
-        }
+        clear();
+        for (int rank = 0; rank < ATTEND_PARTS; rank++)
+            for (int i = 0; i < dims / 2; i++) {
+                hit((uint64_t)(rank * dims + attend_pair(i, dims)));
+                hit((uint64_t)(rank * dims + attend_pair(i, dims)) + 1);
+            }
+        assert_true(once(dim));
+        clear();
+        for (int warp = 0; warp < ATTEND_HEADS; warp++)
+            for (int t = 0; t < attend_tiles(dim); t++)
+                if (attend_dims(warp, attend_tiles(dim), t) < dim)
+                    hit((uint64_t)attend_dims(warp, attend_tiles(dim), t) / 8);
+        assert_true(once(dim / 8));
+        clear();
+        for (int rank = 0; rank < ATTEND_PARTS; rank++)
+            for (int h = 0; h < ATTEND_HEADS; h++)
+                hit((uint64_t)attend_sent(rank, h));
+        assert_true(once(ATTEND_PARTS * ATTEND_HEADS));
+    }
 }
 
 /* All outputs, and all chunks of their inputs, of every split. */
