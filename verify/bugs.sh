@@ -96,6 +96,9 @@ bug gpu/index/rows.h 's|lane % lanes) \* 4;|lane % lanes) * 3;|' columns-once \
     "columns of a stream that no lane has"
 bug gpu/index/attention.h 's|return p.nope + 2 \* (c - p.nope);|return p.nope + c - p.nope;|' bytes-once \
     "bf16 of keys that overlap when rows are packed"
+bug gpu/index/sample.h 's|p.sum + SAMPLE_BINS \* 8|p.sum + SAMPLE_BINS * 4|' work-apart \
+    "sums of bins that run into what is known of slices"
+bug gpu/index/sample.h 's|thread \* SAMPLE_OWN + i|thread + i|' bins-once "bins of two threads"
 bug proto/ring_index.h 's|data_bytes) < need|data_bytes) + 8 < need|' records-whole \
     "a record over the end of its ring"
 exit $bad

@@ -26,6 +26,7 @@ namespace formula
 #include "gpu/index/moe.h"
 #include "gpu/index/packed.h"
 #include "gpu/index/rows.h"
+#include "gpu/index/sample.h"
 #include "kvstore/offsets.h"
 #include "proto/ring_index.h"
 } // namespace formula

@@ -318,7 +318,7 @@ main(int argc, char **argv)
                "result", "ms", "mutant", "the mutant");
     for (const auto *group : {&rings, &pages, &files, &formats, &keys, &compress, &indexer,
                               &attention, &rows, &streams, &linear, &packed, &attend,
-                              &choosing, &experts, &inputs, &steps, &stages}) {
+                              &choosing, &experts, &inputs, &sampling, &steps, &stages}) {
         for (const Obligation &o : *group) {
             if (list) {
                 printf("%-9s %-20s %s\n", o.group, o.name, o.says);

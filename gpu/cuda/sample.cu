@@ -14,20 +14,21 @@
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/kernels.h"
+#include "gpu/index/sample.h"
 #include "model/draw.h"
 
 enum {
-    THREADS = 512,
+    THREADS = SAMPLE_THREADS,
     WARPS = THREADS / WARP,
     SMALL = 2, /* logits a thread, of one row or a few */
     LARGE = 8, /* and of many */
     MANY_ROWS = 4,
-    BINS = 1024,
-    OWN = BINS / THREADS,
-    FEW = 1024,  /* members of a bin that there is room for */
-    MANY = 32,   /* more are not compared all with all */
-    DIGIT = 10,  /* bits: as many values as there are bins */
-    READERS = 4, /* threads that read a slice's members of a bin */
+    BINS = SAMPLE_BINS,
+    OWN = SAMPLE_OWN,
+    FEW = 1024, /* members of a bin that there is room for */
+    MANY = 32,  /* more are not compared all with all */
+    DIGIT = 10, /* bits: as many values as there are bins */
+    READERS = SAMPLE_READERS,
 };
 
 using word = unsigned long long;
@@ -112,15 +113,14 @@ struct work {
     uint16_t *end;   /* [slices][BINS]: where a bin ends in the list */
 };
 
+static_assert(sizeof(struct found) == SAMPLE_FOUND &&
+                  sizeof(struct totals) == SAMPLE_TOTALS,
+              "gpu/index/sample.h");
+
 static size_t
 bytes_of(int n, int slice)
 {
-    const size_t slices = ceil_div(n, slice);
-    const size_t bytes =
-        slices * (slice * sizeof(word) + sizeof(struct found) + BINS * sizeof(uint16_t)) +
-        BINS * (sizeof(word) + sizeof(uint32_t)) + sizeof(struct totals);
-
-    return (bytes + 15) / 16 * 16;
+    return sample_plan_for(ceil_div(n, slice), slice).bytes;
 }
 
 size_t
@@ -187,7 +187,7 @@ best_kernel(const __grid_constant__ struct sample_args a)
     pdl_wait();
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
-        const int id = grid_item(slice, EACH * THREADS, i * THREADS + threadIdx.x);
+        const int id = grid_item(slice, EACH * THREADS, grid_item(i, THREADS, threadIdx.x));
 
         if (id < a.n) {
             const float raw = x[id], v = clean(raw);
@@ -340,7 +340,7 @@ find_goal(struct shared &s, const struct bins &b, struct goal g)
         const word before = worth_of(b.before[i], g.count);
 
         if (before < g.worth && g.worth <= before + worth_of(b.own[i], g.count)) {
-            s.at.bin = threadIdx.x * OWN + i;
+            s.at.bin = sample_bin(threadIdx.x, i);
             s.at.n = b.own[i].n;
             s.at.front = b.before[i];
         }
@@ -357,7 +357,7 @@ find_among(struct shared &s, const struct place &p, struct goal g)
 
     __syncthreads();
     for (int i = 0; i < OWN; i++)
-        b.own[i] = {s.sum[threadIdx.x * OWN + i], s.count[threadIdx.x * OWN + i]};
+        b.own[i] = {s.sum[sample_bin(threadIdx.x, i)], s.count[sample_bin(threadIdx.x, i)]};
     line_up(&b, p.front);
     find_goal(s, b, g);
     __syncthreads();
@@ -572,7 +572,7 @@ weigh(struct shared &s, const struct task &k, const float *x, int slice)
     if (k.d.scale == 0)
         return;
     for (int i = 0; i < OWN; i++) {
-        const int own = threadIdx.x * OWN + i;
+        const int own = sample_bin(threadIdx.x, i);
 
         if (s.count[own] > 0) {
             atomicAdd(&w.count[own], s.count[own]);
@@ -582,7 +582,7 @@ weigh(struct shared &s, const struct task &k, const float *x, int slice)
     }
     n = sum_before(n, &all);
     for (int i = 0; i < OWN; i++) {
-        const int own = threadIdx.x * OWN + i;
+        const int own = sample_bin(threadIdx.x, i);
         const uint32_t from = n.n;
 
         n.n += s.count[own];
@@ -593,7 +593,8 @@ weigh(struct shared &s, const struct task &k, const float *x, int slice)
     for (int i = 0; i < EACH; i++)
         if (weight[i] > 0)
             w.list[row_start(slice, EACH * THREADS) + atomicAdd(&s.count[bin[i]], 1u)] =
-                key_of(x[i], grid_item(slice, EACH * THREADS, i * THREADS + threadIdx.x));
+                key_of(x[i], grid_item(slice, EACH * THREADS,
+                                       grid_item(i, THREADS, threadIdx.x)));
 }
 
 /* Bins for what lies between a row's largest logit and its least number: all of it, or as far down
@@ -631,7 +632,7 @@ draw_kernel(const __grid_constant__ struct sample_args a)
     pdl_wait();
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
-        const int id = grid_item(slice, EACH * THREADS, i * THREADS + threadIdx.x);
+        const int id = grid_item(slice, EACH * THREADS, grid_item(i, THREADS, threadIdx.x));
 
         x[i] = id < a.n ? clean(a.x[row_start(row, a.n) + id]) : -INFINITY;
     }

@@ -28,6 +28,7 @@
 #include "gpu/index/moe.h"
 #include "gpu/index/packed.h"
 #include "gpu/index/rows.h"
+#include "gpu/index/sample.h"
 #include "proto/ring_index.h"
 
 enum { MOST = 4096 };
@@ -582,6 +583,32 @@ test_choose(void **state)
     }
 }
 
+/* A row's scratch memory by 8 bytes: each part in its place, and all of it taken. */
+static void
+test_sample(void **state)
+{
+    (void)state;
+    clear();
+    for (int thread = 0; thread < SAMPLE_THREADS; thread++)
+        for (int i = 0; i < SAMPLE_OWN; i++)
+            hit((uint64_t)sample_bin(thread, i));
+    assert_true(once(SAMPLE_BINS));
+    for (uint64_t slices = 1; slices < 6; slices++)
+        for (uint64_t slice = 4; slice < 64; slice *= 2) {
+            const struct sample_plan p = sample_plan_for(slices, slice);
+            const uint64_t all[][3] = {
+                {0, slices * slice, 8},         {p.sum, SAMPLE_BINS, 8},
+                {p.part, slices, SAMPLE_FOUND}, {p.all, 1, SAMPLE_TOTALS},
+                {p.count, SAMPLE_BINS, 4},      {p.end, slices * SAMPLE_BINS, 2}};
+
+            clear();
+            for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+                for (uint64_t at = 0; at < all[i][1] * all[i][2]; at += 8)
+                    hit((all[i][0] + at) / 8);
+            assert_true(once((int)(p.bytes / 8) - 1)); /* to the next 16 */
+        }
+}
+
 /* A ring of records, byte by byte: each record in one piece, over none of the last `n`. */
 static void
 test_records(void **state)
@@ -663,7 +690,7 @@ main(void)
         cmocka_unit_test(test_attend),   cmocka_unit_test(test_linear),
         cmocka_unit_test(test_packed),   cmocka_unit_test(test_bits),
         cmocka_unit_test(test_grids),    cmocka_unit_test(test_choose),
-        cmocka_unit_test(test_records),
+        cmocka_unit_test(test_sample),   cmocka_unit_test(test_records),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
