@@ -66,7 +66,7 @@ bug gpu/index/compress.h 's|i >= ratio|i > ratio|' inputs-are-spec \
 bug gpu/index/rows.h 's|p / stride \* 2 \* stride|p / stride * stride|' butterflies-once \
     "butterflies that meet"
 bug gpu/index/rows.h 's|(p % pairs \* 2)|(p % pairs)|' pairs-once "rotated pairs that overlap"
-bug gpu/index/packed.h 's|chunks \* part / split|chunks / split * part|' work-once \
+bug gpu/index/packed.h 's|INDEX_SHARE(chunks \* part, split)|INDEX_SHARE(chunks, split) * part|' work-once \
     "parts of a product that leave its last inputs out"
 bug gpu/index/packed.h 's|load \* 32 + w / 2 \* 4|load * 32 + w % 2 * 4|' words-are-weights \
     "packed weights that are there twice, and others not at all"
@@ -96,6 +96,8 @@ bug gpu/index/rows.h 's|lane % lanes) \* 4;|lane % lanes) * 3;|' columns-once \
     "columns of a stream that no lane has"
 bug gpu/index/attention.h 's|return p.nope + 2 \* (c - p.nope);|return p.nope + c - p.nope;|' bytes-once \
     "bf16 of keys that overlap when rows are packed"
+bug gpu/index/packed.h 's|return block \* half \* PACK_M + thread;|return block * PACK_M + thread;|' row-outputs \
+    "outputs of one row's experts that are two blocks'"
 bug gpu/index/sample.h 's|p.sum + SAMPLE_BINS \* 8|p.sum + SAMPLE_BINS * 4|' work-apart \
     "sums of bins that run into what is known of slices"
 bug gpu/index/sample.h 's|thread \* SAMPLE_OWN + i|thread + i|' bins-once "bins of two threads"

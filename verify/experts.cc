@@ -96,6 +96,47 @@ elements_once(const Config &k, Statement &s)
     }
 }
 
+/* experts_row_kernel: each output of each choice is one thread's of one block, and the two sums that
+ * it acts on are of that output, one of each matrix, all their parts. The shared expert's row lies
+ * behind them. */
+void
+outputs_once(const Config &k, Statement &s)
+{
+    const int used = k.c.n_experts_used, dim = k.c.moe_inter;
+
+    for (int split = 1; split < PACK_WARPS; split *= 2) {
+        const std::string n = std::to_string(split);
+        const int half = PACK_WARPS / 2 / split, outs = half * PACK_M;
+        const Int blocks = ceil_div(dim, outs);
+        const auto at = s.two("at" + n, 0, blocks * used - 1);
+        const auto t = s.two("t" + n, 0, (s.mutant ? outs + 1 : outs) - 1);
+        const Int choice = s.any("choice" + n, 0, used - 1), o = s.any("o" + n, 0, dim - 1);
+        const Int second = s.any("second" + n, 0, 1),
+                  part = s.any("part" + n, 0, split - 1);
+        const auto output = [&](Int b, Int thread) {
+            return Int(packed_pair_output(piece_at(b, blocks, 1), half, thread));
+        };
+        const auto place = [&](Int b, Int thread) {
+            return row_start(piece_row(b, blocks), dim) + output(b, thread);
+        };
+        const Int own = output(at.x, t.x), sum = t.x + second * outs;
+        const Int warp = sum / PACK_M * split + part;
+
+        s.claim(packed_pair_half(split) == half);
+        s.claim(implies(own < dim && output(at.y, t.y) < dim &&
+                            place(at.x, t.x) == place(at.y, t.y),
+                        at.x == at.y && t.x == t.y));
+        s.claim(implies(own < dim, place(at.x, t.x) < row_start(used, dim)));
+        s.claim(o / outs < blocks &&
+                place(choice * blocks + o / outs, o % outs) == row_start(choice, dim) + o);
+        s.claim(warp < PACK_WARPS && packed_part(warp, split) == part &&
+                packed_pair_matrix(warp) == second);
+        s.claim(packed_pair_tile(piece_at(at.x, blocks, 1), warp, split) * PACK_M +
+                    sum % PACK_M ==
+                own);
+    }
+}
+
 } // namespace
 
 const std::vector<Obligation> experts = {
@@ -105,6 +146,8 @@ const std::vector<Obligation> experts = {
      places_once},
     {"experts", "elements-once", "each element of each row is one thread's", true,
      elements_once},
+    {"experts", "row-outputs", "one row: each output is one thread's, of its two sums",
+     true, outputs_once},
 };
 
 } // namespace verify

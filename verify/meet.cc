@@ -82,6 +82,13 @@ class Meetings
                (barrier == Node::BLOCK && strength == Node::WARP);
     }
 
+    const Kernel *called(const std::string &name) const
+    {
+        const auto other = from.given.find(name);
+
+        return find(table, from, other != from.given.end() ? other->second : name);
+    }
+
     void walk(const Kernel &k, const Nodes &nodes, Open &open)
     {
         size_t stage = 0;
@@ -105,7 +112,7 @@ class Meetings
                 join(open, {{k.stages.at(stage++), false}});
                 break;
             case Node::CALL:
-                if (const Kernel *f = find(table, from, *n.names.begin()))
+                if (const Kernel *f = called(*n.names.begin()))
                     walk(*f, nodes_of(f->text), open);
                 break;
             case Node::LOOP:
@@ -157,8 +164,10 @@ state(const std::vector<Kernel> &kernels, const Kernel &kernel, const Config &k,
             const bool same_turn = !p.other_turn;
             const auto t = s.two("t" + n, 0, kernel.threads - 1);
             const auto rank = s.two("rank" + n, 0, 15);
-            Thread x = {s, n, n + "turn", t.x, rank.x, {}};
-            Thread y = {s, n + "'", same_turn ? n + "turn" : n + "turn'", t.y, rank.y, {}};
+            Thread x = {s, n, n + "turn", t.x, rank.x, kernel.threads, {}};
+            Thread y = {s,   n + "'", same_turn ? n + "turn" : n + "turn'",
+                        t.y, rank.y,  kernel.threads,
+                        {}};
             const Bool one_warp = t.x / 32 == t.y / 32, one_rank = rank.x == rank.y;
             Bool two = t.x != t.y && one_warp && one_rank;
 
@@ -211,6 +220,8 @@ same_barriers(const std::vector<Kernel> &kernels, const std::string &sources)
         for (const Kernel &f : kernels)
             if (&f != &k && find(kernels, k, f.function) == &f)
                 calls.insert(f.function);
+        for (const auto &name : k.given)
+            calls.insert(name.first);
         const bool there = scan(sources + "/" + k.file, k.function, k.names, calls, n);
         const std::string is = there ? text_of(n) : "not there",
                           want = text_of(nodes_of(k.text));

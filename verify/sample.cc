@@ -25,7 +25,7 @@ constexpr int forms[] = {2, 8}; /* logits of a thread: few rows, many */
 void
 work_apart(const Config &, Statement &s)
 {
-    const Int n = s.any("n", 1, LOGITS_MOST), row = s.any("row", 0, 511);
+    const Int n = s.any("n", 1, LOGITS_MOST), row = s.any("row", 0, 1023);
     struct sample_plan of[2];
     Int most = 0;
 

@@ -139,9 +139,15 @@ struct Scanner {
         return out;
     }
 
+    /* What is in a lambda that is handed to a function of `calls` happens where that one calls it:
+     * its table says what stands for its name (Kernel::given). */
     void mention(size_t from, size_t to, Nodes &out)
     {
+        bool call = false;
+
         for (size_t i = from; i < to; i++) {
+            if (call && w[i] == "]" && w[i + 1] == "{")
+                i = behind(w, i + 1) - 1;
             if (w[i] == "__syncthreads")
                 out.push_back({Node::BLOCK, {}, {}});
             else if (w[i] == "__syncwarp")
@@ -149,7 +155,7 @@ struct Scanner {
             else if (w[i] == "sync" && w[i - 1] == "." && w[i - 2] == "cluster")
                 out.push_back({Node::CLUSTER, {}, {}});
             else if (calls.count(w[i]) && (w[i + 1] == "(" || w[i + 1] == "<"))
-                out.push_back({Node::CALL, {w[i]}, {}});
+                out.push_back({Node::CALL, {w[i]}, {}}), call = true;
             else if (names.count(w[i]) && w[i - 1] != ".")
                 out.push_back({Node::NAMES, {w[i]}, {}});
         }
@@ -257,8 +263,10 @@ scan(const std::string &path, const std::string &function,
     for (size_t i = 0; i + 1 < w.size(); i++) {
         if (w[i] != function || w[i + 1] != "(")
             continue;
-        const size_t body = behind(w, i + 1);
+        size_t body = behind(w, i + 1);
 
+        if (body < w.size() && w[body] == "const")
+            body++;
         if (body >= w.size() || w[body] != "{")
             continue;
         Scanner s(w, names, calls);

@@ -50,7 +50,7 @@ kernels()
 
         for (const auto &part :
              {common_stages(), inputs_stages(), sample_stages(), packed_stages(),
-              streams_stages(), choose_stages(), attend_stages()})
+              experts_stages(), streams_stages(), choose_stages(), attend_stages()})
             out.insert(out.end(), part.begin(), part.end());
         return out;
     }();

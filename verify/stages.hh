@@ -6,6 +6,7 @@
  * Stages of shared memory: the table (stages.cc, stages_*.cc) and what is made of it (meet.cc).
  * stages.cc says what they are.
  */
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -31,9 +32,10 @@ struct Thread {
     Statement &s;
     std::string mark, turn_mark;
     Int t, rank;
+    int threads; /* of the block */
     std::vector<Use> uses;
 
-    Int any(const char *name, Int low, Int high)
+    Int any(const std::string &name, Int low, Int high)
     {
         return s.any(name + mark, low, high);
     }
@@ -44,13 +46,14 @@ struct Thread {
         return s.any(name + turn_mark, low, high);
     }
 
-    void use(const char *array, How how, Int at, Int n = 1, Bool when = true)
+    void use(const std::string &array, How how, Int at, Int n = 1, Bool when = true)
     {
         uses.push_back({array, how, at, n, when, rank, 0});
     }
 
     /* Of an array of lines: that these are apart is said in other obligations (cells-apart). */
-    void use_in(Int line, const char *array, How how, Int at, Int n = 1, Bool when = true)
+    void use_in(Int line, const std::string &array, How how, Int at, Int n = 1,
+                Bool when = true)
     {
         uses.push_back({array, how, at, n, when, rank, line});
     }
@@ -83,6 +86,8 @@ struct Kernel {
     std::vector<Stage> stages;
     bool again = false; /* may be called twice in a row */
     bool runs = false;  /* its loop runs once at least */
+    /* which function stands for a name that is handed on; "": one without barriers */
+    std::map<std::string, std::string> given = {};
 };
 
 inline void
@@ -90,9 +95,12 @@ nothing(const Config &, Thread &)
 {
 }
 
+/* Any of a product's sums (part_sum). */
+void read_sums(const Config &, Thread &x);
+
 /* The table's parts. */
-std::vector<Kernel> inputs_stages(), sample_stages(), packed_stages(), streams_stages(),
-    choose_stages(), attend_stages();
+std::vector<Kernel> inputs_stages(), sample_stages(), packed_stages(), experts_stages(),
+    streams_stages(), choose_stages(), attend_stages();
 
 /* One obligation for each kernel; whether the sources have the table's barriers. */
 std::vector<Obligation> meetings_of(const std::vector<Kernel> &kernels);

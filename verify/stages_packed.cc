@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Stages (stages.cc) of products, and of the experts. */
+/* Stages (stages.cc) of products. */
 #include "verify/formulas.hh"
 #include "verify/stages.hh"
 
@@ -11,26 +11,73 @@ using namespace formula;
 namespace
 {
 
-/* Chunks of few rows, by warps in turn. */
 enum { NORM_CHUNKS = 8 };
 
+/* Rows of x: of these widths. */
+std::vector<int>
+widths(const Config &k)
+{
+    return {k.c.hidden, k.c.moe_inter, k.c.q_lora_rank};
+}
+
+std::string
+staged(int dim)
+{
+    return "staged" + std::to_string(dim);
+}
+
+/* Chunks of few rows, by warps in turn. */
 struct RowChunk {
-    Int row, k, place;
+    Int row, k, at;
     Bool there;
 };
 
 RowChunk
-row_chunk(const Config &k, Thread &x)
+row_chunk(Thread &x, int dim)
 {
-    const int dim = k.c.q_lora_rank, chunks = (dim + ROW_CHUNK - 1) / ROW_CHUNK;
-    const Int i = x.warp() + x.any("item", 0, chunks) * PACK_WARPS;
-    const Int at = chunk_at(i % chunks, x.lane());
+    const int chunks = (dim + ROW_CHUNK - 1) / ROW_CHUNK;
+    const std::string n = std::to_string(dim);
+    const Int r = x.any("row" + n, 0, PACK_N), c = x.any("chunk" + n, 0, chunks - 1);
+    const Int at = chunk_at(c, x.lane());
 
-    return {i / chunks, i % chunks, packed_x(i / chunks, dim) + at,
-            i < PACK_N * chunks && at < dim};
+    return {r, c, at, r < PACK_N && at < dim && (r * chunks + c) % PACK_WARPS == x.warp()};
+}
+
+/* Sums of a block, for columns of 8 rows and tiles at a time. */
+struct Form {
+    int nt, mt;
+};
+
+constexpr Form forms[] = {{1, 1}, {2, 2}, {4, 2}};
+
+std::string
+sums(Form f)
+{
+    return "sums" + std::to_string(f.nt);
+}
+
+/* Lines of sums are apart (packed, sums-apart). */
+void
+write_sums(const Config &, Thread &x)
+{
+    for (const Form f : forms) {
+        const Int m = x.any("m", 0, f.mt - 1), n = x.any("n", 0, f.nt - 1);
+        const Int low = packed_sum(x.warp(), f.mt, 1, m, mma_row(x.lane(), 0), 0);
+
+        for (const Int line : {low, low + 8})
+            x.use_in(line, sums(f), WRITE, n * PACK_N + mma_col(x.lane(), 0), 2);
+    }
 }
 
 } // namespace
+
+void
+read_sums(const Config &, Thread &x)
+{
+    for (const Form f : forms)
+        x.use_in(x.any("at", 0, PACK_WARPS * f.mt * PACK_M - 1), sums(f), READ,
+                 x.any("column", 0, f.nt * PACK_N - 1));
+}
 
 std::vector<Kernel>
 packed_stages()
@@ -61,50 +108,84 @@ packed_stages()
          "norm_rows",
          0,
          {[](const Config &k, Thread &x) {
-              const RowChunk c = row_chunk(k, x);
+              const int dim = k.c.q_lora_rank;
+              const RowChunk c = row_chunk(x, dim);
 
-              x.use("squares", WRITE, c.row * NORM_CHUNKS + c.k, 1, x.lane() == 0);
-              x.use("staged", WRITE, c.place, ROW_PIECE, c.there);
+              x.use("squares", WRITE, c.row * NORM_CHUNKS + c.k, 1,
+                    c.there && x.lane() == 0);
+              x.use_in(c.row, staged(dim), WRITE, c.at, ROW_PIECE, c.there);
           },
           [](const Config &k, Thread &x) {
-              const int chunks = (k.c.q_lora_rank + ROW_CHUNK - 1) / ROW_CHUNK;
-              const RowChunk c = row_chunk(k, x);
+              const int dim = k.c.q_lora_rank, chunks = (dim + ROW_CHUNK - 1) / ROW_CHUNK;
+              const RowChunk c = row_chunk(x, dim);
 
               x.use("squares", READ, c.row * NORM_CHUNKS + x.any("k", 0, chunks - 1));
-              x.use("staged", WRITE, c.place, ROW_PIECE, c.there);
+              x.use_in(c.row, staged(dim), WRITE, c.at, ROW_PIECE, c.there);
           }},
          true},
-        {"gpu/cuda/moe.cu",
-         "assign",
-         "before { { . before . before } } | before of_warp | of_warp start | before start",
-         {},
-         512,
-         "assign",
-         2,
-         {[](const Config &, Thread &x) {
-              x.use_in(x.warp(), "before", WRITE, x.lane() + x.any("i", 0, 15) * 32);
-          },
-          [](const Config &, Thread &x) {
-              x.use_in(x.warp(), "before", READ, x.any("id", 0, 511));
-          },
-          [](const Config &, Thread &x) { /* one of the lanes that have this id */
-                                          x.use_in(x.warp(), "before", ATOMIC,
-                                                   x.any("id", 0, 511));
-          },
-          [](const Config &, Thread &x) {
-              x.use_in(x.any("w", 0, 15), "before", WRITE, x.t);
-              x.use("of_warp", WRITE, x.warp(), 1, x.lane() == 31);
-          },
-          [](const Config &, Thread &x) {
-              const Int w = x.any("w", 0, 31);
+        {"gpu/cuda/packed_x.cuh",
+         "stage_x",
+         "to |",
+         {"to"},
+         256,
+         nullptr,
+         0,
+         {[](const Config &k, Thread &x) {
+             for (const int dim : widths(k)) {
+                 const RowChunk c = row_chunk(x, dim);
 
-              x.use("of_warp", READ, w, 1, w < x.warp());
-              x.use("start", WRITE, x.t);
-          },
-          [](const Config &, Thread &x) {
-              x.use_in(x.warp(), "before", READ, x.any("id", 0, 511));
-              x.use("start", READ, x.any("id", 0, 511));
-          }}},
+                 x.use_in(c.row, staged(dim), WRITE, c.at, ROW_PIECE, c.there);
+             }
+         }}},
+        {"gpu/cuda/packed_x.cuh", "ready", "( stage_x() )", {}, 256, nullptr, 0, {}},
+        {"gpu/cuda/packed.cuh",
+         "tiles_times",
+         "ready() row",
+         {"row"},
+         256,
+         nullptr,
+         0,
+         {[](const Config &k, Thread &x) {
+             for (const int dim : widths(k))
+                 x.use_in(x.any("line", 0, PACK_N - 1), staged(dim), READ,
+                          x.any("any", 0, dim - 1));
+         }}},
+        {"gpu/cuda/packed.cuh",
+         "block_parts",
+         "tiles_times() shared |",
+         {"shared"},
+         256,
+         nullptr,
+         0,
+         {write_sums}},
+        {"gpu/cuda/packed.cuh",
+         "block_product",
+         "shared block_parts() shared |",
+         {"shared"},
+         256,
+         "block_parts",
+         0,
+         {nothing, read_sums},
+         true},
+        {"gpu/cuda/packed.cu",
+         "any_kind",
+         "block_product() shared block_product() shared block_product() shared",
+         {"shared"},
+         256,
+         nullptr,
+         0,
+         {nothing, nothing, nothing}},
+        {"gpu/cuda/packed.cu",
+         "packed_kernel",
+         "shared ( side() shared ) ( block_product() shared / any_kind() shared )",
+         {"shared"},
+         256,
+         "norm_rows",
+         1,
+         {nothing, nothing, nothing, nothing},
+         false,
+         false,
+         {{"ready", "norm_rows"}, {"side", "inputs_part"}}},
     };
 }
 

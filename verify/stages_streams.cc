@@ -111,7 +111,8 @@ streams_stages()
          0,
          {[](const Config &k, Thread &x) {
               const int hc = k.c.hc_mult, n = hc + hc * hc + 1;
-              const Int o = x.warp() + x.any("o", 0, n / 16) * 16;
+              const int warps = x.threads / 32;
+              const Int o = x.warp() + x.any("o", 0, n / warps) * warps;
 
               x.use("m", WRITE, o + hc, 1, x.lane() == 0 && o < n);
           },

@@ -106,7 +106,8 @@ experts_row_kernel(const __grid_constant__ struct experts_row_args a,
                 a.gate[last + o] = swiglu(a.gate[last + o], a.up[last + o], 1.0f, a.limit);
         return;
     }
-    const int at = blockIdx.x - sides, i = at / blocks, block = at % blocks;
+    const int at = blockIdx.x - sides;
+    const int i = piece_row(at, blocks), block = piece_at(at, blocks, 1);
     uint16_t *staged = (uint16_t *)((uint8_t *)shared + packed_shared(1, 1));
     const uint16_t *row = t % WARP / 4 == 0 ? staged + t % 4 * 8 : NULL;
     struct packed_job j = {NULL, NULL,       a.x, NULL, KIND,  dim, a.shape.in,
@@ -136,7 +137,7 @@ experts_row_kernel(const __grid_constant__ struct experts_row_args a,
         tell(a, c, second);
     if (t >= half * PACK_M)
         return;
-    const int o = block * half * PACK_M + t;
+    const int o = packed_pair_output(block, half, t);
     const float g = part_sum<1, 1>(shared, split, t, 0);
     const float u = part_sum<1, 1>(shared, split, t + half * PACK_M, 0);
 

@@ -134,6 +134,14 @@ packed_pair_tile(INDEX_INT block, INDEX_INT warp, INDEX_INT split)
     return INDEX_SHARE(block * (PACK_WARPS / 2) + warp % (PACK_WARPS / 2), split);
 }
 
+/* What output a thread of a block acts on, of either matrix, when the sums are there: threads below
+ * half a block's outputs. */
+INDEX_FN INDEX_INT
+packed_pair_output(INDEX_INT block, INDEX_INT half, INDEX_INT thread)
+{
+    return block * half * PACK_M + thread;
+}
+
 INDEX_FN INDEX_INT
 packed_first_chunk(INDEX_INT chunks, INDEX_INT part, INDEX_INT split)
 {

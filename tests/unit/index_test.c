@@ -489,6 +489,21 @@ test_packed(void **state)
                                          0, at % (2 * PACK_M), i % PACK_N));
         assert_true(once(PACK_WARPS * size));
     }
+    for (int split = 1; split < PACK_WARPS; split *= 2) {
+        const int half = packed_pair_half(split), outs = half * PACK_M;
+
+        /* a thread's output and the tiles whose sums it takes, of both matrices */
+        clear();
+        for (int block = 0; block < 3; block++)
+            for (int sum = 0; sum < 2 * outs; sum++) {
+                const int warp = sum / PACK_M * split, t = sum % outs;
+                const int o = packed_pair_output(block, half, t);
+
+                assert_int_equal(packed_pair_tile(block, warp, split), o / PACK_M);
+                hit((uint64_t)(packed_pair_matrix(warp) * 3 * outs + o));
+            }
+        assert_true(once(2 * 3 * outs));
+    }
 }
 
 /* Grids and rows; places of experts' rows as moe.cu gives them; fragments of tensor cores. */
