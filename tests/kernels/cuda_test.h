@@ -42,6 +42,9 @@ void test_inputs(void **state);
 /* cuda_attend_test.c */
 void test_attend(void **state);
 
+/* cuda_moe_test.c */
+void test_moe_twice(void **state);
+
 /* cuda_streams_test.c */
 void test_streams(void **state);
 

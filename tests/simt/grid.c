@@ -40,6 +40,13 @@ struct simt_dim simt_thread_at, simt_block_at, simt_block_size, simt_grid_size;
 extern uint8_t __start_simt_shared[] __attribute__((weak, visibility("hidden")));
 extern uint8_t __stop_simt_shared[] __attribute__((weak, visibility("hidden")));
 
+/* Behind a block's dynamic memory; AddressSanitizer sees to that itself. */
+#ifdef __SANITIZE_ADDRESS__
+enum { GUARD = 0 };
+#else
+enum { GUARD = 4096 };
+#endif
+
 static enum simt_order order;
 static uint64_t random_state = 1;
 static const struct simt_launch *launch;
@@ -392,9 +399,20 @@ begin_block(struct block *b, unsigned k, uint64_t i)
     }
     for (unsigned w = 0; w < WARPS; w++)
         set_ready(b, w, b->warp[w].alive);
-    memset(b->dynamic, 0xff, launch->shared);
+    memset(b->dynamic, 0xff, launch->shared + GUARD);
     if (n_blocks > 1)
         copy((uint64_t *)b->image, NULL, section_bytes());
+}
+
+static bool
+guarded(const struct block *b)
+{
+    const uint8_t *guard = b->dynamic + launch->shared;
+
+    for (int i = 0; i < GUARD; i++)
+        if (guard[i] != 0xff)
+            return false;
+    return true;
 }
 
 /* Blocks first .. first + n_blocks - 1, in neighbouring places of x. */
@@ -408,12 +426,15 @@ run_blocks(uint64_t first)
     enter_block(&blocks[order == SIMT_FORWARD ? 0 : n_blocks - 1]);
     now = order == SIMT_FORWARD ? 0 : launch->threads - 1;
     go_on(&fiber_home, 0);
-    for (unsigned k = 0; k < n_blocks && problem[0] == '\0'; k++)
-        if (launch->overlaps && !blocks[k].waited) {
-            block = NULL;
-            simt_block_at = blocks[k].at;
+    for (unsigned k = 0; k < n_blocks && problem[0] == '\0'; k++) {
+        block = NULL;
+        simt_block_at = blocks[k].at;
+        if (launch->overlaps && !blocks[k].waited)
             give_up("no thread has called pdl_wait");
-        }
+        else if (!guarded(&blocks[k]))
+            give_up("something behind %zu bytes of shared memory is written",
+                    launch->shared);
+    }
 }
 
 static void
@@ -444,7 +465,7 @@ simt_run(const struct simt_launch *l)
         abort();
     for (unsigned k = 0; k < l->cluster; k++) {
         blocks[k].image = malloc(section_bytes() + 8);
-        if (posix_memalign((void **)&blocks[k].dynamic, 128, room) != 0 ||
+        if (posix_memalign((void **)&blocks[k].dynamic, 128, room + GUARD) != 0 ||
             blocks[k].image == NULL)
             abort();
     }
