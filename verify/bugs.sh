@@ -81,9 +81,7 @@ bug gpu/index.h 's|n < slots - slot, n, slots - slot|n < slots, n, slots|' piece
     "states that run over the end of a ring"
 bug gpu/index.h 's|return block \* threads + thread;|return block * (threads - 1) + thread;|' elements-once \
     "blocks of experts' rows that overlap"
-bug gpu/index/choose.h 's|n + parts \* 8 - 1|n|' scores-cut-up "the last scores of a query in no block"
-bug gpu/index/choose.h 's|(i + cls) % CHOOSE_LANES|(i + cls) % (CHOOSE_LANES - 1)|' counters-once \
-    "counters that are added up twice"
+bug gpu/index/choose.h 's|n + CHOOSE_UNIT - 1|n|' scores-cut-up "the last scores of a query in no unit"
 bug gpu/index/choose.h 's|return pair \* 10 + four;|return pair * 7 + four;|' terms-apart \
     "terms over each other"
 bug gpu/index/mma.h 's|return lane / rows \* 8;|return lane / rows * 4;|' fragments-inside \

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The indexer on tensor cores (gpu/cuda/choose.cu). scores_kernel: queries to shared memory, a
- * barrier, then warps go over keys. topk_cluster_kernel: some blocks a query, each counts its
- * part of the scores and then writes what is chosen; its stages are in stages.cc.
+ * barrier, then warps go over keys. best_kernel (best.cu): a block a query, which looks at the
+ * largest score of each unit first; its stages are in stages.cc.
  */
 #include "verify/formulas.hh"
 #include "verify/prove.hh"
@@ -137,53 +137,37 @@ keys_once(const Config &k, Statement &s)
     }
 }
 
-/* Each score of a query is in one part of its cluster and with one thread there, in ascending
- * order of parts, threads, places; a thread's are read by 16 bytes, inside the query's. */
+/* Each score of a query is in one unit, and each unit's largest one has a place behind the scores
+ * and is one thread's, in ascending order of threads, places; a thread's are read by 16 bytes,
+ * inside the query's, and their numbers fit in 16 bits. */
 void
 scores_cut_up(const Config &k, Statement &s)
 {
     const Int n = s.any("n", 1, entries(k)), most = s.any("most", 1, entries(k));
-    const Int j = s.any("j", 0, entries(k) - 1);
+    const Int j = s.any("j", 0, entries(k) - 1), tops = choose_tops(most);
+    const Int unit = j / CHOOSE_UNIT, eights = (choose_units(most) + 7) / 8;
 
     s.assume(j < n && n <= most);
-    for (const int parts : {1, +CHOOSE_PARTS}) {
-        const Int part = choose_part(n, parts), rank = j / part;
-        const Int at = j - rank * part;
+    s.claim(unit < choose_units(s.mutant ? n - 1 : n) &&
+            choose_units(n) <= choose_units(most));
+    s.claim(choose_tops(n) >= n && choose_tops(n) <= tops && tops % 8 == 0);
+    s.claim(tops + unit / 8 * 8 + 8 <= choose_stride(most) && choose_stride(most) % 8 == 0);
+    s.claim(eights * 8 == choose_stride(most) - tops);
+    /* two units are 32 keys of a warp, their largest ones a word; 0s go up to whole eights */
+    s.claim(CHOOSE_KEYS == 2 * CHOOSE_UNIT && tops % 2 == 0);
+    s.claim(j / CHOOSE_KEYS * 2 + 1 < eights * 8);
+    s.claim(choose_units(entries(k)) <= 1 << 16);
+    for (const int threads : {256, 512, +CHOOSE_THREADS}) {
+        const Int each = choose_each(eights, threads), at = unit / 8;
+        const auto t = s.two("t" + std::to_string(threads), 0, threads - 1);
+        const Int own = choose_own(t.x, each), next = choose_own(t.x + 1, each);
 
-        s.claim(part % 8 == 0 && part * parts >= n && rank < parts);
-        s.claim(part <= choose_part(most, parts));
-        for (const int threads : {256, 512, 1024}) {
-            const Int each = choose_each(s.mutant ? part - 1 : part, threads);
-            const auto t =
-                s.two("t" + std::to_string(threads * 10 + parts), 0, threads - 1);
-            const Int own = choose_own(t.x, each), next = choose_own(t.x + 1, each);
-
-            s.claim(choose_own(threads, each) * 8 >= part && next == own + each);
-            s.claim(implies(at / 8 >= own && at / 8 < next &&
-                                at / 8 >= choose_own(t.y, each) &&
-                                at / 8 < choose_own(t.y + 1, each),
-                            t.x == t.y));
-        }
-        s.claim(choose_each(choose_part(entries(k), CHOOSE_PARTS), 1024) <= CHOOSE_EIGHTS);
-        s.claim((rank * part + at / 8 * 8) % 8 == 0);
+        s.claim(choose_own(threads, each) >= eights && next == own + each);
+        s.claim(implies(at >= own && at < next && at >= choose_own(t.y, each) &&
+                            at < choose_own(t.y + 1, each),
+                        t.x == t.y));
     }
-    s.claim(choose_stride(most) % 8 == 0 && j / 8 * 8 + 8 <= choose_stride(most));
-}
-
-/* A lane counts in a column of its own, and each counter is added up once. */
-void
-counters_once(const Config &, Statement &s)
-{
-    const auto cls = s.two("class", 0, CHOOSE_CLASSES - 1);
-    const auto lane = s.two("lane", 0, CHOOSE_LANES - 1);
-    const Int all = CHOOSE_CLASSES * CHOOSE_LANES, x = choose_counter(cls.x, lane.x);
-    const Int read = s.mutant ? Int(cls.x * CHOOSE_LANES + (lane.x + cls.x) % 31)
-                              : Int(choose_counter_read(cls.x, lane.x));
-
-    s.alone(x, choose_counter(cls.y, lane.y), cls.x == cls.y && lane.x == lane.y);
-    s.claim(x < all && read < all && read / CHOOSE_LANES == cls.x);
-    s.claim(implies(read == choose_counter_read(cls.y, lane.y),
-                    cls.x == cls.y && lane.x == lane.y));
+    s.claim(choose_each(eights, CHOOSE_THREADS) <= CHOOSE_EIGHTS);
 }
 
 } // namespace
@@ -197,10 +181,8 @@ const std::vector<Obligation> choosing = {
      keys_aligned},
     {"choose", "keys-once", "each key is one lane's, and the grid in turn has all", true,
      keys_once},
-    {"choose", "scores-cut-up", "each score is in one part and with one thread", true,
-     scores_cut_up},
-    {"choose", "counters-once", "each lane has its counters, each is added up once", false,
-     counters_once},
+    {"choose", "scores-cut-up", "each score is in one unit, each unit with one thread",
+     true, scores_cut_up},
 };
 
 } // namespace verify

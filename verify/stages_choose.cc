@@ -112,68 +112,79 @@ choose_stages()
               x.use_in(x.any("line", 0, 1 << 20), "q", READ, x.any("i", 0, 31));
               x.use("weight", READ, x.any("h", 0, 1 << 20));
           }}},
-        {"gpu/cuda/choose.cu",
-         "send_counts",
-         "| to wide ||",
-         {"to", "wide"},
+        {"gpu/cuda/best.cu",
+         "in_front",
+         "sum | sum",
+         {"sum"},
          1024,
          nullptr,
          0,
          {[](const Config &, Thread &x) {
-             for (const How how : {READ, WRITE})
-                 x.use("wide", how,
-                       choose_counter_read(x.t / 4, x.t % 4 + x.any("i", 0, 7) * 4));
-             x.use_of(x.t % 4 + x.any("r", 0, CHOOSE_PARTS / 4 - 1) * 4, "count", WRITE,
-                      (x.turn("low", 0, 1) * CHOOSE_PARTS + x.rank) * 256 + x.t / 4, true);
-         }}},
-        {"gpu/cuda/choose.cu",
-         "find_class",
-         "count sum | found sum |",
-         {"count", "found"},
+              x.use("sum", WRITE, x.warp(), 1, x.lane() == 31);
+          },
+          [](const Config &, Thread &x) { x.use("sum", READ, x.lane()); }}},
+        {"gpu/cuda/best.cu",
+         "block_most",
+         "most | most",
+         {"most"},
          1024,
          nullptr,
          0,
          {[](const Config &, Thread &x) {
-              x.use("count", READ,
-                    (x.turn("low", 0, 1) * CHOOSE_PARTS + x.any("r", 0, CHOOSE_PARTS - 1)) *
-                            256 +
-                        x.t,
-                    1, x.t < 256);
-              x.use("sum", WRITE, x.warp(), 1, x.t < 256 && x.lane() == 0);
+              x.use("most", WRITE, x.warp(), 1, x.lane() == 0);
           },
-          [](const Config &, Thread &x) {
-              x.use("sum", READ, x.any("i", 0, 7), 1, x.t < 256);
-              x.use("found", ATOMIC, 0, 2, x.t < 256); /* the one that has the class */
-          }}},
-        {"gpu/cuda/choose.cu",
-         "topk_cluster_kernel",
-         "front wide || { wide send_counts() wide find_class() found } front front_equal total | "
-         "front front_equal total",
-         {"wide"},
+          [](const Config &, Thread &x) { x.use("most", READ, x.lane()); }}},
+        {"gpu/cuda/best.cu",
+         "find_place",
+         "place in_front() found |",
+         {"place", "found"},
          1024,
-         "topk_cluster_kernel",
+         nullptr,
          0,
          {[](const Config &, Thread &x) {
-              x.use("wide", WRITE, (x.t + x.any("i", 0, 1) * 1024) * 4, 4);
-              x.use("front", WRITE, x.t, 1, x.t < 32);
+              for (const How how : {READ, WRITE})
+                  x.use("place", how, x.t);
           },
           [](const Config &, Thread &x) {
-              x.use("wide", ATOMIC, choose_counter(x.any("class", 0, 255), x.lane()));
+              x.use("found", ATOMIC, 0, 2);
+          }}}, /* of one thread */
+        {"gpu/cuda/best.cu",
+         "find_kth",
+         "{ place | find_place() found place block_most() } found",
+         {"place", "found"},
+         1024,
+         "find_kth",
+         0,
+         {[](const Config &, Thread &x) {
+              x.use("place", ATOMIC, x.any("value", 0, 1023));
           },
-          nothing, [](const Config &, Thread &x) { x.use("found", READ, 0, 2); },
-          [](const Config &, Thread &x) {
-              x.use("front", WRITE, x.warp(), 1, x.lane() == 0 && x.t < 256);
-              x.use("total", WRITE, x.warp(), 1, x.lane() == 31);
-              x.use("front_equal", ATOMIC, 0, 1,
-                    x.t < 256); /* the one that has the class */
-          },
-          [](const Config &, Thread &x) {
-              x.use("front", READ, x.lane());
-              x.use("total", READ, x.lane());
-              x.use("front_equal", READ, 0);
-          }},
+          nothing, [](const Config &, Thread &x) { x.use("found", READ, 0, 2); }},
          false,
          true},
+        {"gpu/cuda/best.cu",
+         "list_units",
+         "in_front() list |",
+         {"list"},
+         1024,
+         nullptr,
+         0,
+         {[](const Config &, Thread &x) {
+             x.use("list", WRITE, x.t);
+         }}}, /* ever further on */
+        {"gpu/cuda/best.cu",
+         "best_kernel",
+         "list place block_most() most ( find_kth() found most place sum ) list_units() list sum "
+         "find_kth() found most place sum in_front() sum",
+         {"place", "list"},
+         1024,
+         "block_most",
+         0,
+         {[](const Config &, Thread &x) { x.use("place", WRITE, x.t); }, nothing, nothing,
+          [](const Config &, Thread &x) { x.use("list", READ, x.any("unit", 0, 1 << 16)); },
+          [](const Config &, Thread &x) { x.use("list", READ, x.any("unit", 0, 1 << 16)); },
+          [](const Config &, Thread &x) {
+              x.use("list", READ, x.any("unit", 0, 1 << 16));
+          }}},
     };
 }
 

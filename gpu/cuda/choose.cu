@@ -1,21 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The indexer on tensor cores: scores of a step's queries over all compressed rows that they see,
- * and the best of them (spec 7.4, 7.5). The plain twin is index.cu; bits are the same.
+ * The indexer on tensor cores: scores of a step's queries over all compressed rows that they see
+ * (spec 7.4); best.cu then takes the best of them. The plain twin is index.cu; bits are the same.
  *
  * Scores: e2m1 values under their power of two are exact in bf16, sums over the 32 that share
  * scales are exact in f32, in any order; parts are then added in ascending order, as the formula
  * rounds. A warp has 32 keys in registers and goes over all heads, 16 at a time: terms of two
  * heads are rounded in pairs, and pass through shared memory, so that one lane has all heads of a
  * key and adds them in ascending order. A block does this for some rows: as long as they are of
- * one sequence, its keys stay. A score is kept as the 16 bits that order like it.
- *
- * The k best: a query has one block, or a cluster with a part of its scores each, in registers: neighbours in one thread. Two counts of 256 classes find the k-th value; a lane
- * counts in a column of its own, so that equal classes do not wait for each other. What is in
- * front of a thread then says where its own go: ascending indices, of equal scores the first.
+ * one sequence, its keys stay. A score is kept as the 16 bits that order
+ * like it, and so is the largest of 16 neighbours.
  */
-#include <cooperative_groups.h>
-
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/kernels.h"
@@ -25,8 +20,6 @@
 #include "gpu/index/mma.h"
 #include "model/kvsize.h"
 
-namespace cg = cooperative_groups;
-
 enum {
     WARPS = CHOOSE_WARPS,
     KEYS = CHOOSE_KEYS,
@@ -34,13 +27,7 @@ enum {
     ROUND = 2, /* eights of heads whose terms are added up at once */
     SLOTS = 2, /* one is read while the next one is written */
     MOST_ROWS = 4,
-    PARTS = CHOOSE_PARTS,
-    CLASSES = CHOOSE_CLASSES,
-    TOPK_THREADS = 1024,
-    EIGHTS = CHOOSE_EIGHTS,
-    BLOCK_MOST = TOPK_THREADS * EIGHTS * 8, /* scores of a block */
-    BLOCK_FEW = 4096,                       /* enough for one */
-    RATIO = MODEL_CSA_RATIO,                /* of all layers that choose */
+    RATIO = MODEL_CSA_RATIO, /* of all layers that choose */
     PER_PAGE = KV_PAGE_TOKENS / RATIO,
 };
 
@@ -241,6 +228,26 @@ score_keys(const uint32_t (*key)[GROUPS][2][4], const uint4 *__restrict__ q,
     return sum;
 }
 
+/* A score of each lane, of key j below n, and the largest of each 16 from j0 on. Behind the last
+ * one there are 0s, up to a whole unit, and up to eight units. */
+static __device__ __forceinline__ void
+keep_scores(uint16_t *score, int tops, int j0, int j, int n, uint32_t key)
+{
+    const int lane = threadIdx.x % WARP;
+
+    key = j < n ? key : 0;
+    const uint32_t low = __reduce_max_sync(~0u, j - j0 < CHOOSE_UNIT ? key : 0);
+    const uint32_t high = __reduce_max_sync(~0u, j - j0 < CHOOSE_UNIT ? 0 : key);
+
+    if (j < choose_tops(n))
+        score[j] = (uint16_t)key;
+    uint32_t *pairs = (uint32_t *)(score + tops);
+    const int at = j0 / (2 * CHOOSE_UNIT) + lane;
+
+    if (lane == 0 || (j0 + KEYS >= n && lane <= 3 - (at - lane) % 4))
+        pairs[at] = lane == 0 ? low | high << 16 : 0;
+}
+
 /* Shared memory of scores_kernel: each row's queries and weights; terms of each warp. */
 static __host__ __device__ inline size_t
 scores_shared(int heads, int groups, int rows)
@@ -307,227 +314,23 @@ scores_kernel(const __grid_constant__ struct choose_args a, int rows_each)
                 key, q + r * per_row, weight + r * eights * 4, eights, term, lane);
             const int j = choose_key(j0, lane % 4, lane);
 
-            if (j < n)
-                a.score[row_start(row0 + r, choose_stride(a.max_rows)) + j] = sort_key(sum);
+            keep_scores(a.score + row_start(row0 + r, choose_stride(a.max_rows)),
+                        choose_tops(a.max_rows), j0, j, n, sort_key(sum));
             __syncwarp(); /* terms may be in either slot */
         }
         have = -1;
     }
 }
 
-/* A block's counts of all classes, from those of lanes, which are 0 again then, to all blocks of
- * the cluster: to[rank][class]. */
-static __device__ void
-send_counts(cg::cluster_group &cluster, uint32_t *wide, int *to)
-{
-    const int t = threadIdx.x, parts = (int)gridDim.x, rank = (int)cluster.block_rank();
-
-    __syncthreads();
-    for (int c = t / 4; c < CLASSES; c += (int)blockDim.x / 4) {
-        int v = 0;
-
-        for (int i = t % 4; i < WARP; i += 4) {
-            v += (int)wide[choose_counter_read(c, i)];
-            wide[choose_counter_read(c, i)] = 0;
-        }
-        v += __shfl_xor_sync(~0u, v, 1);
-        v += __shfl_xor_sync(~0u, v, 2);
-        for (int r = t % 4; r < parts; r += 4)
-            cluster.map_shared_rank(to, r)[rank * CLASSES + c] = v;
-    }
-    cluster.sync();
-}
-
-/* The class in which the k-th largest of all blocks lies, and its rank inside; how many of class t
- * the blocks in front have. All threads. */
-static __device__ int
-find_class(const int *count, int rank, int k, int *found)
-{
-    __shared__ int sum[CLASSES / WARP];
-    const int t = threadIdx.x, lane = t % WARP, warp = t / WARP;
-    int before = 0, mine = 0, upto;
-
-    if (t < CLASSES)
-        for (int r = 0; r < (int)gridDim.x; r++) {
-            const int x = count[r * CLASSES + t];
-
-            before += r < rank ? x : 0;
-            mine += x;
-        }
-    upto = mine; /* classes above, to the warp's last one */
-    for (int d = 1; d < WARP; d *= 2) {
-        const int v = __shfl_down_sync(~0u, upto, d);
-
-        upto += lane + d < WARP ? v : 0;
-    }
-    if (t < CLASSES && lane == 0)
-        sum[warp] = upto;
-    __syncthreads();
-    if (t < CLASSES) {
-        for (int w = warp + 1; w < CLASSES / WARP; w++)
-            upto += sum[w];
-        if (upto >= k && upto - mine < k) {
-            found[0] = t;
-            found[1] = k - (upto - mine);
-        }
-    }
-    __syncthreads();
-    return before;
-}
-
-/* Key i of the 8 in v. */
-static __device__ __forceinline__ unsigned
-one_of(const uint4 &v, int i)
-{
-    const uint32_t w = i / 2 == 0 ? v.x : i / 2 == 1 ? v.y : i / 2 == 2 ? v.z : v.w;
-
-    return i % 2 == 0 ? w & 0xffff : w >> 16;
-}
-
-/* n of eight, 0s behind them; nobody has written what lies behind. */
-static __device__ __forceinline__ uint4
-first_of(const uint4 *from, int n)
-{
-    const uint16_t *p = (const uint16_t *)from;
-    uint32_t r[4] = {};
-
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        if (i < n)
-            r[i / 2] |= (uint32_t)p[i] << (i % 2 * 16);
-    return make_uint4(r[0], r[1], r[2], r[3]);
-}
-
-/* f(score, its place) of a thread's scores, ascending. */
-template <typename F>
-static __device__ __forceinline__ void
-each_key(const uint4 (&key)[EIGHTS], int each, F f)
-{
-#pragma unroll
-    for (int e = 0; e < EIGHTS; e++) {
-        if (e >= each)
-            break;
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            f(one_of(key[e], i), e * 8 + i);
-    }
-}
-
-/* Grid: blocks of a cluster, rows. part: scores of a block; each: of a thread, by 8. */
-static __global__ void __launch_bounds__(TOPK_THREADS)
-topk_cluster_kernel(const __grid_constant__ struct choose_args a, int part, int each)
-{
-    LAUNCH_SHARED(16, uint8_t, memory);
-    __shared__ int found[2], front[WARP], total[WARP], front_equal;
-    cg::cluster_group cluster = cg::this_cluster();
-    uint32_t *wide = (uint32_t *)memory;         /* [CLASSES][WARP] */
-    int *count = (int *)(wide + CLASSES * WARP); /* [upper, lower byte][part][CLASSES] */
-    const int t = threadIdx.x, lane = t % WARP, warp = t / WARP, row = blockIdx.y;
-    const int n = (int)entries_visible(a.rows[row].pos, (uint64_t)RATIO);
-    const int rank = (int)cluster.block_rank(), first = rank * part;
-    const int own = choose_own(t, each);
-    const uint4 *from =
-        (const uint4 *)(a.score + row_start(row, choose_stride(a.max_rows)) + first);
-    uint4 key[EIGHTS];
-    unsigned limit = 0;
-    int rest = a.topk, before[2];
-
-    pdl_go();
-    if (n <= a.topk) {
-        pdl_wait();
-        return;
-    }
-    for (int i = t; i < CLASSES * WARP / 4; i += (int)blockDim.x)
-        ((uint4 *)wide)[i] = make_uint4(0, 0, 0, 0);
-    if (t < WARP)
-        front[t] = 0;
-    cluster.sync(); /* all are there to be written to */
-    pdl_wait();
-#pragma unroll
-    for (int e = 0; e < EIGHTS; e++) {
-        const int at = (own + e) * 8, left = min(part, n - first) - at;
-
-        /* Beyond the last one are 0s: nothing is less, and they are behind all that equal them. */
-        key[e] = make_uint4(0, 0, 0, 0);
-        if (e < each && left > 0)
-            key[e] = left < 8 ? first_of(from + own + e, left) : from[own + e];
-    }
-#pragma unroll
-    for (int low = 0; low < 2; low++) {
-        int *counts = count + low * (int)gridDim.x * CLASSES;
-
-        each_key(key, each, [&](unsigned s, int) {
-            if (!low || (s & 0xff00) == limit)
-                atomicAdd(&wide[choose_counter(low ? s & 0xff : s >> 8, lane)], 1u);
-        });
-        send_counts(cluster, wide, counts);
-        before[low] = find_class(counts, rank, rest, found);
-        limit |= (unsigned)found[0] << (low ? 0 : 8);
-        rest = found[1];
-    }
-    /* chosen ones and equal ones in front: of other blocks, of other warps, of other lanes */
-    int mine = 0;
-
-    each_key(key, each, [&](unsigned s, int) {
-        mine += (s > limit ? 1 : 0) + (s == limit ? 1 << 16 : 0);
-    });
-    int upto = mine;
-
-    for (int d = 1; d < WARP; d *= 2) {
-        const int v = __shfl_up_sync(~0u, upto, d);
-
-        upto += lane >= d ? v : 0;
-    }
-    if (lane == WARP - 1)
-        total[warp] = upto;
-    if (t < CLASSES) {
-        int v = (t > (int)(limit >> 8) ? before[0] : 0) +
-                (t > (int)(limit & 0xff) ? before[1] : 0);
-
-        if (t == (int)(limit & 0xff))
-            front_equal = before[1];
-        for (int d = 1; d < WARP; d *= 2)
-            v += __shfl_xor_sync(~0u, v, d);
-        if (lane == 0)
-            front[warp] = v;
-    }
-    __syncthreads();
-    int in_front = lane < warp ? total[lane] : 0, above = front[lane];
-
-    for (int d = 1; d < WARP; d *= 2) {
-        in_front += __shfl_xor_sync(~0u, in_front, d);
-        above += __shfl_xor_sync(~0u, above, d);
-    }
-    in_front += upto - mine;
-    above += in_front & 0xffff;
-    int equal = front_equal + (in_front >> 16), *picked = a.picked + row_start(row, a.topk);
-
-    if (mine != 0)
-        each_key(key, each, [&](unsigned s, int i) {
-            if (s > limit || (s == limit && equal < rest))
-                picked[topk_place(above, equal, rest)] = first + own * 8 + i;
-            above += s > limit ? 1 : 0;
-            equal += s == limit ? 1 : 0;
-        });
-}
-
-static size_t
-topk_shared(int parts)
-{
-    return (size_t)CLASSES * WARP * sizeof(uint32_t) +
-           (size_t)2 * parts * CLASSES * sizeof(int);
-}
-
 bool
-choose_can(int n_heads, int dim, uint64_t most, size_t shared_bytes)
+choose_can(int n_heads, int dim, int topk, uint64_t most, size_t shared_bytes)
 {
     const int groups = dim / FP4_GROUP;
 
     return n_heads > 0 && dim % FP4_GROUP == 0 &&
            (groups == 1 || groups == 2 || groups == 4) &&
            scores_shared(n_heads, groups, MOST_ROWS) <= shared_bytes &&
-           topk_shared(PARTS) + 4096 <= shared_bytes &&
-           most <= (uint64_t)PARTS * BLOCK_MOST;
+           topk <= CHOOSE_TOPK && most <= CHOOSE_MOST;
 }
 
 template <int GROUPS>
@@ -549,34 +352,12 @@ scores(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
     return 0;
 }
 
-/* Blocks of a cluster: as few as can have a row, more while there is room and work for all. */
-static int
-topk(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
-{
-    int parts = 1;
-
-    while (parts < PARTS &&
-           (a->max_rows > parts * BLOCK_MOST ||
-            (a->max_rows > parts * BLOCK_FEW && a->n * parts * 2 <= rk->sms)))
-        parts *= 2;
-    const int part = choose_part(a->max_rows, parts);
-    const int threads = part <= 256 * 8 ? 256 : part <= 512 * 8 ? 512 : TOPK_THREADS;
-    const size_t shared = topk_shared(parts);
-
-    SHARED_TRY(topk_cluster_kernel, shared, e);
-    CLUSTER_TRY(topk_cluster_kernel, e);
-    CU_TRY(launch_cluster(rk, parts, topk_cluster_kernel, dim3(parts, a->n), threads,
-                          shared, *a, part, choose_each(part, threads)),
-           e);
-    return 0;
-}
-
 int
 choose_cuda(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
 {
     int r;
 
-    if (!choose_can(a->n_heads, a->dim, (uint64_t)a->max_rows, rk->shared_bytes))
+    if (!choose_can(a->n_heads, a->dim, a->topk, (uint64_t)a->max_rows, rk->shared_bytes))
         return err_set(e, ERR_INTERNAL, 0, "choose: %d heads of %d", a->n_heads, a->dim);
     if (a->n == 0 || a->max_rows <= a->topk)
         return 0;
@@ -585,5 +366,5 @@ choose_cuda(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
     case 2: r = scores<2>(rk, a, e); break;
     default: r = scores<4>(rk, a, e);
     }
-    return r == -1 ? -1 : topk(rk, a, e);
+    return r == -1 ? -1 : best_cuda(rk, a, e);
 }

@@ -239,7 +239,8 @@ int queries_cuda(struct cuda_rank *rk, const struct queries_args *a, struct err 
 
 /*
  * choose.cu: for rows 0 .. n - 1 of a step that see more than topk compressed rows, at most
- * max_rows: scores (16 bits that order like them), and the topk best to picked [n][topk], ascending.
+ * max_rows: scores (16 bits that order like them), the largest ones of units of them behind, and
+ * the topk best to picked [n][topk], ascending: these best_cuda takes (best.cu), of the scores.
  */
 struct choose_args {
     const struct dev_row *rows;
@@ -252,8 +253,9 @@ struct choose_args {
     int n, n_spans, n_heads, dim, topk, max_rows;
 };
 
-bool choose_can(int n_heads, int dim, uint64_t most, size_t shared_bytes);
+bool choose_can(int n_heads, int dim, int topk, uint64_t most, size_t shared_bytes);
 int choose_cuda(struct cuda_rank *rk, const struct choose_args *a, struct err *e);
+int best_cuda(struct cuda_rank *rk, const struct choose_args *a, struct err *e);
 
 /*
  * attend.cu: attention of rows 0 .. n - 1 of a step over their keys (lists as in keys_args), and

@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "gpu/cuda/cuda.h"
+#include "gpu/index/choose.h"
 
 enum { T = CUDA_STEP_TOKENS };
 
@@ -123,13 +124,13 @@ plan_scores(struct backend *b)
         row_budget(attention_scratch(&like) * sizeof(float) + keys * sizeof(void *),
                    score_most) +
         CUDA_ALIGN;
-    s->iscore_bytes =
-        row_budget((positions / MODEL_CSA_RATIO + 1) * sizeof(float), iscore_most);
+    s->iscore_bytes = row_budget(
+        (positions / MODEL_CSA_RATIO + CHOOSE_UNIT) * sizeof(float), iscore_most);
     b->plain_attention =
         b->fmt != KV_PACKED ||
         !attend_can(&(struct attend_args){.dim = c->head_dim, .rope_dim = c->rope_dim},
                     (int)keys, b->rk.shared_bytes);
-    b->plain_index = !choose_can(c->index_n_heads, c->index_head_dim,
+    b->plain_index = !choose_can(c->index_n_heads, c->index_head_dim, c->index_topk,
                                  (uint64_t)c->max_positions / MODEL_CSA_RATIO,
                                  b->rk.shared_bytes);
     TAKE(score, s->score_bytes / sizeof *s->score);

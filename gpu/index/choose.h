@@ -6,7 +6,7 @@
 
 /*
  * The indexer on tensor cores (gpu/cuda/choose.cu): queries in shared memory as a warp's lanes
- * take them, keys of warps, and how a cluster cuts up the scores of a query. See gpu/index.h for
+ * take them, keys of warps, and what a thread has of a query's scores. See gpu/index.h for
  * what this text is.
  */
 enum {
@@ -14,9 +14,11 @@ enum {
     CHOOSE_KEYS = 32, /* of a warp at a time */
     CHOOSE_LANES = 32,
     CHOOSE_TERMS = 38, /* of eight heads, by 16 bytes, some of which are between others */
-    CHOOSE_PARTS = 16, /* blocks of a cluster, at most */
-    CHOOSE_CLASSES = 256, /* of a score's upper or lower byte */
-    CHOOSE_EIGHTS = 4,    /* eights of scores that a thread can have */
+    CHOOSE_UNIT = 16,  /* neighbouring scores of which the largest is kept */
+    CHOOSE_EIGHTS = 4, /* eights of those that a thread can have */
+    CHOOSE_THREADS = 1024,
+    CHOOSE_MOST = CHOOSE_THREADS * CHOOSE_EIGHTS * 8 * CHOOSE_UNIT, /* scores of a query */
+    CHOOSE_TOPK = 4095,
 };
 
 /* Heads go by eight, and two eights at a time; the last ones may not be there. */
@@ -55,45 +57,38 @@ choose_key(INDEX_INT first, INDEX_INT m, INDEX_INT lane)
     return first + m * 8 + lane / 4;
 }
 
-/* Scores of a query: the next one's begin at a multiple of 8. */
+/* Units of neighbouring scores, whose largest ones the choice looks at first. */
+INDEX_FN INDEX_INT
+choose_units(INDEX_INT n)
+{
+    return (n + CHOOSE_UNIT - 1) / CHOOSE_UNIT;
+}
+
+/* Of a query, behind room for whole units of scores: where the largest of each are. The next
+ * query's scores begin at a multiple of 8. */
+INDEX_FN INDEX_INT
+choose_tops(INDEX_INT n)
+{
+    return choose_units(n) * CHOOSE_UNIT;
+}
+
 INDEX_FN INDEX_INT
 choose_stride(INDEX_INT n)
 {
-    return (n + 7) / 8 * 8;
+    return choose_tops(n) + (choose_units(n) + 7) / 8 * 8;
 }
 
-/* Scores of one block of a cluster: a multiple of 8. */
+/* Of `all` things, those of a thread: neighbours; and its first one. */
 INDEX_FN INDEX_INT
-choose_part(INDEX_INT n, INDEX_INT parts)
+choose_each(INDEX_INT all, INDEX_INT threads)
 {
-    return (n + parts * 8 - 1) / (parts * 8) * 8;
-}
-
-/* Eights of a thread, and its first one: neighbours are in one thread. */
-INDEX_FN INDEX_INT
-choose_each(INDEX_INT part, INDEX_INT threads)
-{
-    return (part / 8 + threads - 1) / threads;
+    return (all + threads - 1) / threads;
 }
 
 INDEX_FN INDEX_INT
 choose_own(INDEX_INT thread, INDEX_INT each)
 {
     return thread * each;
-}
-
-/* A class has a counter for each lane. They are added up by 4 threads a class, each of which
- * begins at another bank: number i. */
-INDEX_FN INDEX_INT
-choose_counter(INDEX_INT cls, INDEX_INT lane)
-{
-    return cls * CHOOSE_LANES + lane;
-}
-
-INDEX_FN INDEX_INT
-choose_counter_read(INDEX_INT cls, INDEX_INT i)
-{
-    return cls * CHOOSE_LANES + (i + cls) % CHOOSE_LANES;
 }
 
 #endif /* GPU_INDEX_CHOOSE_H */

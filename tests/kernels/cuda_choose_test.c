@@ -79,6 +79,24 @@ make_span(const struct shape *c, int i, int row0, const uint8_t **keys)
     return s;
 }
 
+/* Behind n scores: 0s up to a whole unit, and the largest of each unit, by eight; all else of a
+ * row that could have `most` is as it was. */
+static void
+check_tops(const uint16_t *score, int n, int most)
+{
+    const uint16_t *tops = score + choose_tops(most);
+
+    for (int j = n; j < choose_tops(most); j++)
+        assert_int_equal(score[j], j < choose_tops(n) ? 0 : 0xa5a5);
+    for (int u = 0; u < choose_stride(most) - choose_tops(most); u++) {
+        uint16_t top = u < (choose_units(n) + 7) / 8 * 8 ? 0 : 0xa5a5;
+
+        for (int j = u * CHOOSE_UNIT; u < choose_units(n) && j < (u + 1) * CHOOSE_UNIT; j++)
+            top = score[j] > top ? score[j] : top;
+        assert_int_equal(tops[u], top);
+    }
+}
+
 /* Row r as the C twin has it. */
 static void
 check_row(const struct choose_args *a, struct index_score_args *like, const uint16_t *score,
@@ -96,9 +114,7 @@ check_row(const struct choose_args *a, struct index_score_args *like, const uint
         topk_rows(want, like->n_rows, a->topk, best);
     }
     assert_memory_equal(picked, best, (size_t)a->topk * sizeof *best);
-    for (int j = like->n_rows > a->topk ? like->n_rows : 0; j < choose_stride(a->max_rows);
-         j++)
-        assert_int_equal(score[j], 0xa5a5);
+    check_tops(score, like->n_rows > a->topk ? like->n_rows : 0, a->max_rows);
     free(want);
     free(best);
 }
@@ -137,7 +153,8 @@ check_shape(const struct shape *c)
     a.spans = dev(spans, (size_t)c->n_spans * sizeof *spans);
     a.score = dev_poison((size_t)a.n * stride * 2);
     a.picked = dev_poison((size_t)(a.n * c->topk) * sizeof *picked);
-    assert_true(choose_can(c->heads, c->dim, (uint64_t)a.max_rows, rk.shared_bytes));
+    assert_true(
+        choose_can(c->heads, c->dim, c->topk, (uint64_t)a.max_rows, rk.shared_bytes));
     done(choose_cuda(&rk, &a, &e), &e);
     score = fetch(a.score, (size_t)a.n * stride * 2);
     picked = fetch(a.picked, (size_t)(a.n * c->topk) * sizeof *picked);
@@ -161,6 +178,95 @@ check_shape(const struct shape *c)
     free(score);
     free(picked);
     tear_down(NULL);
+}
+
+/* Scores of many kinds: 16 bits that need not come of anything. */
+enum kind { ANY, EQUAL, NEAR_TOP, TWO, FAR_APART, RISING, KINDS };
+
+static uint16_t
+score_of(enum kind kind, int j, int n)
+{
+    switch (kind) {
+    case EQUAL: return 0x9000;
+    case NEAR_TOP: return (uint16_t)(0xc000 + rnd() % 300);
+    case TWO: return rnd() % 64 == 0 ? 0xffff : 0;
+    case FAR_APART: return (uint16_t)(0xffff >> rnd() % 16);
+    case RISING: return (uint16_t)((uint64_t)j * 0xffff / (uint64_t)n);
+    default: return (uint16_t)rnd();
+    }
+}
+
+/* The same choice by counting: of equal ones the first. */
+static void
+plain_best(const uint16_t *score, int n, int topk, int *best)
+{
+    static int count[65536 + 1];
+    int limit = 65535, above = 0, at = 0;
+
+    memset(count, 0, sizeof count);
+    for (int j = 0; j < n; j++)
+        count[score[j]]++;
+    while (above + count[limit] < topk)
+        above += count[limit--];
+    for (int j = 0, equal = topk - above; j < n; j++)
+        if (score[j] > limit || (score[j] == limit && equal-- > 0))
+            best[at++] = j;
+    assert_int_equal(at, topk);
+}
+
+/* best_cuda of rows that see `most` entries, one fewer, and topk. */
+static void
+check_best(enum kind kind, int most, int topk)
+{
+    const struct dev_row rows[] = {{(uint64_t)most * RATIO - 1, 0, 0},
+                                   {(uint64_t)most * RATIO - 2, 0, 0},
+                                   {(uint64_t)topk * RATIO, 0, 0}};
+    struct choose_args a = {
+        .n = 3, .n_heads = 1, .dim = 32, .topk = topk, .max_rows = most};
+    const size_t stride = (size_t)choose_stride(most);
+    uint16_t *score = poison(3 * stride * sizeof *score);
+    int *want = poison(3 * (size_t)topk * sizeof *want), *got;
+    struct err e = {0};
+
+    for (int r = 0; r < 2; r++) {
+        uint16_t *s = score + (size_t)r * stride, *tops = s + choose_tops(most);
+        const int n = (int)entries_visible(rows[r].pos, RATIO);
+
+        for (int j = 0; j < choose_tops(n); j++)
+            s[j] = j < n ? score_of(kind, j, n) : 0;
+        for (int j = 0; j < choose_stride(n) - choose_tops(n); j++)
+            tops[j] = 0;
+        for (int j = 0; j < choose_tops(n); j++)
+            if (s[j] > tops[j / CHOOSE_UNIT])
+                tops[j / CHOOSE_UNIT] = s[j];
+        if (n > topk)
+            plain_best(s, n, topk, want + r * topk);
+    }
+    a.rows = dev(rows, sizeof rows);
+    a.score = dev(score, 3 * stride * sizeof *score);
+    a.picked = dev_poison(3 * (size_t)topk * sizeof *want);
+    done(best_cuda(&rk, &a, &e), &e);
+    got = fetch(a.picked, 3 * (size_t)topk * sizeof *want);
+    assert_memory_equal(got, want, 3 * (size_t)topk * sizeof *want);
+    free(score);
+    free(want);
+    free(got);
+    tear_down(NULL);
+}
+
+void
+test_best(void **state)
+{
+    static const struct {
+        int most, topk;
+    } shapes[] = {{17, 16},      {40, 3},        {600, 512},    {8192, 512},
+                  {8209, 512},   {20000, 512},   {20001, 1024}, {70001, 100},
+                  {40000, 4095}, {262144, 1024}, {524288, 512}, {300, 1}};
+
+    (void)state;
+    for (size_t k = 0; k < sizeof shapes / sizeof shapes[0]; k++)
+        for (enum kind kind = ANY; kind < KINDS; kind++)
+            check_best(kind, shapes[k].most, shapes[k].topk);
 }
 
 void

@@ -577,25 +577,18 @@ test_choose(void **state)
                 hit((uint64_t)choose_key(choose_first(block, warp), lane % 4, lane));
     assert_true(once(3 * CHOOSE_WARPS * CHOOSE_KEYS));
     for (int n = 1; n < 3000; n += 7) {
-        for (int parts = 1; parts <= CHOOSE_PARTS; parts *= 2) {
-            const int part = choose_part(n, parts), each = choose_each(part, 256);
+        const int units = choose_units(n), eights = (units + 7) / 8;
+        const int each = choose_each(eights, 16);
 
-            assert_true(part * parts >= n && part % 8 == 0 && choose_stride(n) >= n);
-            assert_true(choose_own(256, each) * 8 >= part);
-        }
+        assert_true(units * CHOOSE_UNIT >= n && (units - 1) * CHOOSE_UNIT < n);
+        assert_true(choose_tops(n) >= n && choose_stride(n) == choose_tops(n) + eights * 8);
+        assert_true(choose_own(16, each) >= eights && choose_own(1, each) == each);
     }
     clear();
     for (int four = 0; four < 8; four++)
         for (int pair = 0; pair < 4; pair++)
             hit((uint64_t)(choose_term(four, pair) - pair * 2));
     assert_true(once(32) && choose_term(7, 3) == CHOOSE_TERMS - 1);
-    for (int cls = 0; cls < CHOOSE_CLASSES; cls += 64) {
-        clear();
-        for (int c = cls; c < cls + 64; c++)
-            for (int i = 0; i < 32; i++)
-                hit((uint64_t)(choose_counter_read(c, i) - choose_counter(cls, 0)));
-        assert_true(once(64 * 32));
-    }
 }
 
 /* A row's scratch memory by 8 bytes: each part in its place, and all of it taken. */

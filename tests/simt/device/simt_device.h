@@ -117,6 +117,32 @@ __reduce_min_sync(uint32_t mask, uint32_t v)
     return e.least;
 }
 
+static inline uint32_t
+__reduce_add_sync(uint32_t mask, uint32_t v)
+{
+    for (int d = SIMT_WARP / 2; d > 0; d /= 2)
+        v += __shfl_xor_sync(mask, v, d);
+    return v;
+}
+
+/* The larger ones of two halves. */
+static inline uint32_t
+__vmaxu2(uint32_t a, uint32_t b)
+{
+    const uint32_t low = (a & 0xffff) > (b & 0xffff) ? a & 0xffff : b & 0xffff;
+
+    return low | ((a >> 16) > (b >> 16) ? a >> 16 : b >> 16) << 16;
+}
+
+/* And whether the first one is at least as large. */
+static inline uint32_t
+__vibmax_u16x2(uint32_t a, uint32_t b, bool *high, bool *low)
+{
+    *high = a >> 16 >= b >> 16;
+    *low = (a & 0xffff) >= (b & 0xffff);
+    return __vmaxu2(a, b);
+}
+
 /* One thread runs at a time, so these are whole as they are. */
 template <typename T>
 static inline T
@@ -174,6 +200,12 @@ static inline int
 __popc(uint32_t x)
 {
     return __builtin_popcount(x);
+}
+
+static inline int
+__ffs(int x)
+{
+    return __builtin_ffs(x);
 }
 
 static inline uint32_t
@@ -244,6 +276,12 @@ min(uint32_t a, uint32_t b)
 
 static inline int
 max(int a, int b)
+{
+    return a < b ? b : a;
+}
+
+static inline uint32_t
+max(uint32_t a, uint32_t b)
 {
     return a < b ? b : a;
 }
