@@ -156,7 +156,7 @@ struct Scanner {
                 out.push_back({Node::CLUSTER, {}, {}});
             else if (calls.count(w[i]) && (w[i + 1] == "(" || w[i + 1] == "<"))
                 out.push_back({Node::CALL, {w[i]}, {}}), call = true;
-            else if (names.count(w[i]) && w[i - 1] != ".")
+            else if (names.count(w[i]) && (w[i - 1] != "." || w[i + 1] == "("))
                 out.push_back({Node::NAMES, {w[i]}, {}});
         }
     }

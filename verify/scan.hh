@@ -27,8 +27,8 @@ struct Node {
 
 using Nodes = std::vector<Node>;
 
-/* The body of `function` in that file. names: of interest, besides those that the function itself
- * declares __shared__. calls: functions with barriers. False: no such function. */
+/* The body of `function` in that file. names: of interest (no members, but methods), besides those that the
+ * function itself declares __shared__. calls: functions with barriers. False: no such function. */
 bool scan(const std::string &path, const std::string &function,
           const std::set<std::string> &names, const std::set<std::string> &calls,
           Nodes &to);

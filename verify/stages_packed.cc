@@ -69,6 +69,24 @@ write_sums(const Config &, Thread &x)
     }
 }
 
+/* Runs of rows that many products share (packed_many.cuh), in one half of the memory, by pieces of 16
+ * bytes; where these are, and that they are found again: packed, runs-staged. */
+enum { PIECES = 64 * 64 / 8 /* rows of 64 inputs, at most */ };
+
+void
+stage_run(Thread &x, Int half)
+{
+    const Int piece = x.t + x.any("piece", 0, PIECES / 256 - 1) * 256;
+
+    x.use_in(half, "run", WRITE, piece);
+}
+
+void
+read_run(Thread &x, Int half)
+{
+    x.use_in(half, "run", READ, x.any("any", 0, PIECES - 1));
+}
+
 } // namespace
 
 void
@@ -186,6 +204,28 @@ packed_stages()
          false,
          false,
          {{"ready", "norm_rows"}, {"side", "inputs_part"}}},
+        {"gpu/cuda/packed_many.cuh",
+         "run",
+         "multiply stage_rows",
+         {"multiply", "stage_rows"},
+         256,
+         nullptr,
+         0,
+         {[](const Config &, Thread &x) {
+             const Int half = x.turn("k", 0, 1);
+
+             read_run(x, half);
+             stage_run(x, 1 - half);
+         }}},
+        {"gpu/cuda/packed_many.cuh",
+         "many_product",
+         "stage_rows { | ( run() / run() ) } |",
+         {"stage_rows"},
+         256,
+         "many_product",
+         0,
+         {[](const Config &, Thread &x) { stage_run(x, 0); }},
+         true},
     };
 }
 
