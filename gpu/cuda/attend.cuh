@@ -186,23 +186,25 @@ load_tile(const struct attend_args &a, const struct list &l, int i0, int n, int 
     }
 }
 
-/* This warp's head of the row, in pairs. */
+/* This warp's head of the row. */
 struct head {
-    uint32_t pair[MAX_DIM / 2 / WARP];
+    uint4 piece[MAX_DIM / QUERY_PIECE / WARP];
 };
 
 static __device__ __forceinline__ struct head
 load_head(const struct attend_args &a, int row, int h)
 {
     const int lane = threadIdx.x % WARP;
-    const uint16_t *q = a.q + row_start(row_start(row, a.n_heads) + h, a.dim) + 2 * lane;
+    const uint16_t *q = a.q + row_start(row_start(row, a.n_heads) + h, a.dim);
     struct head x;
 
 #pragma unroll
-    for (int i = 0; i < MAX_DIM / 2 / WARP; i++)
-        x.pair[i] = h < a.n_heads && i < a.dim / 2 / WARP
-                        ? *(const uint32_t *)(q + i * 2 * WARP)
-                        : 0;
+    for (int i = 0; i < MAX_DIM / QUERY_PIECE / WARP; i++) {
+        const int c = (lane + i * WARP) * QUERY_PIECE;
+
+        x.piece[i] = h < a.n_heads && c < a.dim ? *(const uint4 *)(q + c)
+                                                : make_uint4(0, 0, 0, 0);
+    }
     return x;
 }
 
@@ -212,25 +214,24 @@ put_head(const struct attend_args &a, struct head x, int row, uint16_t *q)
 {
     const int lane = threadIdx.x % WARP;
     const float *cs = a.cs + row_start(row, a.rope_dim);
-    double sum = 0.0;
+    float sum = 0.0f;
+    uint32_t factor = 0;
 
     if (a.raw) {
 #pragma unroll
-        for (int i = 0; i < MAX_DIM / 2 / WARP; i++)
-            if (i < a.dim / 2 / WARP)
-                sum = query_squares(x.pair[i], sum);
-        const float factor = query_factor(sum, a.dim, a.eps);
-
-#pragma unroll
-        for (int i = 0; i < MAX_DIM / 2 / WARP; i++)
-            if (i < a.dim / 2 / WARP)
-                x.pair[i] = query_pair(x.pair[i], factor, cs, 2 * (lane + i * WARP),
-                                       a.dim - a.rope_dim);
+        for (int i = 0; i < MAX_DIM / QUERY_PIECE / WARP; i++)
+            sum = query_squares(x.piece[i], sum);
+        factor = query_factor(sum, a.per_dim, a.eps);
     }
 #pragma unroll
-    for (int i = 0; i < MAX_DIM / 2 / WARP; i++)
-        if (i < a.dim / 2 / WARP)
-            *(uint32_t *)(q + 2 * (lane + i * WARP)) = x.pair[i];
+    for (int i = 0; i < MAX_DIM / QUERY_PIECE / WARP; i++) {
+        const int c = (lane + i * WARP) * QUERY_PIECE;
+
+        if (c < a.dim)
+            *(uint4 *)(q + c) =
+                a.raw ? query_piece(x.piece[i], factor, cs, c, a.dim - a.rope_dim)
+                      : x.piece[i];
+    }
 }
 
 /* A slice of the scores of eight keys, dims first .. first + 31 and on by SLICES times 32. */

@@ -181,6 +181,7 @@ project_queries(struct backend *b, const struct layer *l, const struct cuda_rows
                                  .n_index = picks(b, l, r) ? c->index_n_heads : 0,
                                  .index_dim = c->index_head_dim,
                                  .rope_dim = c->rope_dim,
+                                 .per_dim = 1.0 / c->head_dim,
                                  .eps = c->rms_eps};
     int jobs = 0;
 
@@ -365,6 +366,7 @@ attend(struct backend *b, const struct layer *l, const struct cuda_rows *r, stru
                                   .topk = c->index_topk,
                                   .max_keys = most_keys(b, l, r),
                                   .raw = takes_raw(b, r),
+                                  .per_dim = 1.0 / c->head_dim,
                                   .eps = c->rms_eps,
                                   .scratch = s->score,
                                   .scratch_bytes = s->score_bytes};

@@ -152,16 +152,16 @@ queries_kernel(const __grid_constant__ struct queries_args a,
     }
     if (h < a.n_heads) {
         uint16_t *q = a.q + row_start(row_start(row, a.n_heads) + h, a.dim);
-        double sum = 0.0;
+        float sum = 0.0f;
 
-        for (int c = lane * 2; c < a.dim; c += WARP * 2)
-            sum = query_squares(*(const uint32_t *)(q + c), sum);
-        const float factor = query_factor(sum, a.dim, a.eps);
+        for (int c = lane * QUERY_PIECE; c < a.dim; c += WARP * QUERY_PIECE)
+            sum = query_squares(*(const uint4 *)(q + c), sum);
+        const uint32_t factor = query_factor(sum, a.per_dim, a.eps);
 
-        for (int c = lane * 2; c < a.dim; c += WARP * 2) {
-            uint32_t *pair = (uint32_t *)(q + c);
+        for (int c = lane * QUERY_PIECE; c < a.dim; c += WARP * QUERY_PIECE) {
+            uint4 *piece = (uint4 *)(q + c);
 
-            *pair = query_pair(*pair, factor, cs, c, a.dim - a.rope_dim);
+            *piece = query_piece(*piece, factor, cs, c, a.dim - a.rope_dim);
         }
     } else if (i < a.n_index) {
         const uint16_t *q = a.iq + row_start(row_start(row, a.n_index) + i, a.index_dim);
@@ -183,7 +183,7 @@ queries_cuda(struct cuda_rank *rk, const struct queries_args *a, struct err *e)
     const int dim = a->dim > a->index_dim ? a->dim : a->index_dim;
     const size_t shared = (size_t)HEAD_WARPS * dim * sizeof(float);
 
-    if (a->dim % 2 != 0 || a->rope_dim % 2 != 0)
+    if (a->n_heads > 0 && (a->dim % QUERY_PIECE != 0 || a->rope_dim % QUERY_PIECE != 0))
         return err_set(e, ERR_INTERNAL, 0, "queries: heads of %d", a->dim);
     const struct streams_in_args none = {}, back = a->back != NULL ? *a->back : none;
     const int heads = a->n_heads + a->n_index, beside = a->back != NULL;

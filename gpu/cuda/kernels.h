@@ -232,6 +232,7 @@ struct queries_args {
     const float *cs;
     const struct streams_in_args *back; /* host, or NULL */
     int rows, n_heads, dim, n_index, index_dim, rope_dim;
+    double per_dim; /* 1 / dim */
     float eps;
 };
 
@@ -271,7 +272,8 @@ struct attend_args {
     const float *sink, *cs;
     size_t row_bytes, ring_at, page_at;
     int n, n_heads, dim, rope_dim, window, ring_slots, ratio, topk, max_keys;
-    bool raw; /* q is as the product left it: to be normed and rotated */
+    bool raw;       /* q is as the product left it: to be normed and rotated */
+    double per_dim; /* 1 / dim */
     float eps;
     float *scratch; /* for long lists; or none */
     size_t scratch_bytes;

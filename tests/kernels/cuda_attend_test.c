@@ -127,6 +127,7 @@ make_world(const struct shape *s, struct world *w)
                               .ring_slots = SLOTS,
                               .ratio = s->ratio,
                               .topk = s->topk,
+                              .per_dim = 1.0 / s->dim,
                               .eps = 1e-6f}};
     while (n < MOST_ROWS && (n == 0 || s->pos[n] != 0))
         n++;
@@ -157,6 +158,7 @@ normed(const struct world *w)
                                    .n_heads = w->a.n_heads,
                                    .dim = w->a.dim,
                                    .rope_dim = w->a.rope_dim,
+                                   .per_dim = w->a.per_dim,
                                    .eps = w->a.eps};
     struct err e = {0};
 

@@ -232,6 +232,12 @@ __int_as_float(int i)
     return __uint_as_float((uint32_t)i);
 }
 
+static inline float
+rsqrtf(float x)
+{
+    return 1.0f / sqrtf(x);
+}
+
 /* Each nibble of s names a byte of y:x, low first. */
 static inline uint32_t
 __byte_perm(uint32_t x, uint32_t y, uint32_t s)
