@@ -24,6 +24,8 @@ namespace
 
 enum { WARPS = 16, KEYS_AT_ONCE = 4 };
 
+static_assert((int)WARPS == (int)ATTEND_PARTS, "block w adds up what warps w have");
+
 Int
 most_keys(const Config &k)
 {
@@ -90,7 +92,7 @@ plan_is_apart(const Config &k, Statement &s)
     s.claim(p.in >= attend_row(p.tile, dim) * 2);
     s.claim(p.slice >= p.q + attend_row(ATTEND_HEADS, dim) * 2);
     s.claim(p.score >= p.slice + attend_row_f32(ATTEND_SLICES * ATTEND_HEADS, p.tile) * 4);
-    s.claim(p.score >= p.in + attend_row_f32(sent, dim / ATTEND_PARTS) * 4);
+    s.claim(p.score >= p.in + attend_row_f32(sent, attend_tiles(dim) * 8) * 4);
     s.claim(p.p >= p.score + attend_row_f32(ATTEND_HEADS, cap) * 4);
     s.claim(p.den >= p.p + attend_row(ATTEND_HEADS, cap) * 2);
     s.claim(p.tops >= p.den + sent * 8);
@@ -178,24 +180,28 @@ dims_once(const Config &k, Statement &s)
     s.claim(attend_tiles(dim) == tiles);
     s.claim(attend_dims(eight / tiles, tiles, eight % tiles) == eight * 8 &&
             eight / tiles < WARPS);
-    const int dims = dim / ATTEND_PARTS;
+    const int dims = tiles * 8;
     const auto rank = s.two("rank", 0, ATTEND_PARTS - 1);
     const auto h = s.two("head", 0, ATTEND_HEADS - 1);
-    const auto i = s.two("i", 0, ATTEND_HEADS * dims / 2 - 1);
+    const auto of = s.two("thread", 0, WARPS * 32 - 1);
     const Int pair = s.any("pair", 0, dims / 2 - 1);
-    const Int x = attend_pair(i.x, dims), y = attend_pair(i.y, dims);
 
-    s.claim(
-        implies(c < dim, c % 2 == 0 && c / dims < ATTEND_PARTS && c % dims + 2 <= dims));
+    /* what a warp has lies in its block's row from the first on */
+    s.claim(attend_dims(warp.x, tiles, t.x) + mma_col(lane, 0) -
+                attend_dims(warp.x, tiles, 0) + 2 <=
+            dims);
+    s.claim(c % 2 == 0);
     s.claim((attend_row_f32(1, dims) * 4) % 8 == 0);
     s.alone(attend_sent(rank.x, h.x), attend_sent(rank.y, h.y),
             rank.x == rank.y && h.x == h.y);
     s.claim(attend_sent(rank.x, h.x) < attend_sent(ATTEND_PARTS, 0));
-    s.claim(implies(x == y && i.x / (dims / 2) == i.y / (dims / 2), i.x == i.y));
-    s.claim(x % 2 == 0 && x + 1 < dims - (s.mutant ? 1 : 0) &&
-            i.x / (dims / 2) < ATTEND_HEADS);
-    s.claim(attend_pair(h.x * (dims / 2) + pair, dims) == 2 * pair &&
-            (h.x * (dims / 2) + pair) / (dims / 2) == h.x);
+    s.claim(implies(attend_pair(of.x) == attend_pair(of.y) &&
+                        attend_pair_head(of.x) == attend_pair_head(of.y),
+                    of.x == of.y));
+    s.claim(attend_pair(of.x) % 2 == 0);
+    s.claim(attend_pair(h.x * ATTEND_PAIRS + pair) == 2 * pair &&
+            attend_pair_head(h.x * ATTEND_PAIRS + pair) == h.x &&
+            h.x * ATTEND_PAIRS + pair < WARPS * (s.mutant ? 8 : 32));
 }
 
 /* Fragments of the tensor cores: each of a product's 16 by 8 is one lane's; what lanes hand to

@@ -58,13 +58,13 @@ attend_queries_read(const Config &k, Thread &x)
 void
 attend_send(const Config &k, Thread &x)
 {
-    const int dim = k.c.head_dim, tiles = (dim / 8 + 15) / 16, dims = dim / ATTEND_PARTS;
-    const Int c = attend_dims(x.warp(), tiles, x.any("t", 0, tiles - 1)) +
-                  mma_col(x.lane(), 0);
+    const int dim = k.c.head_dim, tiles = (dim / 8 + 15) / 16;
+    const Int at = x.any("t", 0, tiles - 1) * 8 + mma_col(x.lane(), 0);
     const Int h = mma_row(x.lane(), x.any("i", 0, 1) * 2);
+    const Bool there = attend_dims(x.warp(), tiles, 0) + at < dim;
 
-    x.uses.push_back({"in", WRITE, c % dims, 2, c < dim, c / dims, attend_sent(x.rank, h)});
-    x.use_of(c / dims, "memory", READ, 0, c < dim);
+    x.uses.push_back({"in", WRITE, at, 2, there, x.warp(), attend_sent(x.rank, h)});
+    x.use_of(x.warp(), "memory", READ, 0, there);
 }
 
 /* Queries beside the tile; slices of scores. */
@@ -73,7 +73,7 @@ attend_put(const Config &k, Thread &x)
 {
     attend_tile(k, x);
     x.use_in(x.warp(), "q", WRITE,
-             2 * (x.lane() + x.any("pair", 0, k.c.head_dim / 64 - 1) * 32), 2);
+             (x.lane() + x.any("piece", 0, (k.c.head_dim + 255) / 256 - 1) * 32) * 8, 8);
     x.use("memory", ATOMIC, 0);
 }
 
@@ -137,13 +137,13 @@ attend_stages()
           }}},
         {"gpu/cuda/attend.cu",
          "attend_kernel",
-         "den in p q rest score slice tile tops || q tile { ( | tile ) | q slice tile | score "
-         "slice } | tops || den p rest score tops | { { ( | tile | ) p tile } } in || den in rest",
+         "den in p q rest score slice tile tops { ( | tile ) | q slice tile | score slice } | "
+         "tops || den p rest score tops | { p tile { ( | tile | ) p tile } } in || den in rest",
          {"q", "tile", "slice", "score", "p", "in", "den", "tops", "rest"},
          512,
          "attend_kernel",
-         9,
-         {attend_tile, attend_put, attend_tile, attend_slices,
+         8,
+         {attend_put, attend_tile, attend_slices,
           [](const Config &, Thread &x) {
               const Int i = x.lane() + x.any("round", 0, ATTEND_TILE / 32 - 1) * 32;
 
@@ -168,7 +168,7 @@ attend_stages()
               x.use_of(x.lane(), "den", WRITE, attend_told(x), x.lane() < ATTEND_PARTS);
               x.use("rest", WRITE, h, 1, x.lane() == 0);
           },
-          attend_tile, attend_values, attend_send,
+          attend_values, attend_tile, attend_values, attend_send,
           [](const Config &k, Thread &x) {
               x.use_in(x.any("line", 0, ATTEND_PARTS * ATTEND_HEADS - 1), "in", READ,
                        x.any("c", 0, k.c.head_dim - 1));

@@ -69,26 +69,25 @@ clear_sums(float (*to)[4])
             to[t][j] = 0.0f;
 }
 
-/* Sums of this block's part, to who adds up those dims. */
+static_assert((int)WARPS == (int)PARTS && TILES * 4 <= ATTEND_PAIRS, "who adds up what");
+
+/* Sums of this block's part, to who adds up those dims: block w has those that warps w have. */
 static __device__ __forceinline__ void
 send(int dim, cg::cluster_group &cluster, const float (*acc)[4], float *in)
 {
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const int tiles = attend_tiles(dim), dims = dim / PARTS;
-    const int first = attend_sent((int)cluster.block_rank(), 0);
+    const int tiles = attend_tiles(dim), dims = tiles * 8;
+    const int first = attend_sent((int)cluster.block_rank(), mma_row(lane, 0));
+    float *to = cluster.map_shared_rank(in, warp) + attend_row_f32(first, dims) +
+                mma_col(lane, 0);
 
 #pragma unroll
     for (int t = 0; t < TILES; t++) {
-        const int c = attend_dims(warp, tiles, t) + mma_col(lane, 0);
-
-        if (t >= tiles || c >= dim)
+        if (t >= tiles || attend_dims(warp, tiles, t) >= dim)
             break;
-        float *to = cluster.map_shared_rank(in, c / dims) + c % dims;
-
-#pragma unroll
-        for (int i = 0; i < 4; i += 2)
-            *(float2 *)(to + attend_row_f32(first + mma_row(lane, i), dims)) =
-                make_float2(acc[t][i], acc[t][i + 1]);
+        *(float2 *)(to + t * 8) = make_float2(acc[t][0], acc[t][1]);
+        *(float2 *)(to + attend_row_f32(mma_row(0, 2), dims) + t * 8) =
+            make_float2(acc[t][2], acc[t][3]);
     }
 }
 
@@ -97,31 +96,27 @@ static __device__ __forceinline__ void
 finish(const struct attend_args &a, int rank, int row, int h0, const float *in,
        const double *den, const float *rest)
 {
-    const int dims = a.dim / PARTS;
+    const int tiles = attend_tiles(a.dim), at = attend_pair(threadIdx.x);
+    const int h = attend_pair_head(threadIdx.x), c = attend_dims(rank, tiles, 0) + at;
+    struct sums x = {};
 
-    for (int i = threadIdx.x; i < HEADS * dims / 2; i += THREADS) {
-        const int h = i / (dims / 2), at = attend_pair(i, dims), c = rank * dims + at;
-        struct sums x = {};
-
-        if (h0 + h >= a.n_heads)
-            continue;
+    if (h >= HEADS || h0 + h >= a.n_heads || at >= tiles * 8 || c >= a.dim)
+        return;
 #pragma unroll
-        for (int r = 0; r < PARTS; r++) {
-            const int from = attend_sent(r, h);
+    for (int r = 0; r < PARTS; r++) {
+        const int from = attend_sent(r, h);
 
-            add_part(&x, *(const float2 *)(in + attend_row_f32(from, dims) + at),
-                     den[from]);
-        }
-        put_pair(a, row, h0 + h, c, x.re, x.im, x.den + (double)rest[h]);
+        add_part(&x, *(const float2 *)(in + attend_row_f32(from, tiles * 8) + at),
+                 den[from]);
     }
+    put_pair(a, row, h0 + h, c, x.re, x.im, inverse_of(x.den + (double)rest[h]));
 }
 
 /* Weights of this block's keys under the maximum of all blocks, their sums to all of them, and what
  * the sink adds. A warp has a head. */
 static __device__ __forceinline__ void
-weigh(const struct attend_args &a, cg::cluster_group &cluster, int h0, int piece,
-      int padded, int cap, const float *tops, const float *score, uint16_t *p, double *den,
-      float *rest)
+weigh(cg::cluster_group &cluster, float sink, int piece, int padded, int cap,
+      const float *tops, const float *score, uint16_t *p, double *den, float *rest)
 {
     const int h = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int rank = (int)cluster.block_rank();
@@ -134,64 +129,77 @@ weigh(const struct attend_args &a, cg::cluster_group &cluster, int h0, int piece
     if (lane < PARTS)
         cluster.map_shared_rank(den, lane)[attend_sent(rank, h)] = sum;
     if (lane == 0)
-        rest[h] = h0 + h < a.n_heads ? exp_f32(a.sink[h0 + h] - most) : 0.0f;
+        rest[h] = weight_of(sink, most);
 }
 
-/* Grid: PARTS, groups of HEADS, rows. */
+/* Grid: PARTS, groups of HEADS, rows. WHOLE: a block has all keys of its part in one tile, which is
+ * one piece. */
+template <bool WHOLE>
 static __global__ void __launch_bounds__(THREADS)
-attend_kernel(const __grid_constant__ struct attend_args a)
+attend_kernel(const __grid_constant__ struct attend_args a,
+              const __grid_constant__ struct attend_plan s)
 {
     LAUNCH_SHARED(128, uint8_t, memory);
     cg::cluster_group cluster = cg::this_cluster();
-    const struct attend_plan s = attend_plan_for(a.dim, a.max_keys);
     const int row = blockIdx.z, h0 = blockIdx.y * HEADS, rank = (int)cluster.block_rank();
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const int cap = attend_part(a.max_keys);
     uint16_t *tile = (uint16_t *)(memory + s.keys), *q = (uint16_t *)(memory + s.q);
     uint16_t *p = (uint16_t *)(memory + s.p);
     float *score = (float *)(memory + s.score), *in = (float *)(memory + s.in);
     float *slice = (float *)(memory + s.slice), *tops = (float *)(memory + s.tops);
     float *rest = (float *)(memory + s.rest);
     double *den = (double *)(memory + s.den);
-    const double by = 1.0 / sqrt((double)a.dim);
     float top = -CUDART_INF_F, acc[1][TILES][4] = {};
+    struct head head = {};
 
     pdl_go();
+    cluster_begin();
     const struct list l = list_of(a, row);
-    const int piece = attend_piece(attend_part(l.n));
+    const float sink = h0 + warp < a.n_heads ? a.sink[h0 + warp] : -CUDART_INF_F;
     const int first = attend_first(l.n, rank), end = attend_first(l.n, rank + 1);
     const int n = end - first, padded = (n + 15) / 16 * 16;
+    const int piece = WHOLE ? padded : attend_piece(attend_part(l.n));
 
-    load_tile(a, l, first, min(s.tile, padded), end, tile, EARLY);
-    cluster.sync(); /* all are there to be written to */
-    pdl_wait();
-    const struct head head = load_head(a, row, h0 + warp);
-
-    load_tile(a, l, first, min(s.tile, padded), end, tile, LATE);
+#pragma unroll 1
+    for (int late = 0; late < 2; late++) {
+        if (late) {
+            pdl_wait();
+            head = load_head(a, row, h0 + warp);
+        }
+        load_tile(a, l, first, WHOLE ? padded : min(s.tile, padded), end, tile,
+                  late ? LATE : EARLY);
+    }
     put_head(a, head, row, q + attend_row(warp, a.dim));
     for (int k = 0; k < padded; k += s.tile) {
-        const int m = min(s.tile, padded - k);
+        const int m = WHOLE ? padded : min(s.tile, padded - k);
 
-        if (k > 0) {
+        if (!WHOLE && k > 0) {
             __syncthreads(); /* the tile before is used up */
             load_again(a, l, first + k, m, end, tile);
         }
         __syncthreads();
         scores_in_slices(a.dim, q, tile, m, slice, s.tile);
         __syncthreads();
-        top = add_slices(slice, m, s.tile, by, n - k, score + attend_row_f32(warp, cap) + k,
-                         top);
+        top = add_slices(slice, m, s.tile, a.scale, n - k,
+                         score + attend_row_f32(warp, s.cap) + k, top);
+        if (WHOLE)
+            break;
     }
     __syncthreads();
     top = warp_max(top);
+    cluster_begun();
     if (lane < PARTS)
         cluster.map_shared_rank(tops, lane)[attend_sent(rank, warp)] = top;
     cluster.sync();
-    weigh(a, cluster, h0, piece, padded, cap, tops, score, p, den, rest);
+    weigh(cluster, sink, piece, padded, s.cap, tops, score, p, den, rest);
     __syncthreads();
     for (int from = 0; from < padded; from += piece) {
         float whole[TILES][4];
 
+        if (WHOLE) {
+            values<1>(a.dim, p, tile, padded, s.cap, acc);
+            break;
+        }
         copy_sums(whole, acc[0]);
         clear_sums(acc[0]);
         for (int k = from; k < min(from + piece, padded); k += s.tile) {
@@ -203,7 +211,7 @@ attend_kernel(const __grid_constant__ struct attend_args a)
                 load_again(a, l, first + k, m, end, tile);
                 __syncthreads();
             }
-            values<1>(a.dim, p + k, tile + attend_row(in_tile, a.dim), m, cap, acc);
+            values<1>(a.dim, p + k, tile + attend_row(in_tile, a.dim), m, s.cap, acc);
         }
         add_sums(acc[0], whole, acc[0]);
     }
@@ -212,20 +220,29 @@ attend_kernel(const __grid_constant__ struct attend_args a)
     finish(a, rank, row, h0, in, den, rest);
 }
 
-int
-attend_cuda(struct cuda_rank *rk, const struct attend_args *a, struct err *e)
+template <bool WHOLE>
+static int
+attend_in(struct cuda_rank *rk, const struct attend_args *a, struct err *e)
 {
     const struct attend_plan s = attend_plan_for(a->dim, a->max_keys);
     const dim3 grid(PARTS, ceil_div(a->n_heads, HEADS), a->n);
 
+    SHARED_TRY(attend_kernel<WHOLE>, s.bytes, e);
+    CLUSTER_TRY(attend_kernel<WHOLE>, e);
+    CU_TRY(launch_cluster(rk, PARTS, attend_kernel<WHOLE>, grid, THREADS, s.bytes, *a, s),
+           e);
+    return 0;
+}
+
+int
+attend_cuda(struct cuda_rank *rk, const struct attend_args *a, struct err *e)
+{
     if (!attend_can(a, a->max_keys, rk->shared_bytes))
         return err_set(e, ERR_INTERNAL, 0, "attend: %d keys of %d", a->max_keys, a->dim);
     if (a->n == 0)
         return 0;
     if (attend_is_long(a))
         return attend_long_cuda(rk, a, e);
-    SHARED_TRY(attend_kernel, s.bytes, e);
-    CLUSTER_TRY(attend_kernel, e);
-    CU_TRY(launch_cluster(rk, PARTS, attend_kernel, grid, THREADS, s.bytes, *a), e);
-    return 0;
+    return attend_part(a->max_keys) <= ATTEND_TILE ? attend_in<true>(rk, a, e)
+                                                   : attend_in<false>(rk, a, e);
 }

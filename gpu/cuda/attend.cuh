@@ -40,15 +40,23 @@ struct list {
     const int *picked;
 };
 
+/* Ratios divide a page's tokens: powers of two. */
+static __device__ __forceinline__ int
+log2_of(int n)
+{
+    return __ffs(n) - 1;
+}
+
 static __device__ __forceinline__ struct list
 list_of(const struct attend_args &a, int row)
 {
     struct list l;
-    const int visible =
-        a.ratio > 0 ? (int)entries_visible(a.rows[row].pos, (uint64_t)a.ratio) : 0;
 
     l.r = a.rows[row];
     l.s = a.spans[l.r.span];
+    const int visible =
+        a.ratio > 0 ? (int)entries_visible(l.r.pos, (uint64_t)1 << log2_of(a.ratio)) : 0;
+
     l.first = window_first(l.r.pos, (uint64_t)a.window);
     l.n_window = window_count(l.r.pos, l.first);
     l.some = a.picked != NULL && visible > a.topk;
@@ -65,15 +73,16 @@ key_at(const struct attend_args &a, const struct list &l, int i, bool *old)
         const uint64_t p = l.first + (uint64_t)i;
 
         *old = p < l.s.start;
-        return *old
-                   ? l.s.rings + a.ring_at +
-                         row_start(ring_slot(p, a.ring_slots), a.row_bytes)
-                   : a.step_rows + row_start(step_row(l.s.row0, p, l.s.start), a.row_bytes);
+        if (!*old)
+            return a.step_rows + row_start(step_row(l.s.row0, p, l.s.start), a.row_bytes);
+        return l.s.rings + a.ring_at +
+               row_start((uint32_t)p % (uint32_t)a.ring_slots, a.row_bytes);
     }
-    const int per_page = KV_PAGE_TOKENS / a.ratio;
-    const uint64_t j = l.some ? l.picked[i - l.n_window] : i - l.n_window;
+    const uint64_t ratio = (uint64_t)1 << log2_of(a.ratio);
+    const uint64_t per_page = (uint64_t)1 << (log2_of(KV_PAGE_TOKENS) - log2_of(a.ratio));
+    const uint64_t j = (uint32_t)(l.some ? l.picked[i - l.n_window] : i - l.n_window);
 
-    *old = (j + 1) * (uint64_t)a.ratio <= l.s.start;
+    *old = (j + 1) * ratio <= l.s.start;
     return l.s.pages[entry_page(j, per_page)] + a.page_at +
            row_start(entry_row(j, per_page), a.row_bytes);
 }
@@ -140,11 +149,10 @@ put_words(struct words x, int codes, int words, uint16_t *row)
 
 #pragma unroll
     for (int w = 0; w < 3; w++) {
-        const int at = lane + w * WARP, group = at / 8;
+        const int at = lane + w * WARP;
 
-        if (at < codes) {
-            const uint32_t e =
-                (group < 4 ? x.scale.x >> 8 * group : x.scale.y >> 8 * (group - 4)) & 0xff;
+        if (w < 2 && at < codes) { /* of 64 words at most: MAX_DIM */
+            const uint32_t e = (w == 0 ? x.scale.x : x.scale.y) >> lane / 8 * 8 & 0xff;
             const uint32_t f = min(e + 60, 254u) << 7;
             const uint2 lo = widen(x.v[w].x, f | f << 16);
             const uint2 hi = widen(x.v[w].y, f | f << 16);
@@ -294,13 +302,14 @@ scores_in_slices(int dim, const uint16_t *q, const uint16_t *tile, int n, float 
     }
 }
 
-/* One from its slices. */
+/* One from its slices: the product as f64 would round it, but for ties of nearly all bits. */
 static __device__ __forceinline__ float
 score_of(const float *c, double by, bool there)
 {
-    const float s = (float)((double)((c[0] + c[1]) + (c[2] + c[3])) * by);
+    const float high = (float)by, low = (float)(by - (double)high);
+    const float sum = (c[0] + c[1]) + (c[2] + c[3]);
 
-    return there ? s : -CUDART_INF_F;
+    return there ? fmaf(sum, high, sum * low) : -CUDART_INF_F;
 }
 
 /* A warp's head: slices to scores; the largest so far. */
@@ -322,6 +331,13 @@ add_slices(const float *slice, int n, int tile, double by, int end, float *score
     return top;
 }
 
+/* What a key weighs, under the maximum. */
+static __device__ __forceinline__ float
+weight_of(float score, float most)
+{
+    return expf(score - most);
+}
+
 /* A warp's head: weights of a part under the maximum of all, rounded; the sum of those not rounded. */
 static __device__ __forceinline__ double
 weights(const float *score, int from, int to, float top, uint16_t *p)
@@ -331,10 +347,10 @@ weights(const float *score, int from, int to, float top, uint16_t *p)
 
 #pragma unroll 1
     for (int i = from + lane; i < to; i += WARP) {
-        const float v = exp_f32(score[i] - top);
+        const float v = weight_of(score[i], top);
 
         sum += (double)v;
-        p[i] = f32_to_bf16(v);
+        p[i] = (uint16_t)to_bf16_pair(v, v);
     }
     return warp_sum(sum);
 }
@@ -388,24 +404,26 @@ add_part(struct sums *x, float2 v, double den)
     x->den += den;
 }
 
+/* What sums are to be multiplied by. */
+static __device__ __forceinline__ float
+inverse_of(double den)
+{
+    return 1.0f / (float)den;
+}
+
 /* Dims c and c + 1 of a head: divided, rotated back. */
 static __device__ __forceinline__ void
-put_pair(const struct attend_args &a, int row, int h, int c, float re, float im, double den)
+put_pair(const struct attend_args &a, int row, int h, int c, float re, float im, float by)
 {
     const int nope = a.dim - a.rope_dim;
-    const float by = (float)den;
+    uint32_t pair = to_bf16_pair(re * by, im * by);
 
-    re = bf16_round(re / by);
-    im = bf16_round(im / by);
     if (c >= nope) {
         const float *cs = a.cs + row_start(row, a.rope_dim) + c - nope;
-        const float x = re, y = im, co = cs[0], si = -cs[1];
 
-        re = bf16_round(fmaf(x, co, -(y * si)));
-        im = bf16_round(fmaf(x, si, y * co));
+        pair = query_turned(pair, cs[0], -cs[1]);
     }
-    *(uint32_t *)(a.o + row_start(row_start(row, a.n_heads) + h, a.dim) + c) =
-        f32_to_bf16(re) | (uint32_t)f32_to_bf16(im) << 16;
+    *(uint32_t *)(a.o + row_start(row_start(row, a.n_heads) + h, a.dim) + c) = pair;
 }
 
 #endif /* GPU_CUDA_ATTEND_CUH */

@@ -8,7 +8,9 @@
 #include "gpu/cuda/attend.cuh"
 
 enum {
-    SUM_PAIRS = 8,      /* of dims a block of the last kernel */
+    SUM_PAIRS = 4, /* of dims a block of the last kernel */
+    SUM_AT_ONCE =
+        PARTS, /* pieces that are on their way to it: there are so many, or a multiple */
     MOST_BLOCKS = 1024, /* with more, clusters are as good, and need no scratch */
 };
 
@@ -77,24 +79,27 @@ long_scores_kernel(const __grid_constant__ struct attend_args a)
     const int at = (row * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
     uint16_t *tile = (uint16_t *)memory, *q = tile + attend_row(ATTEND_PIECE, a.dim);
     float *slice = (float *)(q + attend_row(HEADS, a.dim));
-    const double by = 1.0 / sqrt((double)a.dim);
 
     pdl_go();
     const struct list l = list_of(a, row);
     const struct stretch s = stretch_of(l.n, blockIdx.x);
     const struct left x = left_of(a, gridDim.y, gridDim.x, at);
+    struct head head = {};
 
-    load_tile(a, l, s.first, s.padded, s.end, tile, EARLY);
-    pdl_wait();
-    const struct head head = load_head(a, row, h0 + warp);
-
-    load_tile(a, l, s.first, s.padded, s.end, tile, LATE);
+#pragma unroll 1
+    for (int late = 0; late < 2; late++) {
+        if (late) {
+            pdl_wait();
+            head = load_head(a, row, h0 + warp);
+        }
+        load_tile(a, l, s.first, s.padded, s.end, tile, late ? LATE : EARLY);
+    }
     put_head(a, head, row, q + attend_row(warp, a.dim));
     __syncthreads();
     scores_in_slices(a.dim, q, tile, s.padded, slice, ATTEND_PIECE);
     __syncthreads();
     const float top =
-        warp_max(add_slices(slice, s.padded, ATTEND_PIECE, by, s.n,
+        warp_max(add_slices(slice, s.padded, ATTEND_PIECE, a.scale, s.n,
                             x.score + row_start(warp, ATTEND_PIECE), -CUDART_INF_F));
 
     if (lane == 0)
@@ -116,22 +121,27 @@ long_values_kernel(const __grid_constant__ struct attend_args a)
     pdl_go();
     const struct list l = list_of(a, row);
     const struct stretch s = stretch_of(l.n, blockIdx.x);
+    const float sink = h0 + warp < a.n_heads ? a.sink[h0 + warp] : -CUDART_INF_F;
     const struct left all = left_of(a, gridDim.y, gridDim.x, first);
     const struct left x = left_of(a, gridDim.y, gridDim.x, first + blockIdx.x);
 
-    load_tile(a, l, s.first, s.padded, s.end, tile, EARLY);
-    pdl_wait();
-    for (int i = lane; i < s.blocks; i += WARP)
-        most = fmaxf(most, all.top[row_start(i, HEADS) + warp]);
+#pragma unroll 1
+    for (int late = 0; late < 2; late++) {
+        if (late) {
+            pdl_wait();
+            for (int i = lane; i < s.blocks; i += WARP)
+                most = fmaxf(most, all.top[row_start(i, HEADS) + warp]);
+        }
+        load_tile(a, l, s.first, s.padded, s.end, tile, late ? LATE : EARLY);
+    }
     most = warp_max(most);
-    load_tile(a, l, s.first, s.padded, s.end, tile, LATE);
     const double den = weights(x.score + row_start(warp, ATTEND_PIECE), 0, s.padded, most,
                                p + attend_row(warp, ATTEND_PIECE));
 
     if (lane == 0) {
         x.den[warp] = den;
         if (blockIdx.x == 0)
-            x.rest[warp] = h0 + warp < a.n_heads ? exp_f32(a.sink[h0 + warp] - most) : 0.0f;
+            x.rest[warp] = weight_of(sink, most);
     }
     __syncthreads();
     values<1>(a.dim, p, tile, s.padded, ATTEND_PIECE, acc);
@@ -148,14 +158,17 @@ long_values_kernel(const __grid_constant__ struct attend_args a)
     }
 }
 
-/* Grid: pairs of dims, groups, rows. A thread adds up a pair of one head. */
-static __global__ void __launch_bounds__(HEADS *SUM_PAIRS)
+/* Grid: pairs of dims, groups, rows. A thread adds up a pair of one head: pieces in their order to
+ * parts, and these in theirs. One block a multiprocessor will do: for more of them there would be
+ * registers for two loads at a time. */
+static __global__ void __launch_bounds__(HEADS *SUM_PAIRS, 1)
 long_sums_kernel(const __grid_constant__ struct attend_args a, int blocks)
 {
     const int row = blockIdx.z, h = threadIdx.x / SUM_PAIRS;
     const int c = 2 * (blockIdx.x * SUM_PAIRS + threadIdx.x % SUM_PAIRS);
     const int first = (row * gridDim.y + blockIdx.y) * blocks;
-    struct sums all = {};
+    struct sums all = {}, part = {};
+    int in_part = 0;
 
     pdl_go();
     const struct list l = list_of(a, row);
@@ -163,21 +176,31 @@ long_sums_kernel(const __grid_constant__ struct attend_args a, int blocks)
     const struct left x = left_of(a, gridDim.y, blocks, first);
 
     pdl_wait();
-    if (c >= a.dim || blockIdx.y * HEADS + h >= a.n_heads)
-        return;
-#pragma unroll 4
-    for (int r = 0; r < PARTS; r++) {
-        struct sums part = {};
+#pragma unroll 1
+    for (int at = 0; at < PARTS * pieces; at += SUM_AT_ONCE) {
+        float2 v[SUM_AT_ONCE];
+        double den[SUM_AT_ONCE];
 
-        for (int i = 0; i < pieces; i++) {
-            const size_t at = row_start(r * pieces + i, HEADS) + h;
+#pragma unroll
+        for (int u = 0; u < SUM_AT_ONCE; u++) {
+            const size_t from = row_start(at + u, HEADS) + h;
 
-            add_part(&part, *(const float2 *)(x.out + row_start(at, a.dim) + c), x.den[at]);
+            v[u] = *(const float2 *)(x.out + row_start(from, a.dim) + c);
+            den[u] = x.den[from];
         }
-        add_part(&all, make_float2(part.re, part.im), part.den);
+#pragma unroll
+        for (int u = 0; u < SUM_AT_ONCE; u++) {
+            add_part(&part, v[u], den[u]);
+            if (++in_part == pieces) {
+                add_part(&all, make_float2(part.re, part.im), part.den);
+                part = {};
+                in_part = 0;
+            }
+        }
     }
-    put_pair(a, row, blockIdx.y * HEADS + h, c, all.re, all.im,
-             all.den + (double)x.rest[h]);
+    if (blockIdx.y * HEADS + h < a.n_heads)
+        put_pair(a, row, blockIdx.y * HEADS + h, c, all.re, all.im,
+                 inverse_of(all.den + (double)x.rest[h]));
 }
 
 /* Blocks for each row and group. */

@@ -367,6 +367,7 @@ attend(struct backend *b, const struct layer *l, const struct cuda_rows *r, stru
                                   .max_keys = most_keys(b, l, r),
                                   .raw = takes_raw(b, r),
                                   .per_dim = 1.0 / c->head_dim,
+                                  .scale = 1.0 / sqrt(c->head_dim),
                                   .eps = c->rms_eps,
                                   .scratch = s->score,
                                   .scratch_bytes = s->score_bytes};

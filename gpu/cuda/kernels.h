@@ -272,8 +272,8 @@ struct attend_args {
     const float *sink, *cs;
     size_t row_bytes, ring_at, page_at;
     int n, n_heads, dim, rope_dim, window, ring_slots, ratio, topk, max_keys;
-    bool raw;       /* q is as the product left it: to be normed and rotated */
-    double per_dim; /* 1 / dim */
+    bool raw;              /* q is as the product left it: to be normed and rotated */
+    double per_dim, scale; /* 1 / dim, of scores */
     float eps;
     float *scratch; /* for long lists; or none */
     size_t scratch_bytes;

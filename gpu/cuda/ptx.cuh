@@ -126,6 +126,20 @@ arrive(uint32_t *n)
     return before;
 }
 
+/* The thread is here: with cluster_begun, so that it may go on in between. Orders nothing. */
+static __device__ __forceinline__ void
+cluster_begin(void)
+{
+    asm volatile("barrier.cluster.arrive.relaxed;");
+}
+
+/* All threads of the cluster have said so: their shared memory is there to be written to. */
+static __device__ __forceinline__ void
+cluster_begun(void)
+{
+    asm volatile("barrier.cluster.wait;" ::: "memory");
+}
+
 /* All kernels in front of this one are done, and what they wrote is there to see. */
 static __device__ __forceinline__ void
 pdl_wait(void)

@@ -15,6 +15,7 @@ enum {
     ATTEND_TILE = 128,  /* keys in shared memory at most, if they are all of a block */
     ATTEND_AGAIN = 96,  /* and if more are to come */
     ATTEND_PIECE = 144, /* keys that are added up in one go at most */
+    ATTEND_PAIRS = 16,  /* of dims that a block adds up, at most */
     ATTEND_PAD = 8,     /* elements behind a row: rows begin in other banks */
     ATTEND_PAD_F32 = 4, /* the same of f32 */
 };
@@ -63,42 +64,6 @@ attend_row_f32(INDEX_INT h, INDEX_INT n)
     return h * (n + ATTEND_PAD_F32);
 }
 
-/* Shared memory, by offsets. */
-struct attend_plan {
-    INDEX_INT tile, keys, q, slice, in, score, p, den, tops, rest, bytes;
-};
-
-INDEX_FN struct attend_plan
-attend_plan_for(INDEX_INT dim, INDEX_INT max_keys)
-{
-    const INDEX_INT cap = attend_part(max_keys), sent = ATTEND_PARTS * ATTEND_HEADS;
-    INDEX_INT end, in_end;
-    struct attend_plan s;
-
-    s.tile = INDEX_IF(cap > ATTEND_TILE, ATTEND_AGAIN, cap);
-    s.keys = 0;                                        /* bf16 [tile][dim] */
-    s.q = attend_row(s.tile, dim) * 2;                 /* bf16 [HEADS][dim] */
-    s.slice = s.q + attend_row(ATTEND_HEADS, dim) * 2; /* f32 [SLICES][HEADS][tile] */
-    s.in = s.q; /* f32 [PARTS][HEADS][dim / PARTS], when scores are made */
-    end = s.slice + attend_row_f32(ATTEND_SLICES * ATTEND_HEADS, s.tile) * 4;
-    in_end = s.in + attend_row_f32(sent, dim / ATTEND_PARTS) * 4;
-    s.score = INDEX_IF(end < in_end, in_end, end);         /* f32 [HEADS][cap] */
-    s.p = s.score + attend_row_f32(ATTEND_HEADS, cap) * 4; /* bf16 [HEADS][cap] */
-    s.den = s.p + attend_row(ATTEND_HEADS, cap) * 2;       /* f64 [PARTS][HEADS] */
-    s.tops = s.den + sent * 8;                             /* f32 [PARTS][HEADS] */
-    s.rest = s.tops + sent * 4;                            /* f32 [HEADS] */
-    s.bytes = s.rest + ATTEND_HEADS * 4;
-    return s;
-}
-
-/* Elements that 8 bytes of a packed key become: word `at` is 8 codes, or behind `codes`
- * words 4 elements of bf16. */
-INDEX_FN INDEX_INT
-attend_element(INDEX_INT at, INDEX_INT codes)
-{
-    return INDEX_IF(at < codes, at * 8, codes * 8 + (at - codes) * 4);
-}
-
 /* Eights of dims that one of HEADS warps has. */
 INDEX_FN INDEX_INT
 attend_tiles(INDEX_INT dim)
@@ -113,6 +78,43 @@ attend_dims(INDEX_INT warp, INDEX_INT tiles, INDEX_INT t)
     return (warp * tiles + t) * 8;
 }
 
+/* Shared memory, by offsets. */
+struct attend_plan {
+    INDEX_INT cap, tile, keys, q, slice, in, score, p, den, tops, rest, bytes;
+};
+
+INDEX_FN struct attend_plan
+attend_plan_for(INDEX_INT dim, INDEX_INT max_keys)
+{
+    const INDEX_INT sent = ATTEND_PARTS * ATTEND_HEADS;
+    INDEX_INT end, in_end;
+    struct attend_plan s;
+
+    s.cap = attend_part(max_keys); /* keys of a block */
+    s.tile = INDEX_IF(s.cap > ATTEND_TILE, ATTEND_AGAIN, s.cap);
+    s.keys = 0;                                        /* bf16 [tile][dim] */
+    s.q = attend_row(s.tile, dim) * 2;                 /* bf16 [HEADS][dim] */
+    s.slice = s.q + attend_row(ATTEND_HEADS, dim) * 2; /* f32 [SLICES][HEADS][tile] */
+    s.in = s.q; /* f32 [PARTS][HEADS][a warp's dims], when scores are made */
+    end = s.slice + attend_row_f32(ATTEND_SLICES * ATTEND_HEADS, s.tile) * 4;
+    in_end = s.in + attend_row_f32(sent, attend_tiles(dim) * 8) * 4;
+    s.score = INDEX_IF(end < in_end, in_end, end);           /* f32 [HEADS][cap] */
+    s.p = s.score + attend_row_f32(ATTEND_HEADS, s.cap) * 4; /* bf16 [HEADS][cap] */
+    s.den = s.p + attend_row(ATTEND_HEADS, s.cap) * 2;       /* f64 [PARTS][HEADS] */
+    s.tops = s.den + sent * 8;                               /* f32 [PARTS][HEADS] */
+    s.rest = s.tops + sent * 4;                              /* f32 [HEADS] */
+    s.bytes = s.rest + ATTEND_HEADS * 4;
+    return s;
+}
+
+/* Elements that 8 bytes of a packed key become: word `at` is 8 codes, or behind `codes`
+ * words 4 elements of bf16. */
+INDEX_FN INDEX_INT
+attend_element(INDEX_INT at, INDEX_INT codes)
+{
+    return INDEX_IF(at < codes, at * 8, codes * 8 + (at - codes) * 4);
+}
+
 /* Row h of what block `rank` of a cluster sends to another. */
 INDEX_FN INDEX_INT
 attend_sent(INDEX_INT rank, INDEX_INT h)
@@ -120,11 +122,18 @@ attend_sent(INDEX_INT rank, INDEX_INT h)
     return rank * ATTEND_HEADS + h;
 }
 
-/* The first of pair i of [HEADS][dims]. */
+/* Who adds up what parts send: thread t the pair of dims attend_pair(t), of those that a block has,
+ * of head attend_pair_head(t). */
 INDEX_FN INDEX_INT
-attend_pair(INDEX_INT i, INDEX_INT dims)
+attend_pair(INDEX_INT t)
 {
-    return i % (dims / 2) * 2;
+    return t % ATTEND_PAIRS * 2;
+}
+
+INDEX_FN INDEX_INT
+attend_pair_head(INDEX_INT t)
+{
+    return t / ATTEND_PAIRS;
 }
 
 #endif /* GPU_INDEX_ATTEND_H */

@@ -6,6 +6,7 @@
  */
 #include "config.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -128,6 +129,7 @@ make_world(const struct shape *s, struct world *w)
                               .ratio = s->ratio,
                               .topk = s->topk,
                               .per_dim = 1.0 / s->dim,
+                              .scale = 1.0 / sqrt(s->dim),
                               .eps = 1e-6f}};
     while (n < MOST_ROWS && (n == 0 || s->pos[n] != 0))
         n++;

@@ -384,13 +384,17 @@ test_attend(void **state)
         assert_true(once(codes * 8 + 64));
     }
     for (int dim = 64; dim <= 512; dim += 64) {
-        const int dims = dim / ATTEND_PARTS;
+        const int dims = attend_tiles(dim) * 8;
 
         clear();
         for (int rank = 0; rank < ATTEND_PARTS; rank++)
-            for (int i = 0; i < dims / 2; i++) {
-                hit((uint64_t)(rank * dims + attend_pair(i, dims)));
-                hit((uint64_t)(rank * dims + attend_pair(i, dims)) + 1);
+            for (int i = 0; i < ATTEND_PAIRS; i++) {
+                const int c = attend_dims(rank, dims / 8, 0) + attend_pair(i);
+
+                if (attend_pair(i) < dims && c < dim) {
+                    hit((uint64_t)c);
+                    hit((uint64_t)c + 1);
+                }
             }
         assert_true(once(dim));
         clear();

@@ -80,6 +80,18 @@ arrive(uint32_t *n)
     return (*n)++;
 }
 
+/* Who waits for all does so at one place. */
+static inline void
+cluster_begin(void)
+{
+}
+
+static inline void
+cluster_begun(void)
+{
+    simt_cluster_barrier();
+}
+
 static inline void
 pdl_wait(void)
 {
