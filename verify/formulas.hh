@@ -16,6 +16,7 @@ namespace formula
 {
 #include "gpu/index.h"
 #include "gpu/index/attend.h"
+#include "gpu/index/attend_many.h"
 #include "gpu/index/attention.h"
 #include "gpu/index/choose.h"
 #include "gpu/index/compress.h"

@@ -316,9 +316,10 @@ main(int argc, char **argv)
     if (!list)
         printf("%-9s %-20s %7s  %-8s %7s  %7s  %s\n", "group", "obligation", "configs",
                "result", "ms", "mutant", "the mutant");
-    for (const auto *group : {&rings, &pages, &files, &formats, &keys, &compress, &indexer,
-                              &attention, &rows, &streams, &linear, &packed, &attend,
-                              &choosing, &experts, &inputs, &sampling, &steps, &stages}) {
+    for (const auto *group :
+         {&rings,     &pages,   &files,   &formats,  &keys,   &compress, &indexer,
+          &attention, &rows,    &streams, &linear,   &packed, &attend,   &attend_many,
+          &choosing,  &experts, &inputs,  &sampling, &steps,  &stages}) {
         for (const Obligation &o : *group) {
             if (list) {
                 printf("%-9s %-20s %s\n", o.group, o.name, o.says);

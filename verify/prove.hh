@@ -69,8 +69,8 @@ struct Obligation {
 
 /* Each group's list; prove.cc runs them all. */
 extern const std::vector<Obligation> rings, pages, files, formats, keys, compress, indexer,
-    attention, rows, streams, linear, packed, attend, choosing, experts, inputs, sampling,
-    steps, stages;
+    attention, rows, streams, linear, packed, attend, attend_many, choosing, experts,
+    inputs, sampling, steps, stages;
 
 /* Whether kernels have the barriers that stages.cc says; prints them. */
 bool check_stages(const std::string &sources);

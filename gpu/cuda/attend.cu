@@ -243,6 +243,8 @@ attend_cuda(struct cuda_rank *rk, const struct attend_args *a, struct err *e)
         return 0;
     if (attend_is_long(a))
         return attend_long_cuda(rk, a, e);
+    if (attend_is_many(rk, a))
+        return attend_many_cuda(rk, a, e);
     return attend_part(a->max_keys) <= ATTEND_TILE ? attend_in<true>(rk, a, e)
                                                    : attend_in<false>(rk, a, e);
 }

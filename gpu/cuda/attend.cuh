@@ -30,6 +30,10 @@ enum {
 bool attend_is_long(const struct attend_args *a);
 int attend_long_cuda(struct cuda_rank *rk, const struct attend_args *a, struct err *e);
 
+/* attend_many.cu: the same. */
+bool attend_is_many(const struct cuda_rank *rk, const struct attend_args *a);
+int attend_many_cuda(struct cuda_rank *rk, const struct attend_args *a, struct err *e);
+
 /* What a query row looks at. */
 struct list {
     struct dev_row r;
@@ -87,7 +91,15 @@ key_at(const struct attend_args &a, const struct list &l, int i, bool *old)
            row_start(entry_row(j, per_page), a.row_bytes);
 }
 
-/* Four e4m3 codes under scale 2^(e - 127) as bf16: by their bits 2^120 too small. */
+/* What of a scale 2^(e - 127) is left to multiply by, when e4m3 codes have been multiplied by 2^60:
+ * by their bits they are 2^120 too small. */
+static __device__ __forceinline__ uint32_t
+factor_bf16(uint32_t e)
+{
+    return min(e + 60, 254u) << 7;
+}
+
+/* Four e4m3 codes as bf16. */
 static __device__ __forceinline__ uint2
 widen(uint32_t w, uint32_t factor)
 {
@@ -153,7 +165,7 @@ put_words(struct words x, int codes, int words, uint16_t *row)
 
         if (w < 2 && at < codes) { /* of 64 words at most: MAX_DIM */
             const uint32_t e = (w == 0 ? x.scale.x : x.scale.y) >> lane / 8 * 8 & 0xff;
-            const uint32_t f = min(e + 60, 254u) << 7;
+            const uint32_t f = factor_bf16(e);
             const uint2 lo = widen(x.v[w].x, f | f << 16);
             const uint2 hi = widen(x.v[w].y, f | f << 16);
 

@@ -270,6 +270,30 @@ rows_alone(const struct shape *s, const struct world *w, const uint16_t *want)
     }
 }
 
+/* A block a row and clusters have the same bits, whichever a device of that size would take. */
+static void
+forms_agree(const struct world *w, const uint16_t *want)
+{
+    static const int sizes[] = {0, 1 << 20};
+    const size_t bytes = (size_t)w->a.n * (size_t)w->a.n_heads * (size_t)w->a.dim * 2;
+    const int sms = rk.sms;
+
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        struct attend_args a = w->a;
+        uint16_t *got;
+
+        rk.sms = sizes[i];
+        got = run(a);
+        assert_memory_equal(got, want, bytes);
+        free(got);
+        a.window--;
+        got = run(a);
+        assert_int_not_equal(memcmp(got, want, bytes), 0);
+        free(got);
+    }
+    rk.sms = sms;
+}
+
 void
 test_attend(void **state)
 {
@@ -279,6 +303,9 @@ test_attend(void **state)
         {20, 128, 64, 4, 0, {1023, 32767, 2047, 3, 511, 33}},
         {18, 192, 64, 4, 48, {1023, 200, 160, 4000, 191}},
         {40, 64, 32, 4, 16, {1023, 7, 80, 95, 63, 64}},
+        {20, 512, 64, 4, 512, {4095, 2047, 2303}},
+        {33, 512, 64, 0, 0, {0, 1, 15, 16, 47, 63, 200}},
+        {5, 512, 64, 4, 80, {64, 67, 190, 319, 900}},
     };
 
     (void)state;
@@ -293,6 +320,7 @@ test_attend(void **state)
         w.a.max_keys = w.longest;
         want = plain(&w);
         got = run(w.a); /* in clusters: there is no scratch */
+        forms_agree(&w, got);
         w.a.scratch_bytes = (size_t)16 << 20;
         w.a.scratch = dev_poison(w.a.scratch_bytes);
         print_message("# attend %d x %d, lists of %d: %d of %zu not bit for bit\n",

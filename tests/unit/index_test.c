@@ -19,6 +19,7 @@
 #include "base/fp.h"
 #include "gpu/index.h"
 #include "gpu/index/attend.h"
+#include "gpu/index/attend_many.h"
 #include "gpu/index/attention.h"
 #include "gpu/index/choose.h"
 #include "gpu/index/compress.h"
@@ -360,6 +361,50 @@ test_attention(void **state)
     }
 }
 
+/* Keys of a tile by warps that load them and teams that multiply them, bytes of one, slots. */
+static void
+test_attend_many(void **state)
+{
+    (void)state;
+    for (int eights = 1; eights <= 2; eights++) {
+        clear();
+        for (int warp = 0; warp < 16; warp++)
+            for (int t = 0; t < eights; t++) {
+                hit((uint64_t)many_load(warp, t, eights));
+                hit((uint64_t)many_load(warp, t, eights) + 1);
+            }
+        assert_true(once(many_tile(eights)));
+        clear();
+        for (int team = 0; team < MANY_TEAMS; team++)
+            for (int t = 0; t < eights; t++)
+                for (int i = 0; i < 8; i++)
+                    hit((uint64_t)(many_eight(team, t, eights) + i));
+        assert_true(once(many_tile(eights)));
+        clear();
+        for (int i = 0; i < MANY_STAGES * MANY_TEAMS * 2 * eights * ATTEND_SLICES * 32; i++)
+            hit((uint64_t)many_slice(i / 32 / ATTEND_SLICES / eights / 2 / MANY_TEAMS,
+                                     i / 32 / ATTEND_SLICES / eights / 2 % MANY_TEAMS,
+                                     i / 32 / ATTEND_SLICES % (2 * eights),
+                                     i / 32 % ATTEND_SLICES, i % 32, eights));
+        assert_true(once(many_slice(MANY_STAGES, 0, 0, 0, 0, eights)));
+        for (int n = 1; n <= 700; n++)
+            assert_true(many_cap(n, eights) >= n &&
+                        many_cap(n, eights) < n + many_tile(eights));
+    }
+    clear();
+    for (int i = 0; i < MANY_UNITS * 16; i++)
+        hit((uint64_t)i);
+    for (int piece = 0; piece < MANY_WIDE; piece++) {
+        assert_int_equal(many_wide(0, piece), many_behind(piece));
+        for (int i = 0; i < 16; i++)
+            hit((uint64_t)(many_wide(0, piece) + i));
+    }
+    assert_true(once(MANY_NOPE + MANY_WIDE * 16));
+    for (int first = 0; first < 40; first++)
+        for (int i = 0; i < 17; i++)
+            assert_int_equal(many_slot(first % 17, i, 17), (first + i) % 17);
+}
+
 /* Parts of lists of any length, words of a key, dims of blocks and warps. */
 static void
 test_attend(void **state)
@@ -699,10 +744,11 @@ main(void)
         cmocka_unit_test(test_compress), cmocka_unit_test(test_indexer_tiles),
         cmocka_unit_test(test_topk),     cmocka_unit_test(test_rows),
         cmocka_unit_test(test_streams),  cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_attend),   cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_packed),   cmocka_unit_test(test_bits),
-        cmocka_unit_test(test_grids),    cmocka_unit_test(test_choose),
-        cmocka_unit_test(test_sample),   cmocka_unit_test(test_records),
+        cmocka_unit_test(test_attend),   cmocka_unit_test(test_attend_many),
+        cmocka_unit_test(test_linear),   cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_bits),     cmocka_unit_test(test_grids),
+        cmocka_unit_test(test_choose),   cmocka_unit_test(test_sample),
+        cmocka_unit_test(test_records),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
