@@ -48,6 +48,33 @@ load_beside(const uint2 *p)
     return v;
 }
 
+/* 16 bytes begin their way to shared memory, or zeros if they are not there. Nothing may read or
+ * write there before copies_wait; from then on this thread sees them, others behind a barrier. */
+static __device__ __forceinline__ void
+copy_async(void *to, const void *from, bool there)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :
+                 : "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from),
+                   "r"(there ? 16 : 0)
+                 : "memory");
+}
+
+/* Copies that this thread has begun since the call before are one group. */
+static __device__ __forceinline__ void
+copies_close(void)
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* All groups of this thread but the last N are done. */
+template <int N>
+static __device__ __forceinline__ void
+copies_wait(void)
+{
+    asm volatile("cp.async.wait_group %0;" : : "n"(N) : "memory");
+}
+
 /* Where p points begins its way to the second cache. */
 static __device__ __forceinline__ void
 prefetch_l2(const void *p)

@@ -318,6 +318,8 @@ thread_ends(void)
     struct warp *w = &block->warp[now / SIMT_WARP];
     const uint32_t me = 1u << now % SIMT_WARP;
 
+    if (simt_copies_left() > 0)
+        give_up("thread %u ends while copies of it are under way", now);
     if (w->waiting != 0 && (w->mask & me))
         give_up("thread %u ends while lanes %08x of its warp wait for it", now, w->waiting);
     w->alive &= ~me;
@@ -399,6 +401,7 @@ begin_block(struct block *b, unsigned k, uint64_t i)
     }
     for (unsigned w = 0; w < WARPS; w++)
         set_ready(b, w, b->warp[w].alive);
+    simt_copies_begin(k, launch->threads);
     memset(b->dynamic, 0xff, launch->shared + GUARD);
     if (n_blocks > 1)
         copy((uint64_t *)b->image, NULL, section_bytes());

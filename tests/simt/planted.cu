@@ -131,6 +131,32 @@ warp_kernel(double *out)
     at[10 * WARP] = __uint_as_float(times_bf16x2(0x3fc04000, 0x40003f80));
 }
 
+/* out [2][WARP][4]: x of the lane beside, by copies in two groups, of which the second is waited for
+ * after the first was read; and zeros from odd lanes of the second. */
+static __global__ void __launch_bounds__(WARP)
+copies_kernel(const uint32_t *x, uint32_t *out, enum planted bug)
+{
+    LAUNCH_SHARED(16, uint32_t, s);
+    const int t = threadIdx.x;
+
+    for (int i = 0; i < 2; i++) {
+        copy_async(s + (i * WARP + t) * 4, x + t * 4, i == 0 || t % 2 == 0);
+        copies_close();
+    }
+    for (int i = 0; i < 2; i++) {
+        if (bug == PLANTED_EARLY || i == 0)
+            copies_wait<1>();
+        else if (bug != PLANTED_LEFT_OPEN)
+            copies_wait<0>();
+        __syncwarp();
+        for (int j = 0; j < 4; j++)
+            out[(i * WARP + t) * 4 + j] = s[(i * WARP + (t ^ 1)) * 4 + j];
+    }
+    __syncwarp(); /* all have read */
+    if (bug == PLANTED_EARLY)
+        copies_wait<0>();
+}
+
 /* Each place of the grid adds one to its number. */
 static __global__ void __launch_bounds__(THREADS)
 count_kernel(int *out, int add)
@@ -175,6 +201,11 @@ planted_run(struct cuda_rank *rk, enum planted_kernel k, enum planted bug, void 
         break;
     case PLANTED_WARP:
         CU_TRY(launch_kernel(rk->stream, warp_kernel, dim3(1), WARP, 0, (double *)out), e);
+        break;
+    case PLANTED_COPIES:
+        CU_TRY(launch_kernel(rk->stream, copies_kernel, dim3(1), WARP, 2 * room,
+                             (const uint32_t *)(a != NULL ? a : out), (uint32_t *)out, bug),
+               e);
         break;
     case PLANTED_COUNT:
         CU_TRY(launch_kernel(rk->stream, count_kernel, dim3(3, 5, 7), THREADS, 0, ints,

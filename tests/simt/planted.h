@@ -19,6 +19,7 @@ enum planted_kernel {
     PLANTED_CLUSTER,
     PLANTED_PRODUCT,
     PLANTED_WARP,
+    PLANTED_COPIES,
     PLANTED_COUNT,
     PLANTED_TOO_MUCH, /* shared memory that nobody has allowed */
 };
@@ -36,6 +37,8 @@ enum planted {
     PLANTED_LANE_GONE,
     PLANTED_LEFT_EARLY,
     PLANTED_NO_WAIT,
+    PLANTED_EARLY,
+    PLANTED_LEFT_OPEN,
 };
 
 /* out: device memory, as large as the kernel's output (planted.cu); a, b: of the product. */

@@ -105,6 +105,14 @@ simt_op simt_sync_op, simt_exchange_op, simt_match_op, simt_extremes_op, simt_mm
     simt_ldmatrix_op, simt_ldmatrix_trans_op;
 uint32_t simt_ballot(uint32_t mask, bool yes);
 
+/* copies.c: 16 bytes (or zeros) to shared memory, as cp.async does it. Nothing is there before
+ * simt_copies_wait, and then all groups of this thread but so many. */
+void simt_copy(void *to, const void *from, bool there);
+void simt_copies_close(void);
+void simt_copies_wait(unsigned groups);
+unsigned simt_copies_left(void); /* of this thread, which ends: there must be none */
+void simt_copies_begin(unsigned rank, unsigned threads); /* a block's: none yet */
+
 /* runtime.c: put on a stream (a cudaStream_t); a cudaError_t. */
 int simt_launch_on(void *stream, const struct simt_launch *l);
 int simt_allow_shared(const void *kernel, size_t bytes);

@@ -187,6 +187,37 @@ products(void **state)
     free(got);
 }
 
+/* Nothing is there before it is waited for, and all of it is waited for. */
+static void
+copies_beside(void **state)
+{
+    enum { LANES = 32, WORDS = 2 * LANES * 4 };
+
+    static const enum planted bugs[] = {PLANTED_NOTHING, PLANTED_EARLY};
+
+    uint32_t x[LANES * 4];
+    struct err e = {0};
+
+    (void)state;
+    for (uint32_t i = 0; i < LANES * 4; i++)
+        x[i] = i;
+    for (int b = 0; b < 2; b++) {
+        uint32_t *out = dev_poison(WORDS * sizeof *out), *got;
+
+        done(planted_run(&rk, PLANTED_COPIES, bugs[b], out, dev(x, sizeof x), NULL, &e),
+             &e);
+        got = fetch(out, WORDS * sizeof *got);
+        for (uint32_t i = 0; i < WORDS; i++) {
+            const uint32_t lane = i / 4 % LANES ^ 1, second = i / 4 / LANES;
+            const uint32_t want = second && lane % 2 == 1 ? 0 : lane * 4 + i % 4;
+
+            assert_int_equal(got[i], second && b == 1 ? UINT32_MAX : want);
+        }
+        free(got);
+    }
+    ends(PLANTED_COPIES, PLANTED_LEFT_OPEN, "ends while copies of it are under way");
+}
+
 static void
 operations_of_a_warp(void **state)
 {
@@ -341,6 +372,7 @@ main(void)
         TEST(left_early),
         TEST(products),
         TEST(operations_of_a_warp),
+        TEST(copies_beside),
         TEST(streams_and_graphs),
         TEST(traps),
         TEST(memory_of_others),

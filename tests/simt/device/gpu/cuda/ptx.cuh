@@ -27,6 +27,25 @@ load_beside(const uint2 *p)
 }
 
 static inline void
+copy_async(void *to, const void *from, bool there)
+{
+    simt_copy(to, from, there);
+}
+
+static inline void
+copies_close(void)
+{
+    simt_copies_close();
+}
+
+template <int N>
+static inline void
+copies_wait(void)
+{
+    simt_copies_wait(N);
+}
+
+static inline void
 prefetch_l2(const void *)
 {
 }
