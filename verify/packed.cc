@@ -131,11 +131,9 @@ words_are_weights(const Config &, Statement &s)
         const int per = 8 / loads;
         const auto lane = s.two("lane" + n, 0, 31), load = s.two("load" + n, 0, loads - 1),
                    w = s.two("w" + n, 0, 3);
-        const auto output = [&](Int l, Int word) {
-            return Int(packed_output(0, l, loads, word));
-        };
+        const auto output = [&](Int l, Int word) { return Int(packed_output(0, l, word)); };
         const auto input = [&](Int l, Int v, Int word) {
-            return Int(packed_input(0, l, loads, v, s.mutant ? word / 2 * 2 : word));
+            return Int(packed_input(0, l, loads, v, s.mutant ? word % 2 : word));
         };
         const Int o = s.any("o" + n, 0, PACK_M - 1), e = s.any("e" + n, 0, PACK_K - 1);
 
@@ -150,7 +148,7 @@ words_are_weights(const Config &, Statement &s)
         const Int v = loads == 1 ? Int(0) : loads == 2 ? half : half * 2 + e % 8 / 4;
         const Int word = loads == 1   ? half * 2 + o / 8
                          : loads == 2 ? e % 8 / 4 * 2 + o / 8
-                                      : o / 8 * 2 + e % 4 / 2;
+                                      : e % 4 / 2 * 2 + o / 8;
 
         s.claim(output(l, word) == o && input(l, v, word) == e / per * per && v < loads);
     }
@@ -170,16 +168,14 @@ words_fit_mma(const Config &, Statement &s)
 
         /* fragments(): FP4 w[0].x .. w, FP8 w[half], bf16 w[2 half + j] */
         const Int load = loads == 1 ? Int(0) : loads == 2 ? half : half * 2 + j;
-        const Int word = loads == 1   ? half * 2 + high
-                         : loads == 2 ? j * 2 + high
-                                      : high * 2;
+        const Int word = loads == 1 ? half * 2 + high : loads == 2 ? j * 2 + high : high;
         const Int inputs = packed_input(0, lane, loads, load, word);
 
-        s.claim(packed_output(0, lane, loads, s.mutant ? 3 - word : word) == o);
+        s.claim(packed_output(0, lane, s.mutant ? 3 - word : word) == o);
         s.claim(loads == 1 ? inputs + j * 4 == first : inputs == first);
-        if (loads == 4) /* the second two inputs, in the word behind it */
-            s.claim(packed_input(0, lane, loads, load, word + 1) == first + 2 &&
-                    packed_output(0, lane, loads, word + 1) == o);
+        if (loads == 4) /* the second two inputs, in the word behind the other output's */
+            s.claim(packed_input(0, lane, loads, load, word + 2) == first + 2 &&
+                    packed_output(0, lane, word + 2) == o);
     }
 }
 

@@ -54,7 +54,7 @@ pack_kernel(int kind, const uint8_t *w, const uint8_t *scale, uint8_t *to,
         uint32_t v[4];
 
         for (int n = 0; n < 4; n++) {
-            const int o = packed_output(tile, lane, loads, n);
+            const int o = packed_output(tile, lane, n);
             const int k = packed_input(chunk, lane, loads, load, n);
             const uint32_t u = *(const uint32_t *)(w + linear_weight(o, in, 4 * loads, k));
 

@@ -80,8 +80,8 @@ fragments(const uint4 *w, int half, uint32_t (*a)[4])
     } else {
         for (int j = 0; j < 2; j++) {
             a[j][0] = w[2 * half + j].x;
-            a[j][2] = w[2 * half + j].y;
-            a[j][1] = w[2 * half + j].z;
+            a[j][1] = w[2 * half + j].y;
+            a[j][2] = w[2 * half + j].z;
             a[j][3] = w[2 * half + j].w;
         }
     }

@@ -68,18 +68,18 @@ packed_tile(INDEX_T i, INDEX_INT loads, INDEX_INT chunks)
 }
 
 /* The output that word w of a lane's vector belongs to, and its first input; those behind
- * it follow, 8 of FP4, 4 of FP8, 2 of bf16. */
+ * it follow, 8 of FP4, 4 of FP8, 2 of bf16. A vector of bf16 is an mma's a as it is. */
 INDEX_FN INDEX_INT
-packed_output(INDEX_INT tile, INDEX_INT lane, INDEX_INT loads, INDEX_INT w)
+packed_output(INDEX_INT tile, INDEX_INT lane, INDEX_INT w)
 {
-    return tile * PACK_M + lane / 4 + INDEX_IF(loads == 4, w / 2, w % 2) * 8;
+    return tile * PACK_M + lane / 4 + w % 2 * 8;
 }
 
 INDEX_FN INDEX_INT
 packed_input(INDEX_INT chunk, INDEX_INT lane, INDEX_INT loads, INDEX_INT load, INDEX_INT w)
 {
     return chunk * PACK_K + lane % 4 * 8 +
-           INDEX_IF(loads == 4, load / 2 * 32 + load % 2 * 4 + w % 2 * 2,
+           INDEX_IF(loads == 4, load / 2 * 32 + load % 2 * 4 + w / 2 * 2,
                     INDEX_IF(loads == 2, load * 32 + w / 2 * 4, w / 2 * 32));
 }
 

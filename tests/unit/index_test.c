@@ -508,7 +508,7 @@ test_packed(void **state)
             hit(packed_vector(tile, chunks, chunk, loads, load, lane));
             for (int w = 0; w < 4; w++)
                 for (int k = 0; k < per; k++)
-                    seen[packed_output(tile, lane, loads, w)]
+                    seen[packed_output(tile, lane, w)]
                         [packed_input(chunk, lane, loads, load, w) + k]++;
         }
         assert_true(once(n));
