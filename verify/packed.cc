@@ -402,6 +402,26 @@ runs_staged(const Config &, Statement &s)
     }
 }
 
+/* Pieces of a chunk's rows in a stage of the ring: one to one and inside. What eight lanes read at a
+ * time, four neighbouring pieces of two rows, lies in eight different groups of four banks. */
+void
+x_in_ring(const Config &, Statement &s)
+{
+    const Int rows = s.any("rows", 1, 16 * PACK_N);
+    const auto r = s.two("r", 0, 16 * PACK_N - 1), at = s.two("at", 0, 7);
+    const Int x = packed_piece(r.x, at.x), y = packed_piece(r.y, at.y);
+    const Int half = s.any("half", 0, 1), pair = s.any("pair", 0, 8 * PACK_N - 1);
+    const auto lane = s.two("lane", 0, 7);
+    const auto bank = [&](Int l) {
+        return packed_piece(pair * 2 + l / 4, half * 4 + l % 4) % 8;
+    };
+
+    s.assume(r.x < rows && r.y < rows);
+    s.alone(x, y, r.x == r.y && at.x == at.y);
+    s.claim(x < rows * 8 - (s.mutant ? 1 : 0));
+    s.claim(implies(bank(lane.x) == bank(lane.y), lane.x == lane.y));
+}
+
 } // namespace
 
 const std::vector<Obligation> packed = {
@@ -426,6 +446,8 @@ const std::vector<Obligation> packed = {
     {"packed", "runs-staged", "a run's rows are apart, inside, where lanes look for them",
      false, runs_staged},
     {"packed", "x-staged", "staged rows are aligned, disjoint and inside", true, x_staged},
+    {"packed", "x-in-ring", "pieces of rows in the ring are apart, inside, in other banks",
+     false, x_in_ring},
 };
 
 } // namespace verify

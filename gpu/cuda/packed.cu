@@ -7,7 +7,7 @@
 #include "base/err.h"
 #include "gpu/cuda/kernels.h"
 #include "gpu/cuda/packed_inputs.cuh"
-#include "gpu/cuda/packed_many.cuh"
+#include "gpu/cuda/packed_ring.cuh"
 
 enum { MAX_JOBS = 24, ANY_KIND = -1 };
 
@@ -170,12 +170,12 @@ launch(struct cuda_rank *rk, struct packed_jobs *all, int n, int rows, int sides
     return 0;
 }
 
-/* The same for more rows, each block's rows in a group of their own. */
+/* The same for more rows: a block on each multiprocessor, its rows a group of their own. */
 template <int NT, int MT>
-static __global__ void __launch_bounds__(PACK_THREADS, NT *MT > 8 ? 1 : 2)
-packed_many_kernel(const __grid_constant__ struct packed_jobs all, int n)
+static __global__ void __launch_bounds__(PACK_THREADS, 1)
+packed_ring_kernel(const __grid_constant__ struct packed_jobs all, int n)
 {
-    LAUNCH_SHARED(16, uint16_t, staged);
+    LAUNCH_SHARED(128, uint8_t, ring);
     const int r0 = blockIdx.y * NT * PACK_N;
     int i = 0;
 
@@ -191,12 +191,12 @@ packed_many_kernel(const __grid_constant__ struct packed_jobs all, int n)
     }
     switch (j.kind) {
     case MATRIX_FP4:
-        many_product<MATRIX_FP4, NT, MT>(j, block, r0, j.rows, NULL, true, staged);
+        ring_product<MATRIX_FP4, NT, MT>(j, block, r0, j.rows, NULL, true, ring);
         break;
     case MATRIX_FP8:
-        many_product<MATRIX_FP8, NT, MT>(j, block, r0, j.rows, NULL, true, staged);
+        ring_product<MATRIX_FP8, NT, MT>(j, block, r0, j.rows, NULL, true, ring);
         break;
-    default: many_product<MATRIX_BF16, NT, MT>(j, block, r0, j.rows, NULL, true, staged);
+    default: ring_product<MATRIX_BF16, NT, MT>(j, block, r0, j.rows, NULL, true, ring);
     }
 }
 
@@ -215,13 +215,13 @@ count_blocks(struct packed_jobs *all, int n, int mt)
 
 template <int NT, int MT>
 static int
-launch_many(struct cuda_rank *rk, struct packed_jobs *all, int n, int rows, struct err *e)
+launch_ring(struct cuda_rank *rk, struct packed_jobs *all, int n, int rows, struct err *e)
 {
-    constexpr int shared = packed_many_shared<NT, MT>();
+    constexpr int shared = ring_bytes<NT, MT>();
     const dim3 grid(count_blocks(all, n, MT), ceil_div(rows, NT * PACK_N));
 
-    SHARED_TRY((packed_many_kernel<NT, MT>), shared, e);
-    CU_TRY(launch_pdl(rk, packed_many_kernel<NT, MT>, grid, PACK_THREADS, shared, *all, n),
+    SHARED_TRY((packed_ring_kernel<NT, MT>), shared, e);
+    CU_TRY(launch_pdl(rk, packed_ring_kernel<NT, MT>, grid, PACK_THREADS, shared, *all, n),
            e);
     return 0;
 }
@@ -281,9 +281,13 @@ packed_linear_cuda(struct cuda_rank *rk, const struct linear_args *a, int n, str
         return launch<ANY_KIND, 4, 2>(rk, &all, n, rows, 0, x, e);
     if (rows <= 128)
         return launch<ANY_KIND, 8, 2>(rk, &all, n, rows, 0, x, e);
-    if (count_blocks(&all, n, 2) * ceil_div(rows, 8 * PACK_N) >= rk->sms * 2 / 3)
-        return launch_many<8, 2>(rk, &all, n, rows, e);
-    return launch_many<8, 1>(rk, &all, n, rows, e);
+    /* in half as many rows a block takes more than half as long: weights are unpacked for fewer */
+    const int blocks = count_blocks(&all, n, 2), sms = rk->sms;
+    const int waves = ceil_div(blocks * ceil_div(rows, 16 * PACK_N), sms);
+    const int halves = ceil_div(blocks * ceil_div(rows, 8 * PACK_N), sms);
+
+    return waves * 10 <= halves * 6 ? launch_ring<16, 2>(rk, &all, n, rows, e)
+                                    : launch_ring<8, 2>(rk, &all, n, rows, e);
 }
 
 bool

@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "gpu/cuda/kernels.h"
 #include "gpu/cuda/packed_many.cuh"
+#include "gpu/cuda/packed_ring.cuh"
 
 /* The shared expert's product, of its first rows. */
 static __device__ __forceinline__ struct packed_job
@@ -169,14 +170,91 @@ launch_many(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
     return 0;
 }
 
+enum { RING_NT = 4, RING_ROWS = RING_NT * PACK_N };
+
+/*
+ * For many rows of most experts, 32 at a time. A warp's two tiles are of both matrices, if there are
+ * two: so they share rows of x.
+ */
+template <int KIND, int SHARED, int MATS>
+static __global__ void __launch_bounds__(PACK_THREADS, 2)
+packed_ring_experts_kernel(const __grid_constant__ struct expert_args a, int split,
+                           int split_one, int blocks, int blocks_one, int all_one)
+{
+    LAUNCH_SHARED(128, uint8_t, ring);
+
+    pdl_go();
+    if (SHARED >= 0 && (int)blockIdx.x < all_one) {
+        const int r0 = blockIdx.x / blocks_one * RING_ROWS;
+        const struct packed_job j =
+            shared_job(a, SHARED, min(a.rows_one, r0 + RING_ROWS), split_one, 0);
+
+        ring_product < SHARED<0 ? MATRIX_FP8 : SHARED, RING_NT, 2>(
+                           j, blockIdx.x % blocks_one, r0, j.rows, NULL, true, ring);
+        return;
+    }
+    const int at = blockIdx.x - all_one, active = at / blocks, block = at % blocks;
+
+    pdl_wait();
+    if (active >= a.active[0])
+        return;
+    const int x = a.active[1 + active], warp = threadIdx.x / WARP;
+    const int tile = packed_first_tile(block, warp, 1, MATS == 1 ? 2 : 1);
+    const struct packed_job j = routed_job(a, KIND, {}, a.first[x + 1], split, 0);
+
+    for (int r = a.first[x]; r < j.rows; r += RING_ROWS) {
+        packed_ring<KIND, RING_NT, 2> p(j, ring);
+
+#pragma unroll
+        for (int m = 0; m < 2; m++) {
+            const struct matrix *w = &a.w[MATS == 1 ? 0 : m][x];
+
+            p.find_weights(m, {w->packed, w->scale}, MATS == 1 ? tile + m : tile);
+        }
+        if (j.rows - r <= RING_ROWS / 2)
+            p.template go<RING_NT / 2>(r, j.rows, a.source, false);
+        else
+            p.template go<RING_NT>(r, j.rows, a.source, false);
+#pragma unroll
+        for (int m = 0; m < 2; m++)
+            p.put(m, MATS == 1 ? tile + m : tile, r, j.rows, a.y[MATS == 1 ? 0 : m]);
+    }
+}
+
+template <int KIND, int SHARED, int MATS>
+static int
+launch_ring(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
+{
+    constexpr int routed_bytes = ring_bytes<KIND, RING_NT, 2>();
+    constexpr int one_bytes = ring_bytes < SHARED < 0 ? KIND : SHARED, RING_NT, 2 > ();
+    constexpr int shared = routed_bytes > one_bytes ? routed_bytes : one_bytes;
+
+    const int split = pack_split(a->shape.kind, a->shape.in);
+    const int split_one = SHARED >= 0 ? pack_split(a->one.kind, a->one.in) : split;
+    const int routed = blocks_of(a->shape.out, 1, MATS == 1 ? 2 : 1);
+    const int blocks_one = SHARED >= 0 ? blocks_of(a->one.out, 1, 2) : 0;
+    const int all_one = blocks_one * ceil_div(a->rows_one, RING_ROWS);
+
+    SHARED_TRY((packed_ring_experts_kernel<KIND, SHARED, MATS>), shared, e);
+    CU_TRY(launch_pdl(rk, packed_ring_experts_kernel<KIND, SHARED, MATS>,
+                      dim3(all_one + routed * a->max_active), PACK_THREADS, shared, *a,
+                      split, split_one, routed, blocks_one, all_one),
+           e);
+    return 0;
+}
+
 template <int KIND, int SHARED>
 static int
 few_or_many(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
 {
     if (a->quant || a->many == 0)
         return launch_few<KIND, SHARED>(rk, a, e);
-    return a->many > 4 ? launch_many<KIND, SHARED, 2>(rk, a, e)
-                       : launch_many<KIND, SHARED, 1>(rk, a, e);
+    if (a->many <= 4)
+        return launch_many<KIND, SHARED, 1>(rk, a, e);
+    if constexpr (SHARED < 0)
+        if (a->n_mats == 2)
+            return launch_ring<KIND, SHARED, 2>(rk, a, e);
+    return launch_ring<KIND, SHARED, 1>(rk, a, e);
 }
 
 int

@@ -171,4 +171,12 @@ packed_x(INDEX_INT r, INDEX_INT in)
     return r * (in + PACK_PAD);
 }
 
+/* Where piece `at` of the 8 of a row's chunk lies in shared memory without gaps, in pieces of 16
+ * bytes: what lanes of neighbouring rows read at a time are other banks. */
+INDEX_FN INDEX_INT
+packed_piece(INDEX_INT r, INDEX_INT at)
+{
+    return r * 8 + (at + r % 2 * 4) % 8;
+}
+
 #endif /* GPU_INDEX_PACKED_H */

@@ -475,14 +475,17 @@ test_experts(void **state)
 
     static const int first[EXPERTS + 1] = {0, 1, 1, 10, 27, 27, 35, 135, 199};
     static const int active[EXPERTS + 1] = {6, 0, 2, 3, 5, 6, 7};
-    static const int many[] = {0, 2, 20}; /* a hint: no part of the result */
+    static const int many[] = {0, 2, 12, 25}; /* a hint: no part of the result */
+
+    enum { WAYS = sizeof many / sizeof many[0] };
+
     struct err e = {0};
 
     (void)state;
     for (int s = 0; s < 3; s++) {
         const int in = kinds[s].in, out = kinds[s].out;
         const size_t bytes = (size_t)PLACES * out * 2;
-        uint16_t *x = rnd_bf16((size_t)ROWS * in, 1.0f), *got[3][2], *want;
+        uint16_t *x = rnd_bf16((size_t)ROWS * in, 1.0f), *got[WAYS][2], *want;
         struct weight w[2][EXPERTS];
         struct matrix list[2][EXPERTS];
         struct expert_args a;
@@ -504,7 +507,7 @@ test_experts(void **state)
             .x = dev(x, (size_t)ROWS * in * 2),
             .n_mats = 2,
             .max_active = EXPERTS};
-        for (int i = 0; i < 3; i++) {
+        for (int i = 0; i < WAYS; i++) {
             a.many = many[i];
             for (int m = 0; m < 2; m++)
                 a.y[m] = dev_poison(bytes);
@@ -528,7 +531,7 @@ test_experts(void **state)
                                     1, &e),
                         &e);
             want = fetch(y, bytes);
-            for (int i = 0; i < 3; i++) {
+            for (int i = 0; i < WAYS; i++) {
                 assert_memory_equal(got[i][m], want, bytes);
                 free(got[i][m]);
             }
@@ -537,6 +540,126 @@ test_experts(void **state)
                 weight_free(&w[m][i]);
         }
         free(x);
+        tear_down(NULL);
+    }
+}
+
+/* The shared expert's product beside the others': of each row as by linear, and so are they. */
+static void
+test_expert_beside(void **state)
+{
+    static const struct shape kinds[][2] = {
+        {{MATRIX_FP4, 272, 128}, {MATRIX_FP8, 144, 256}},
+        {{MATRIX_FP8, 48, 256}, {MATRIX_FP8, 400, 128}},
+        {{MATRIX_BF16, 64, 192}, {MATRIX_BF16, 272, 64}}};
+    static const int first[] = {0, 0, 37}, active[] = {1, 1, 0}, many[] = {0, 2, 12, 25};
+
+    enum { ROWS = 45, PLACES = 37 };
+
+    struct err e = {0};
+
+    (void)state;
+    for (int s = 0; s < 3; s++) {
+        const struct shape *k = kinds[s];
+        const size_t bytes[] = {(size_t)PLACES * k[0].out * 2, (size_t)ROWS * k[1].out * 2};
+        struct weight w[2];
+        uint16_t *x[2], *y[2], *want[2], *got;
+
+        for (int i = 0; i < 2; i++) {
+            const int rows = i == 0 ? PLACES : ROWS;
+            uint16_t *rows_of = rnd_bf16((size_t)rows * k[i].in, 1.0f);
+
+            weight_make(&w[i], &k[i]);
+            x[i] = dev(rows_of, (size_t)rows * k[i].in * 2);
+            y[i] = dev_poison(bytes[i]);
+            for (int r = 0; r < rows; r++)
+                done(linear_cuda(&rk,
+                                 &(struct linear_args){.w = &w[i].d,
+                                                       .x = x[i] + (size_t)r * k[i].in,
+                                                       .y = y[i] + (size_t)r * k[i].out,
+                                                       .rows = 1,
+                                                       .x_stride = k[i].in,
+                                                       .y_stride = k[i].out},
+                                 1, &e),
+                     &e);
+            want[i] = fetch(y[i], bytes[i]);
+            free(rows_of);
+        }
+        const struct matrix list[2] = {w[0].d, w[0].d};
+        struct expert_args a = {.shape = w[0].d,
+                                .w = {dev(list, sizeof list)},
+                                .first = dev(first, sizeof first),
+                                .active = dev(active, sizeof active),
+                                .x = x[0],
+                                .n_mats = 1,
+                                .max_active = 2,
+                                .one = w[1].d,
+                                .x_one = x[1],
+                                .rows_one = ROWS};
+
+        for (size_t i = 0; i < sizeof many / sizeof many[0]; i++) {
+            a.many = many[i];
+            a.y[0] = dev_poison(bytes[0]);
+            a.y_one = dev_poison(bytes[1]);
+            done(expert_linear_cuda(&rk, &a, &e), &e);
+            got = fetch(a.y[0], bytes[0]);
+            assert_memory_equal(got, want[0], bytes[0]);
+            free(got);
+            got = fetch(a.y_one, bytes[1]);
+            assert_memory_equal(got, want[1], bytes[1]);
+            free(got);
+        }
+        for (int i = 0; i < 2; i++) {
+            free(want[i]);
+            weight_free(&w[i]);
+        }
+        tear_down(NULL);
+    }
+}
+
+/* So many outputs that blocks have 128 rows each: the bits of 64 at a time. */
+static void
+test_linear_wide(void **state)
+{
+    static const struct shape kinds[] = {
+        {MATRIX_FP8, 8720, 128}, {MATRIX_FP4, 8720, 64}, {MATRIX_BF16, 8720, 64}};
+
+    enum { ROWS = 197, PART = 64 };
+
+    struct err e = {0};
+
+    (void)state;
+    for (int s = 0; s < 3; s++) {
+        const int out = kinds[s].out, in = kinds[s].in;
+        const size_t bytes = (size_t)ROWS * out * 2;
+        uint16_t *x = rnd_bf16((size_t)ROWS * in, 1.3f), *got, *want;
+        struct weight w;
+
+        weight_make(&w, &kinds[s]);
+        struct linear_args a = {.w = &w.d,
+                                .x = dev(x, (size_t)ROWS * in * 2),
+                                .y = dev_poison(bytes),
+                                .rows = ROWS,
+                                .x_stride = in,
+                                .y_stride = out},
+                           part = a;
+
+        uint16_t *parts = dev_poison(bytes);
+
+        done(linear_cuda(&rk, &a, 1, &e), &e);
+        for (int r = 0; r < ROWS; r += PART) {
+            part.x = a.x + (size_t)r * in;
+            part.y = parts + (size_t)r * out;
+            part.rows = ROWS - r < PART ? ROWS - r : PART;
+            done(linear_cuda(&rk, &part, 1, &e), &e);
+        }
+        got = fetch(a.y, bytes);
+        want = fetch(parts, bytes);
+        assert_memory_equal(got, want, bytes);
+        free(got);
+        free(want);
+        free(x);
+        weight_free(&w);
         tear_down(NULL);
     }
 }
@@ -761,6 +884,7 @@ main(void)
         PACKED(test_linear_values), PACKED(test_linear_notices),
         PACKED(test_linear_bits),   PACKED(test_experts),
         PACKED(test_experts_row),   TEST(test_pack_not_finite),
+        PACKED(test_expert_beside), PACKED(test_linear_wide),
     };
     struct err e = {0};
     int failed;
