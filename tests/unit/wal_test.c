@@ -552,8 +552,7 @@ main(void)
         cmocka_unit_test(test_every_bit), cmocka_unit_test(test_nothing_is_lost),
         cmocka_unit_test(test_damage),    cmocka_unit_test(test_several),
         cmocka_unit_test(test_torn),      cmocka_unit_test(test_witness),
-        cmocka_unit_test(test_anything),
-        cmocka_unit_test(test_head_like_a_salt),
+        cmocka_unit_test(test_anything),  cmocka_unit_test(test_head_like_a_salt),
     };
 
     nightly = getenv("FATHOM_NIGHTLY") != NULL;
