@@ -100,7 +100,7 @@ echo 'session.new name=a' | "$top_builddir/tests/talk" "$dir/sock" >"$dir/talk" 
 until grep -q watchdog-held "$dir/log"; do sleep 0.05; kill -0 $daemon; done
 held=$(beats)
 sleep 2
-[ "$(beats)" -eq "$held" ]
+[ "$(beats)" -le $((held + 1)) ] # one may have been on its way; in 2 s there would be 13
 echo status | "$top_builddir/tests/talk" "$dir/sock" | grep -q 'state=serving'
 trap - EXIT
 thaw
