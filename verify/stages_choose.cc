@@ -104,8 +104,14 @@ choose_stages()
          "scores_kernel",
          0,
          {[](const Config &k, Thread &x) {
+              const int groups = k.c.index_head_dim / FP4_GROUP;
+              const Int raw = x.s.any("raw", 0, 1); /* a warp has whole eights of heads */
+              const Int eight = x.warp() + x.any("eight", 0, k.c.index_n_heads) * 8;
+
               x.use_in(x.warp() + x.any("round", 0, k.c.index_n_heads * 16) * 8, "q", WRITE,
-                       x.lane());
+                       x.lane(), 1, raw == 0);
+              x.use_in(eight * groups + x.any("group", 0, groups - 1), "q", WRITE, x.lane(),
+                       1, raw == 1);
               x.use("weight", WRITE, x.t);
           },
           [](const Config &, Thread &x) {

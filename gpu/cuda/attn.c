@@ -161,6 +161,13 @@ takes_raw(const struct backend *b, const struct cuda_rows *r)
     return !b->plain_attention && r->n <= ATTEND_RAW_ROWS;
 }
 
+/* Whether scores rotate and pack the indexer's queries themselves. */
+static bool
+scores_take_raw(const struct backend *b, const struct cuda_rows *r)
+{
+    return !b->plain_index && choose_takes_raw(r->n, b->c.index_head_dim, b->c.rope_dim);
+}
+
 /* Queries of attention and indexer, the window's keys and compressed entries, of what project_in
  * left: for few rows by the kernel that multiplies by wq_b. */
 static int
@@ -170,19 +177,20 @@ project_queries(struct backend *b, const struct layer *l, const struct cuda_rows
     const struct model_config *c = &b->c;
     struct cuda_scratch *s = &b->s;
     struct linear_args *a = b->jobs;
-    struct queries_args heads = {.q = s->q,
-                                 .iq = s->iq,
-                                 .iqp = s->iqp,
-                                 .cs = angles(l, r),
-                                 .back = &in->back,
-                                 .rows = r->n,
-                                 .n_heads = takes_raw(b, r) ? 0 : c->n_heads,
-                                 .dim = c->head_dim,
-                                 .n_index = picks(b, l, r) ? c->index_n_heads : 0,
-                                 .index_dim = c->index_head_dim,
-                                 .rope_dim = c->rope_dim,
-                                 .per_dim = 1.0 / c->head_dim,
-                                 .eps = c->rms_eps};
+    struct queries_args heads = {
+        .q = s->q,
+        .iq = s->iq,
+        .iqp = s->iqp,
+        .cs = angles(l, r),
+        .back = &in->back,
+        .rows = r->n,
+        .n_heads = takes_raw(b, r) ? 0 : c->n_heads,
+        .dim = c->head_dim,
+        .n_index = picks(b, l, r) && !scores_take_raw(b, r) ? c->index_n_heads : 0,
+        .index_dim = c->index_head_dim,
+        .rope_dim = c->rope_dim,
+        .per_dim = 1.0 / c->head_dim,
+        .eps = c->rms_eps};
     int jobs = 0;
 
     a[jobs++] = linear_job(&l->wq_b, s->qr, s->q, r->n);
@@ -214,20 +222,25 @@ pick_fast(struct backend *b, const struct layer *l, const struct cuda_rows *r, i
         (int)(s->iscore_bytes / sizeof(uint16_t) / (size_t)choose_stride(most));
 
     for (int i = 0; i < r->n; i += chunk) {
-        const struct choose_args a = {.rows = r->rows + i,
-                                      .spans = r->spans,
-                                      .q = s->iqp +
-                                           (size_t)i * c->index_n_heads * b->at.index_row,
-                                      .w = s->iw + (size_t)i * c->index_n_heads,
-                                      .score = (uint16_t *)(void *)s->iscore,
-                                      .picked = s->picked + (size_t)i * c->index_topk,
-                                      .page_at = l->index_comp.page_at,
-                                      .n = r->n - i < chunk ? r->n - i : chunk,
-                                      .n_spans = r->n_spans,
-                                      .n_heads = c->index_n_heads,
-                                      .dim = c->index_head_dim,
-                                      .topk = c->index_topk,
-                                      .max_rows = most};
+        const struct choose_args a = {
+            .rows = r->rows + i,
+            .spans = r->spans,
+            .q = s->iqp + (size_t)i * c->index_n_heads * b->at.index_row,
+            .raw = scores_take_raw(b, r)
+                       ? s->iq + (size_t)i * c->index_n_heads * c->index_head_dim
+                       : NULL,
+            .cs = angles(l, r) + (size_t)i * c->rope_dim,
+            .rope_dim = c->rope_dim,
+            .w = s->iw + (size_t)i * c->index_n_heads,
+            .score = (uint16_t *)(void *)s->iscore,
+            .picked = s->picked + (size_t)i * c->index_topk,
+            .page_at = l->index_comp.page_at,
+            .n = r->n - i < chunk ? r->n - i : chunk,
+            .n_spans = r->n_spans,
+            .n_heads = c->index_n_heads,
+            .dim = c->index_head_dim,
+            .topk = c->index_topk,
+            .max_rows = most};
 
         if (choose_cuda(&b->rk, &a, e) == -1)
             return -1;

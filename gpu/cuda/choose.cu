@@ -13,6 +13,7 @@
  */
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
+#include "gpu/cuda/index_query.cuh"
 #include "gpu/cuda/kernels.h"
 #include "gpu/index.h"
 #include "gpu/index/choose.h"
@@ -106,16 +107,13 @@ load_keys(const struct choose_args &a, uint8_t *const *pages, int j0, int last,
         }
 }
 
-/* Queries of one row as the products take them, under their scales and 2^60 too large; pairs of
- * weights. Heads that are not there add nothing. */
+/* Queries of one row as the products take them, under their scales and 2^60 too large. Heads that
+ * are not there add nothing. */
 template <int GROUPS>
-static __device__ void
-stage_queries(const struct choose_args &a, int row, uint4 *q, uint32_t *weight)
+static __device__ __forceinline__ void
+stage_packed(const struct choose_args &a, int row, uint4 *q)
 {
-    const int eights = choose_eights(a.n_heads);
-    const uint16_t *w = a.w + row_start(row, a.n_heads);
-
-    for (int i = threadIdx.x; i < eights * GROUPS * WARP; i += THREADS) {
+    for (int i = threadIdx.x; i < choose_eights(a.n_heads) * GROUPS * WARP; i += THREADS) {
         const int l = i % WARP, g = i / WARP % GROUPS, h = i / WARP / GROUPS * 8 + l / 4;
         const uint8_t *from =
             a.q + row_start(row_start(row, a.n_heads) + h, fp4_row(GROUPS * FP4_GROUP));
@@ -132,7 +130,37 @@ stage_queries(const struct choose_args &a, int row, uint4 *q, uint32_t *weight)
         }
         q[i] = make_uint4(r[0], r[1], r[2], r[3]);
     }
-    for (int i = threadIdx.x; i < eights * 4; i += THREADS) {
+}
+
+/* The same of queries that are neither rotated nor packed yet, eight by a warp. */
+template <int GROUPS>
+static __device__ __forceinline__ void
+stage_raw(const struct choose_args &a, int row, uint4 *q)
+{
+    const int lane = threadIdx.x % WARP;
+
+#pragma unroll 1
+    for (int e = threadIdx.x / WARP; e < choose_eights(a.n_heads); e += WARPS) {
+        const int h = min(e * 8 + lane / 4, a.n_heads - 1);
+        uint4 r[GROUPS];
+
+        index_query<GROUPS>(
+            a.raw + row_start(row_start(row, a.n_heads) + h, GROUPS * FP4_GROUP),
+            a.cs + row_start(row, a.rope_dim), a.rope_dim, lane % 4, r);
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++)
+            q[choose_query(e, GROUPS, g, lane)] =
+                e * 8 + lane / 4 < a.n_heads ? r[g] : make_uint4(0, 0, 0, 0);
+    }
+}
+
+/* Pairs of weights. */
+static __device__ __forceinline__ void
+stage_weights(const struct choose_args &a, int row, uint32_t *weight)
+{
+    const uint16_t *w = a.w + row_start(row, a.n_heads);
+
+    for (int i = threadIdx.x; i < choose_eights(a.n_heads) * 4; i += THREADS) {
         const int h = i * 2;
 
         weight[i] = (h < a.n_heads ? w[h] : 0u) |
@@ -259,8 +287,8 @@ scores_shared(int heads, int groups, int rows)
            sizeof(uint4);
 }
 
-/* Grid: groups of WARPS * KEYS keys in turn, groups of rows. */
-template <int GROUPS>
+/* Grid: groups of WARPS * KEYS keys in turn, groups of rows. RAW: queries are a.raw. */
+template <int GROUPS, bool RAW>
 static __global__ void __launch_bounds__(THREADS, 2)
 scores_kernel(const __grid_constant__ struct choose_args a, int rows_each)
 {
@@ -292,8 +320,13 @@ scores_kernel(const __grid_constant__ struct choose_args a, int rows_each)
         have = a.rows[row0].span;
     }
     pdl_wait();
-    for (int r = 0; r < rows; r++)
-        stage_queries<GROUPS>(a, row0 + r, q + r * per_row, weight + r * eights * 4);
+    for (int r = 0; r < rows; r++) {
+        stage_weights(a, row0 + r, weight + r * eights * 4);
+        if (RAW)
+            stage_raw<GROUPS>(a, row0 + r, q + r * per_row);
+        else
+            stage_packed<GROUPS>(a, row0 + r, q + r * per_row);
+    }
     __syncthreads();
     term += warp * SLOTS * ROUND * CHOOSE_TERMS;
     for (int j0 = first; j0 < most; j0 += step) {
@@ -333,9 +366,15 @@ choose_can(int n_heads, int dim, int topk, uint64_t most, size_t shared_bytes)
            topk <= CHOOSE_TOPK && most <= CHOOSE_MOST;
 }
 
-template <int GROUPS>
+bool
+choose_takes_raw(int rows, int dim, int rope_dim)
+{
+    return rows <= CHOOSE_RAW_ROWS && rope_dim % 8 == 0 && dim % 8 == 0 && rope_dim <= dim;
+}
+
+template <int GROUPS, bool RAW>
 static int
-scores(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
+scores_of(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
 {
     /* rows of one sequence share keys; few rows need all blocks */
     const int rows = a->n >= MOST_ROWS * 4 && a->n >= MOST_ROWS * a->n_spans ? MOST_ROWS
@@ -347,9 +386,17 @@ scores(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
     const dim3 grid(tiles < most ? tiles : most, groups);
 
     if (shared > 48 * 1024)
-        SHARED_TRY(scores_kernel<GROUPS>, shared, e);
-    CU_TRY(launch_pdl(rk, scores_kernel<GROUPS>, grid, THREADS, shared, *a, rows), e);
+        SHARED_TRY((scores_kernel<GROUPS, RAW>), shared, e);
+    CU_TRY(launch_pdl(rk, scores_kernel<GROUPS, RAW>, grid, THREADS, shared, *a, rows), e);
     return 0;
+}
+
+template <int GROUPS>
+static int
+scores(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
+{
+    return a->raw != NULL ? scores_of<GROUPS, true>(rk, a, e)
+                          : scores_of<GROUPS, false>(rk, a, e);
 }
 
 int
@@ -359,6 +406,8 @@ choose_cuda(struct cuda_rank *rk, const struct choose_args *a, struct err *e)
 
     if (!choose_can(a->n_heads, a->dim, a->topk, (uint64_t)a->max_rows, rk->shared_bytes))
         return err_set(e, ERR_INTERNAL, 0, "choose: %d heads of %d", a->n_heads, a->dim);
+    if (a->raw != NULL && !choose_takes_raw(a->n, a->dim, a->rope_dim))
+        return err_set(e, ERR_INTERNAL, 0, "choose: %d rows rotate %d", a->n, a->rope_dim);
     if (a->n == 0 || a->max_rows <= a->topk)
         return 0;
     switch (a->dim / FP4_GROUP) {

@@ -246,14 +246,19 @@ int queries_cuda(struct cuda_rank *rk, const struct queries_args *a, struct err 
 struct choose_args {
     const struct dev_row *rows;
     const struct dev_span *spans;
-    const uint8_t *q;  /* [n][n_heads] packed */
+    const uint8_t *q;    /* [n][n_heads] packed, or of few rows as the product left them: */
+    const uint16_t *raw; /* bf16 [n][n_heads][dim], or NULL; with angles cs [n][rope_dim] */
+    const float *cs;
     const uint16_t *w; /* bf16 [n][n_heads] */
     uint16_t *score;   /* [n][choose_stride(max_rows)], aligned to 16 */
     int *picked;
     size_t page_at;
-    int n, n_spans, n_heads, dim, topk, max_rows;
+    int n, n_spans, n_heads, dim, topk, max_rows, rope_dim;
 };
 
+enum { CHOOSE_RAW_ROWS = 4 }; /* more are packed once, not by each block */
+
+bool choose_takes_raw(int rows, int dim, int rope_dim);
 bool choose_can(int n_heads, int dim, int topk, uint64_t most, size_t shared_bytes);
 int choose_cuda(struct cuda_rank *rk, const struct choose_args *a, struct err *e);
 int best_cuda(struct cuda_rank *rk, const struct choose_args *a, struct err *e);

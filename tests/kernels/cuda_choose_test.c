@@ -269,6 +269,101 @@ test_best(void **state)
             check_best(kind, shapes[k].most, shapes[k].topk);
 }
 
+/* Queries as their product left them: numbers of very different sizes, whole groups of zeros. */
+static uint16_t *
+raw_queries(int n, int dim)
+{
+    uint16_t *q = rnd_bf16((size_t)(n * dim), 3.0f);
+
+    for (int i = 0; i < n * dim; i++)
+        if (i / dim % 7 == 3)
+            q[i] = 0;
+        else if (rnd() % 32 == 0)
+            q[i] = (uint16_t)(rnd() % 2 * 0x8000 + 0x3f80 + rnd() % 8 * 0x80);
+    return q;
+}
+
+/* choose_cuda of queries that it rotates and packs itself, and of those that queries_cuda has
+ * packed: scores and choices to the last bit. flip: one number of the former's is another one. */
+static bool
+same_raw(int heads, int dim, int rope_dim, int n, bool flip)
+{
+    const struct shape c = {heads, dim, 20, 1, {{400, n}}};
+    const uint8_t *keys[512];
+    struct dev_span span = make_span(&c, 0, 0, keys);
+    struct dev_row rows[CHOOSE_RAW_ROWS];
+    struct choose_args a = {.page_at = PAGE_AT,
+                            .n = n,
+                            .n_spans = 1,
+                            .n_heads = heads,
+                            .dim = dim,
+                            .topk = c.topk,
+                            .rope_dim = rope_dim,
+                            .max_rows = (400 + n) / RATIO};
+    const size_t stride = (size_t)choose_stride(a.max_rows) * 2 * (size_t)n;
+    const size_t chosen = (size_t)(n * c.topk) * sizeof(int);
+    uint16_t *q = raw_queries(n * heads, dim), *w = rnd_bf16((size_t)(n * heads), 0.05f);
+    float *cs = rnd_f32((size_t)(n * rope_dim), 1.0f);
+    uint8_t *packed = dev_poison((size_t)(n * heads * fp4_row(dim)));
+    struct err e = {0};
+    void *score[2], *picked[2];
+
+    for (int r = 0; r < n; r++)
+        rows[r] = (struct dev_row){(uint64_t)(400 + r), 0, 0};
+    a.rows = dev(rows, (size_t)n * sizeof *rows);
+    a.spans = dev(&span, sizeof span);
+    a.w = dev(w, (size_t)(n * heads) * 2);
+    a.cs = dev(cs, (size_t)(n * rope_dim) * sizeof *cs);
+    const struct queries_args pack = {.iq = dev(q, (size_t)(n * heads * dim) * 2),
+                                      .iqp = packed,
+                                      .cs = a.cs,
+                                      .rows = n,
+                                      .dim = dim,
+                                      .n_index = heads,
+                                      .index_dim = dim,
+                                      .rope_dim = rope_dim};
+
+    q[(n * heads - 1) * dim + 1] ^= flip ? 0x4000 : 0;
+    assert_true(choose_takes_raw(n, dim, rope_dim));
+    done(queries_cuda(&rk, &pack, &e), &e);
+    for (int i = 0; i < 2; i++) {
+        a.q = packed;
+        a.raw = i == 0 ? NULL : dev(q, (size_t)(n * heads * dim) * 2);
+        a.score = dev_poison(stride);
+        a.picked = dev_poison(chosen);
+        done(choose_cuda(&rk, &a, &e), &e);
+        score[i] = fetch(a.score, stride);
+        picked[i] = fetch(a.picked, chosen);
+    }
+    const bool same = memcmp(score[0], score[1], stride) == 0 &&
+                      memcmp(picked[0], picked[1], chosen) == 0;
+
+    for (int i = 0; i < 2; i++) {
+        free(score[i]);
+        free(picked[i]);
+    }
+    free((void *)(keys[(400 + n) / KV_PAGE_TOKENS] - PAGE_AT));
+    free(q);
+    free(w);
+    free(cs);
+    tear_down(NULL);
+    return same;
+}
+
+void
+test_raw(void **state)
+{
+    (void)state;
+    assert_true(same_raw(64, 128, 64, 1, false));
+    assert_true(same_raw(64, 128, 64, 4, false));
+    assert_true(same_raw(17, 128, 16, 2, false));
+    assert_true(same_raw(5, 64, 24, 3, false));
+    assert_true(same_raw(9, 32, 32, 1, false));
+    assert_false(same_raw(64, 128, 64, 1, true));
+    assert_false(choose_takes_raw(1, 128, 12));
+    assert_false(choose_takes_raw(CHOOSE_RAW_ROWS + 1, 128, 64));
+}
+
 void
 test_choose(void **state)
 {

@@ -782,8 +782,8 @@ main(void)
         TEST(test_hc),        TEST(test_attention),   TEST(test_index),
         TEST(test_route),     TEST(test_moe_twice),   TEST(test_combine),
         TEST(test_synthetic), TEST(test_refused),     TEST(test_choose),
-        TEST(test_best),      TEST(test_attend),      TEST(test_inputs),
-        TEST(test_streams),
+        TEST(test_best),      TEST(test_raw),         TEST(test_attend),
+        TEST(test_inputs),    TEST(test_streams),
     };
     struct err e = {0};
     int failed;

@@ -36,6 +36,7 @@ int far_bf16(const uint16_t *got, const uint16_t *want, size_t n, float rel, flo
 /* cuda_choose_test.c */
 void test_choose(void **state);
 void test_best(void **state);
+void test_raw(void **state);
 
 /* cuda_inputs_test.c */
 void test_inputs(void **state);
