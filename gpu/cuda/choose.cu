@@ -71,6 +71,9 @@ scale_word(const uint8_t *p)
     }
 }
 
+static_assert(CHOOSE_RAW_ROWS < MOST_ROWS * 4, "few rows have blocks of their own");
+static_assert(PER_PAGE % KEYS == 0, "keys of a warp are on one page");
+
 /* Keys j0 .. j0 + 31, none beyond the last, as bf16 2^60 too small: exact for scales from 2^-73 to
  * 2^61. */
 template <int GROUPS>
@@ -79,13 +82,14 @@ load_keys(const struct choose_args &a, uint8_t *const *pages, int j0, int last,
           uint32_t (*key)[GROUPS][2][4])
 {
     const int row_bytes = fp4_row(GROUPS * FP4_GROUP), lane = threadIdx.x % WARP;
+    /* all on one page */
+    const uint8_t *first = pages[entry_page(j0, PER_PAGE)] + a.page_at +
+                           entry_row(j0, PER_PAGE) * row_bytes;
     uint32_t code[4][GROUPS], scale[4];
 
 #pragma unroll
     for (int m = 0; m < 4; m++) { /* keys lane / 4, and 8, 16, 24 further on */
-        const int j = min(choose_key(j0, m, lane), last);
-        const uint8_t *p = pages[entry_page(j, PER_PAGE)] + a.page_at +
-                           entry_row(j, PER_PAGE) * row_bytes;
+        const uint8_t *p = first + min(choose_key(0, m, lane), last - j0) * row_bytes;
 
 #pragma unroll
         for (int g = 0; g < GROUPS; g++)
@@ -287,7 +291,8 @@ scores_shared(int heads, int groups, int rows)
            sizeof(uint4);
 }
 
-/* Grid: groups of WARPS * KEYS keys in turn, groups of rows. RAW: queries are a.raw. */
+/* Grid: groups of WARPS * KEYS keys in turn, groups of rows. RAW: queries are a.raw, rows
+ * are apart. */
 template <int GROUPS, bool RAW>
 static __global__ void __launch_bounds__(THREADS, 2)
 scores_kernel(const __grid_constant__ struct choose_args a, int rows_each)
@@ -299,7 +304,7 @@ scores_kernel(const __grid_constant__ struct choose_args a, int rows_each)
     uint32_t *weight =
         (uint32_t *)(term + WARPS * SLOTS * ROUND * CHOOSE_TERMS); /* [row][pair] */
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const int row0 = blockIdx.y * rows_each, rows = min(a.n - row0, rows_each);
+    const int row0 = blockIdx.y * rows_each, rows = RAW ? 1 : min(a.n - row0, rows_each);
     const int first = choose_first(blockIdx.x, warp);
     const int step = (int)gridDim.x * WARPS * KEYS;
     uint32_t key[2][GROUPS][2][4];
