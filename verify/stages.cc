@@ -48,9 +48,10 @@ kernels()
     static const std::vector<Kernel> all = [] {
         std::vector<Kernel> out;
 
-        for (const auto &part : {common_stages(), inputs_stages(), sample_stages(),
-                                 packed_stages(), experts_stages(), streams_stages(),
-                                 choose_stages(), attend_stages(), attend_many_stages()})
+        for (const auto &part :
+             {common_stages(), inputs_stages(), sample_stages(), draw_stages(),
+              packed_stages(), products_stages(), experts_stages(), streams_stages(),
+              choose_stages(), best_stages(), attend_stages(), attend_many_stages()})
             out.insert(out.end(), part.begin(), part.end());
         return out;
     }();

@@ -99,8 +99,9 @@ nothing(const Config &, Thread &)
 void read_sums(const Config &, Thread &x);
 
 /* The table's parts. */
-std::vector<Kernel> inputs_stages(), sample_stages(), packed_stages(), experts_stages(),
-    streams_stages(), choose_stages(), attend_stages(), attend_many_stages();
+std::vector<Kernel> inputs_stages(), sample_stages(), draw_stages(), packed_stages(),
+    products_stages(), experts_stages(), streams_stages(), choose_stages(), best_stages(),
+    attend_stages(), attend_many_stages();
 
 /* One obligation for each kernel; whether the sources have the table's barriers. */
 std::vector<Obligation> meetings_of(const std::vector<Kernel> &kernels);

@@ -118,6 +118,13 @@ choose_stages()
               x.use_in(x.any("line", 0, 1 << 20), "q", READ, x.any("i", 0, 31));
               x.use("weight", READ, x.any("h", 0, 1 << 20));
           }}},
+    };
+}
+
+std::vector<Kernel>
+best_stages()
+{
+    return {
         {"gpu/cuda/best.cu",
          "in_front",
          "sum | sum",

@@ -176,6 +176,13 @@ packed_stages()
          nullptr,
          0,
          {write_sums}},
+    };
+}
+
+std::vector<Kernel>
+products_stages()
+{
+    return {
         {"gpu/cuda/packed.cuh",
          "block_product",
          "shared block_parts() shared |",

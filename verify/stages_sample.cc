@@ -160,6 +160,13 @@ sample_stages()
           },
           [](const Config &, Thread &x) { x.use("picked", READ, 0); }},
          true},
+    };
+}
+
+std::vector<Kernel>
+draw_stages()
+{
+    return {
         {"gpu/cuda/sample.cu",
          "chosen_key",
          "line_up() { pick() s }",
