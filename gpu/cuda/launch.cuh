@@ -85,28 +85,4 @@ launch_cluster(const struct cuda_rank *rk, int cluster, void (*kernel)(P...), di
     return launch_with(rk->stream, true, cluster, kernel, grid, threads, shared, args...);
 }
 
-/* How many of such clusters run at a time; none, where there are none of that size. */
-template <typename... P>
-static inline int
-clusters_at_once(int cluster, void (*kernel)(P...), int threads, size_t shared)
-{
-    cudaLaunchAttribute at = {};
-    cudaLaunchConfig_t c = {};
-    int n = 0;
-
-    c.gridDim = dim3(cluster);
-    c.blockDim = dim3(threads);
-    c.dynamicSmemBytes = shared;
-    c.attrs = &at;
-    c.numAttrs = 1;
-    at.id = cudaLaunchAttributeClusterDimension;
-    at.val.clusterDim.x = cluster;
-    at.val.clusterDim.y = at.val.clusterDim.z = 1;
-    if (cudaOccupancyMaxActiveClusters(&n, kernel, &c) != cudaSuccess) {
-        cudaGetLastError(); /* no such cluster: an answer, not a failure */
-        return 0;
-    }
-    return n;
-}
-
 #endif /* GPU_CUDA_LAUNCH_CUH */

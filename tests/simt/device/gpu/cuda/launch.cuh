@@ -82,11 +82,4 @@ launch_cluster(simt_from rk, int cluster, void (*kernel)(P...), dim3 grid, int t
     return simt_launch_with(rk, true, cluster, kernel, grid, threads, shared, args...);
 }
 
-template <typename... P>
-static inline int
-clusters_at_once(int cluster, void (*)(P...), int, size_t)
-{
-    return cluster > SIMT_MAX_CLUSTER ? 0 : SIMT_SMS;
-}
-
 #endif /* GPU_CUDA_LAUNCH_CUH */
