@@ -376,28 +376,24 @@ x_staged(const Config &k, Statement &s)
 void
 runs_staged(const Config &, Statement &s)
 {
-    constexpr int runs[][2] = {{1, 8}, {1, 4}, {2, 8}, {2, 2}, {8, 2}, {8, 1}};
-
-    for (const auto &[nt, chunks] : runs) {
-        const std::string n = std::to_string(nt) + "/" + std::to_string(chunks);
-        const int width = chunks * PACK_K, pieces = width / 8, rows = nt * PACK_N;
-        const int half = rows * (width + PACK_PAD);
-        const auto id = s.two("id" + n, 0, rows * pieces - 1);
+    for (const int chunks : {8, 4, 2}) { /* of FP4, FP8 and BF16 */
+        const std::string n = std::to_string(chunks);
+        const int width = chunks * PACK_K, pieces = width / 8;
+        const int half = PACK_N * (width + PACK_PAD);
+        const auto id = s.two("id" + n, 0, PACK_N * pieces - 1);
         const auto place = [&](Int i) {
             return Int(packed_x(piece_row(i, pieces), width) + piece_at(i, pieces, 8));
         };
         const Int lane = s.any("lane" + n, 0, 31), d = s.any("d" + n, 0, chunks - 1),
-                  column = s.any("column" + n, 0, nt - 1), high = s.any("high" + n, 0, 1);
-        const Int row = lane / 4 + column * PACK_N,
-                  input = d * PACK_K + high * 32 + lane % 4 * 8;
+                  high = s.any("high" + n, 0, 1);
+        const Int row = lane / 4, input = d * PACK_K + high * 32 + lane % 4 * 8;
 
         s.claim(implies(id.x != id.y, place(id.x) + 8 <= place(id.y) ||
                                           place(id.y) + (s.mutant ? 9 : 8) <= place(id.x)));
         s.claim(place(id.x) % 8 == 0 && place(id.x) + 8 <= half && half % 8 == 0);
         s.claim(place(row * pieces + input / 8) ==
-                packed_x(lane / 4, width) + lane % 4 * 8 + d * PACK_K +
-                    packed_x(column * PACK_N, width) + high * 32);
-        s.claim(row < rows && input % 8 == 0 &&
+                packed_x(row, width) + lane % 4 * 8 + d * PACK_K + high * 32);
+        s.claim(row < PACK_N && input % 8 == 0 &&
                 piece_at(row * pieces + input / 8, pieces, 8) == input);
     }
 }

@@ -71,7 +71,7 @@ write_sums(const Config &, Thread &x)
 
 /* Runs of rows that many products share (packed_many.cuh), in one half of the memory, by pieces of 16
  * bytes; where these are, and that they are found again: packed, runs-staged. */
-enum { PIECES = 64 * 64 / 8 /* rows of 64 inputs, at most */ };
+enum { PIECES = 8 * 512 / 8 /* 8 rows of 512 inputs, at most */ };
 
 void
 stage_run(Thread &x, Int half)

@@ -115,10 +115,9 @@ launch_few(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
 }
 
 /*
- * For more rows in all than a few. Grid: blocks of the shared one for each 8 NT rows, then as
- * above.
+ * For more rows in all than a few. Grid: blocks of the shared one for each 8 rows, then as above.
  */
-template <int KIND, int SHARED, int NT>
+template <int KIND, int SHARED>
 static __global__ void __launch_bounds__(PACK_THREADS, 2)
 packed_experts_kernel(const __grid_constant__ struct expert_args a, int split,
                       int split_one, int blocks, int blocks_one, int all_one)
@@ -127,12 +126,12 @@ packed_experts_kernel(const __grid_constant__ struct expert_args a, int split,
 
     pdl_go();
     if (SHARED >= 0 && (int)blockIdx.x < all_one) {
-        const int r0 = blockIdx.x / blocks_one * NT * PACK_N;
+        const int r0 = blockIdx.x / blocks_one * PACK_N;
         const struct packed_job j =
-            shared_job(a, SHARED, min(a.rows_one, r0 + NT * PACK_N), split_one, 0);
+            shared_job(a, SHARED, min(a.rows_one, r0 + PACK_N), split_one, 0);
 
-        many_product < SHARED<0 ? MATRIX_FP8 : SHARED, NT, 1>(
-                           j, blockIdx.x % blocks_one, r0, j.rows, NULL, true, staged);
+        many_product < SHARED<0 ? MATRIX_FP8 : SHARED>(j, blockIdx.x % blocks_one, r0,
+                                                       j.rows, NULL, true, staged);
         return;
     }
     const int at = blockIdx.x - all_one, active = at / blocks, block = at % blocks;
@@ -146,26 +145,26 @@ packed_experts_kernel(const __grid_constant__ struct expert_args a, int split,
         routed_job(a, KIND, {m->packed, m->scale}, a.first[x + 1], split, 0);
 
     /* the weights of the second time are not loaded with those of the first */
-    for (int r = a.first[x]; r < j.rows; r += NT * PACK_N)
-        many_product<KIND, NT, 1>(j, unknown(block), r, j.rows, a.source, false, staged);
+    for (int r = a.first[x]; r < j.rows; r += PACK_N)
+        many_product<KIND>(j, unknown(block), r, j.rows, a.source, false, staged);
 }
 
-template <int KIND, int SHARED, int NT>
+template <int KIND, int SHARED>
 static int
 launch_many(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
 {
-    constexpr int shared = packed_many_shared<NT, 1>();
+    constexpr int shared = packed_many_shared();
 
     const int split = pack_split(a->shape.kind, a->shape.in);
     const int split_one = SHARED >= 0 ? pack_split(a->one.kind, a->one.in) : split;
     const int routed = blocks_of(a->shape.out, 1, 1);
     const int blocks_one = SHARED >= 0 ? blocks_of(a->one.out, 1, 1) : 0;
-    const int all_one = blocks_one * ceil_div(a->rows_one, NT * PACK_N);
+    const int all_one = blocks_one * ceil_div(a->rows_one, PACK_N);
     const dim3 grid(all_one + routed * a->max_active, a->n_mats);
 
     static_assert(shared <= 48 * 1024, "what every kernel may have");
-    CU_TRY(launch_pdl(rk, packed_experts_kernel<KIND, SHARED, NT>, grid, PACK_THREADS,
-                      shared, *a, split, split_one, routed, blocks_one, all_one),
+    CU_TRY(launch_pdl(rk, packed_experts_kernel<KIND, SHARED>, grid, PACK_THREADS, shared,
+                      *a, split, split_one, routed, blocks_one, all_one),
            e);
     return 0;
 }
@@ -250,7 +249,7 @@ few_or_many(struct cuda_rank *rk, const struct expert_args *a, struct err *e)
     if (a->quant || a->many == 0)
         return launch_few<KIND, SHARED>(rk, a, e);
     if (a->many <= 4)
-        return launch_many<KIND, SHARED, 1>(rk, a, e);
+        return launch_many<KIND, SHARED>(rk, a, e);
     if constexpr (SHARED < 0)
         if (a->n_mats == 2)
             return launch_ring<KIND, SHARED, 2>(rk, a, e);

@@ -3,10 +3,10 @@
 #define GPU_CUDA_PACKED_MANY_CUH
 
 /*
- * Products of packed matrices (packed.cuh) with more than a few rows. A warp has MT tiles of 16
- * outputs and all inputs: parts that warps share where rows are few come one after another here,
- * and are added up in the same order. A block's warps share rows of x: a run of RUN chunks of them
- * lies in shared memory while the next one is on its way, as are the weights of the next.
+ * Products of packed matrices (packed.cuh) with few rows of each of many experts. A warp has a tile of
+ * 16 outputs and all inputs: parts that warps share where matrices are few come one after another
+ * here, and are added up in the same order. A block's warps share 8 rows of x: a run of RUN chunks
+ * of them lies in shared memory while the next one is on its way, as are the weights of the next.
  */
 #include "gpu/cuda/packed.cuh"
 
@@ -27,28 +27,23 @@ next_run(const struct packed_job &a, struct packed_run r, int most)
     return r;
 }
 
-template <int KIND, int NT, int MT> struct packed_many {
-    static constexpr int V = pack_loads(KIND), ROWS = NT * PACK_N;
-    static constexpr int LOADS = 8 / V / MT > 0 ? 8 / V / MT : 1;
-    static constexpr int RUN = LOADS < 16 / NT ? LOADS : 16 / NT;
+template <int KIND> struct packed_many {
+    static constexpr int V = pack_loads(KIND), RUN = 8 / V;
     static constexpr int PIECES = RUN * PACK_K / 8; /* of a row, 16 bytes each */
-    static constexpr int COPIES = (ROWS * PIECES + PACK_THREADS - 1) / PACK_THREADS;
-    /* brought one after another while a run goes on, each by as many of its chunks */
-    static constexpr int TURNS = COPIES % 2 == 0 && RUN % 2 == 0 ? 2 : 1;
-    static constexpr int EACH = COPIES / TURNS, STEP = RUN / TURNS;
-    static constexpr int COLUMNS = NT < 2 * MT ? NT : 2 * MT;  /* of 8 rows, at a time */
-    static constexpr int SUMS = NT * MT < 8 ? 0 : MT * NT * 4; /* in shared memory */
-    static constexpr int STAGE = ROWS * (RUN * PACK_K + PACK_PAD); /* elements */
+    /* a thread's, one after another while a run goes on, each while STEP of its chunks do */
+    static constexpr int COPIES = (PACK_N * PIECES + PACK_THREADS - 1) / PACK_THREADS;
+    static constexpr int STEP = RUN / COPIES;
+    static constexpr int STAGE = PACK_N * (RUN * PACK_K + PACK_PAD); /* elements */
 
     const struct packed_job &a;
-    uint16_t *staged; /* [2][STAGE], then f32 [SUMS][threads] */
+    uint16_t *staged; /* [2][STAGE] */
     int from[COPIES]; /* where this thread takes from x what it brings of a run, or -1 */
-    uint4 x[EACH];
-    const uint4 *w_at[MT];
-    const void *scale_at[MT];
-    uint4 w[RUN][MT][V];
-    uint32_t scale[RUN][MT];
-    float total[MT][NT][4], sum[SUMS > 0 ? 1 : MT *NT * 4];
+    uint4 x;
+    const uint4 *w_at;
+    const void *scale_at;
+    uint4 w[RUN][V];
+    uint32_t scale[RUN];
+    float total[1][4], sum[4];
 
     __device__ __forceinline__ packed_many(const struct packed_job &job, uint16_t *shared)
         : a(job), staged(shared)
@@ -62,7 +57,7 @@ template <int KIND, int NT, int MT> struct packed_many {
             const int id = threadIdx.x + i * PACK_THREADS, r = r0 + piece_row(id, PIECES);
 
             from[i] = -1;
-            if (id < ROWS * PIECES && r < r1)
+            if (id < PACK_N * PIECES && r < r1)
                 from[i] = (source != NULL ? source[r] : r) * a.x_stride +
                           piece_at(id, PIECES, 8);
         }
@@ -70,78 +65,55 @@ template <int KIND, int NT, int MT> struct packed_many {
 
     __device__ __forceinline__ void load_rows(const struct packed_run &r, int turn)
     {
-#pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            const int id = threadIdx.x + (turn * EACH + i) * PACK_THREADS;
-            const int c = r.c0 + piece_at(id, PIECES, 8) / PACK_K;
-            const int at = from[turn * EACH + i];
+        const int id = threadIdx.x + turn * PACK_THREADS;
+        const int c = r.c0 + piece_at(id, PIECES, 8) / PACK_K, at = from[turn];
 
-            x[i] = make_uint4(0, 0, 0, 0);
-            if (at >= 0 && c < r.c1)
-                x[i] = *(const uint4 *)(a.x + at + r.c0 * PACK_K);
-        }
+        x = make_uint4(0, 0, 0, 0);
+        if (at >= 0 && c < r.c1)
+            x = *(const uint4 *)(a.x + at + r.c0 * PACK_K);
     }
 
     /* To where no warp reads. */
     __device__ __forceinline__ void stage_rows(int half, int turn)
     {
-#pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            const int id = threadIdx.x + (turn * EACH + i) * PACK_THREADS;
+        const int id = threadIdx.x + turn * PACK_THREADS;
 
-            if (id < ROWS * PIECES)
-                *(uint4 *)(staged + half * STAGE +
-                           packed_x(piece_row(id, PIECES), RUN * PACK_K) +
-                           piece_at(id, PIECES, 8)) = as_wanted<KIND>(x[i]);
-        }
+        if (id < PACK_N * PIECES)
+            *(uint4 *)(staged + half * STAGE +
+                       packed_x(piece_row(id, PIECES), RUN * PACK_K) +
+                       piece_at(id, PIECES, 8)) = as_wanted<KIND>(x);
     }
 
     __device__ __forceinline__ void find_weights(int tile)
     {
         const int chunks = a.in / PACK_K, lane = threadIdx.x % WARP;
+        const int at = min(tile, a.out / PACK_M - 1);
 
-#pragma unroll
-        for (int m = 0; m < MT; m++) {
-            const int at = min(tile + m, a.out / PACK_M - 1);
-
-            w_at[m] = a.w + packed_vector(at, chunks, 0, V, 0, lane);
-            if (KIND == MATRIX_FP4)
-                scale_at[m] = (const uint32_t *)a.scale +
-                              packed_fp4_scale(at, chunks, 0, lane / 4);
-            else
-                scale_at[m] = a.scale + packed_fp8_scale(at, a.in, 0);
-        }
+        w_at = a.w + packed_vector(at, chunks, 0, V, 0, lane);
+        scale_at = scales_of<KIND>(a, at, 0);
     }
 
     /* The run whose weights are loaded from here on, the one in front being `chunks` long. */
     __device__ __forceinline__ void go_on(int chunks)
     {
-#pragma unroll
-        for (int m = 0; m < MT; m++) {
-            w_at[m] += packed_vector(0, 1, chunks, V, 0, 0);
-            if (KIND == MATRIX_FP4)
-                scale_at[m] = (const uint32_t *)scale_at[m] +
-                              packed_fp4_scale(0, 1, chunks, 0);
-        }
+        w_at += packed_vector(0, 1, chunks, V, 0, 0);
+        if (KIND == MATRIX_FP4)
+            scale_at = (const uint32_t *)scale_at + packed_fp4_scale(0, 1, chunks, 0);
     }
 
     /* Of a run's chunk d. */
     __device__ __forceinline__ void load_weights(const struct packed_run &r, int d)
     {
 #pragma unroll
-        for (int m = 0; m < MT; m++) {
-#pragma unroll
-            for (int v = 0; v < V; v++)
-                w[d][m][v] = load_once(w_at[m] + packed_vector(0, 1, d, V, v, 0));
-            if constexpr (KIND == MATRIX_FP4)
-                scale[d][m] =
-                    __ldg((const uint32_t *)scale_at[m] + packed_fp4_scale(0, 1, d, 0));
-            else if constexpr (KIND == MATRIX_FP8)
-                scale[d][m] = __ldg((const uint8_t *)scale_at[m] +
-                                    packed_fp8_scale(0, a.in, r.c0 + d));
-            else
-                scale[d][m] = 0;
-        }
+        for (int v = 0; v < V; v++)
+            w[d][v] = load_once(w_at + packed_vector(0, 1, d, V, v, 0));
+        if constexpr (KIND == MATRIX_FP4)
+            scale[d] = __ldg((const uint32_t *)scale_at + packed_fp4_scale(0, 1, d, 0));
+        else if constexpr (KIND == MATRIX_FP8)
+            scale[d] =
+                __ldg((const uint8_t *)scale_at + packed_fp8_scale(0, a.in, r.c0 + d));
+        else
+            scale[d] = 0;
     }
 
     __device__ __forceinline__ void multiply(int d, int half)
@@ -149,28 +121,9 @@ template <int KIND, int NT, int MT> struct packed_many {
         const int lane = threadIdx.x % WARP;
         const uint16_t *row = staged + half * STAGE + packed_x(lane / 4, RUN * PACK_K) +
                               lane % 4 * 8 + d * PACK_K;
-        uint32_t f[MT][2][2][4];
+        const uint4 v[1][2] = {{*(const uint4 *)row, *(const uint4 *)(row + 32)}};
 
-#pragma unroll
-        for (int n = 0; n < NT; n += COLUMNS) {
-            uint4 v[COLUMNS][2];
-
-#pragma unroll
-            for (int i = 0; i < COLUMNS; i++) {
-                const uint16_t *at = row + packed_x((n + i) * PACK_N, RUN * PACK_K);
-
-                v[i][0] = *(const uint4 *)at;
-                v[i][1] = *(const uint4 *)(at + 32);
-            }
-#pragma unroll
-            for (int m = 0; m < MT; m++) {
-                if (n == 0) {
-                    fragments<KIND>(w[d][m], 0, f[m][0]);
-                    fragments<KIND>(w[d][m], 1, f[m][1]);
-                }
-                columns_times<KIND, COLUMNS>(f[m], scale[d][m], v, &total[m][n]);
-            }
-        }
+        tile_times<KIND, 1>(w[d], scale[d], v, total);
     }
 
     /* Run r, whose rows are in that half, while `next` is brought. WHOLE: both are RUN long. */
@@ -191,22 +144,11 @@ template <int KIND, int NT, int MT> struct packed_many {
         }
     }
 
-    /* Number i of this thread's sums. */
-    __device__ __forceinline__ float *sum_at(int i)
-    {
-        return SUMS > 0 ? (float *)(staged + 2 * STAGE) + i * PACK_THREADS + threadIdx.x
-                        : &sum[i];
-    }
-
     __device__ __forceinline__ void begin(void)
     {
 #pragma unroll
-        for (int m = 0; m < MT; m++)
-#pragma unroll
-            for (int n = 0; n < NT; n++)
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    total[m][n][i] = 0.0f;
+        for (int i = 0; i < 4; i++)
+            total[0][i] = 0.0f;
     }
 
     /* A part is done. */
@@ -215,17 +157,12 @@ template <int KIND, int NT, int MT> struct packed_many {
         const float up = packed_up(KIND);
 
 #pragma unroll
-        for (int m = 0; m < MT; m++)
-#pragma unroll
-            for (int n = 0; n < NT; n++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const float v = total[m][n][i] * up;
-                    float *to = sum_at((m * NT + n) * 4 + i);
+        for (int i = 0; i < 4; i++) {
+            const float v = total[0][i] * up;
 
-                    *to = first ? v : *to + v;
-                    total[m][n][i] = 0.0f;
-                }
+            sum[i] = first ? v : sum[i] + v;
+            total[0][i] = 0.0f;
+        }
     }
 
     __device__ __forceinline__ void put(int tile, int r0, int r1)
@@ -233,52 +170,37 @@ template <int KIND, int NT, int MT> struct packed_many {
         const int lane = threadIdx.x % WARP;
 
 #pragma unroll
-        for (int m = 0; m < MT; m++)
-#pragma unroll
-            for (int n = 0; n < NT; n++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const int o = (tile + m) * PACK_M + mma_row(lane, i);
-                    const int r = r0 + n * PACK_N + mma_col(lane, i);
-                    const size_t at = row_start(r, a.y_stride) + o;
-                    const float v = *sum_at((m * NT + n) * 4 + i);
+        for (int i = 0; i < 4; i++) {
+            const int o = tile * PACK_M + mma_row(lane, i), r = r0 + mma_col(lane, i);
+            const size_t at = row_start(r, a.y_stride) + o;
 
-                    if (r >= r1 || o >= a.out)
-                        continue;
-                    if (a.y_f32)
-                        ((float *)a.y)[at] = v;
-                    else
-                        ((uint16_t *)a.y)[at] = f32_to_bf16(v);
-                }
+            if (r >= r1 || o >= a.out)
+                continue;
+            if (a.y_f32)
+                ((float *)a.y)[at] = sum[i];
+            else
+                ((uint16_t *)a.y)[at] = f32_to_bf16(sum[i]);
+        }
     }
 };
 
-/* Bytes of shared memory, whatever the kind. */
-template <int NT, int MT>
+/* Bytes of shared memory, whatever the kind: an FP4 run is the longest. */
 static constexpr int
 packed_many_shared(void)
 {
-    constexpr int fp4 = packed_many<MATRIX_FP4, NT, MT>::STAGE;
-    constexpr int fp8 = packed_many<MATRIX_FP8, NT, MT>::STAGE;
-    constexpr int bf16 = packed_many<MATRIX_BF16, NT, MT>::STAGE;
-
-    return 2 * 2 *
-               (fp4 > fp8 && fp4 > bf16 ? fp4
-                : fp8 > bf16            ? fp8
-                                        : bf16) +
-           packed_many<MATRIX_FP8, NT, MT>::SUMS * PACK_THREADS * 4;
+    return 2 * 2 * packed_many<MATRIX_FP4>::STAGE;
 }
 
-/* Outputs of one block for rows r0 .. r0 + 8 NT - 1, below r1; source: which row of x each is.
+/* Outputs of one block for rows r0 .. r0 + 7, below r1; source: which row of x each is.
  * wait: x comes from the kernel in front. */
-template <int KIND, int NT, int MT>
+template <int KIND>
 static __device__ __forceinline__ void
 many_product(const struct packed_job &a, int block, int r0, int r1, const int *source,
              bool wait, uint16_t *shared)
 {
-    const int tile = packed_first_tile(block, threadIdx.x / WARP, 1, MT);
-    packed_many<KIND, NT, MT> p(a, shared);
-    constexpr int RUN = p.RUN, TURNS = p.TURNS;
+    const int tile = packed_first_tile(block, threadIdx.x / WARP, 1, 1);
+    packed_many<KIND> p(a, shared);
+    constexpr int RUN = p.RUN, COPIES = p.COPIES;
     struct packed_run r = next_run(a, {0, 0, -1, 0}, RUN);
 
     p.find_weights(tile);
@@ -290,7 +212,7 @@ many_product(const struct packed_job &a, int block, int r0, int r1, const int *s
         pdl_wait();
     p.find_rows(r0, r1, source);
 #pragma unroll
-    for (int t = 0; t < TURNS; t++) {
+    for (int t = 0; t < COPIES; t++) {
         p.load_rows(r, t);
         p.stage_rows(0, t);
     }
