@@ -143,11 +143,7 @@ attend_stages()
          512,
          "attend_kernel",
          8,
-         {[](const Config &k, Thread &x) {
-              attend_put(k, x);
-              x.use("rest", WRITE, x.warp(), 1, x.lane() == 0);
-          },
-          attend_tile, attend_slices,
+         {attend_put, attend_tile, attend_slices,
           [](const Config &, Thread &x) {
               const Int i = x.lane() + x.any("round", 0, ATTEND_TILE / 32 - 1) * 32;
 

@@ -115,8 +115,8 @@ finish(const struct attend_args &a, int rank, int row, int h0, const float *in,
 /* Weights of this block's keys under the maximum of all blocks, their sums to all of them, and what
  * the sink adds. A warp has a head. */
 static __device__ __forceinline__ void
-weigh(cg::cluster_group &cluster, int piece, int padded, int cap, const float *tops,
-      const float *score, uint16_t *p, double *den, float *rest)
+weigh(cg::cluster_group &cluster, float sink, int piece, int padded, int cap,
+      const float *tops, const float *score, uint16_t *p, double *den, float *rest)
 {
     const int h = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int rank = (int)cluster.block_rank();
@@ -129,13 +129,13 @@ weigh(cg::cluster_group &cluster, int piece, int padded, int cap, const float *t
     if (lane < PARTS)
         cluster.map_shared_rank(den, lane)[attend_sent(rank, h)] = sum;
     if (lane == 0)
-        rest[h] = weight_of(rest[h], most);
+        rest[h] = weight_of(sink, most);
 }
 
 /* Grid: PARTS, groups of HEADS, rows. WHOLE: a block has all keys of its part in one tile, which is
  * one piece. */
 template <bool WHOLE>
-static __global__ void __launch_bounds__(THREADS, WHOLE ? 2 : 1)
+static __global__ void __launch_bounds__(THREADS)
 attend_kernel(const __grid_constant__ struct attend_args a,
               const __grid_constant__ struct attend_plan s)
 {
@@ -154,14 +154,12 @@ attend_kernel(const __grid_constant__ struct attend_args a,
 
     pdl_go();
     cluster_begin();
-    const float sink = h0 + warp < a.n_heads ? a.sink[h0 + warp] : -CUDART_INF_F;
     const struct list l = list_of(a, row);
+    const float sink = h0 + warp < a.n_heads ? a.sink[h0 + warp] : -CUDART_INF_F;
     const int first = attend_first(l.n, rank), end = attend_first(l.n, rank + 1);
     const int n = end - first, padded = (n + 15) / 16 * 16;
     const int piece = WHOLE ? padded : attend_piece(attend_part(l.n));
 
-    if (lane == 0)
-        rest[warp] = sink;
 #pragma unroll 1
     for (int late = 0; late < 2; late++) {
         if (late) {
@@ -193,7 +191,7 @@ attend_kernel(const __grid_constant__ struct attend_args a,
     if (lane < PARTS)
         cluster.map_shared_rank(tops, lane)[attend_sent(rank, warp)] = top;
     cluster.sync();
-    weigh(cluster, piece, padded, s.cap, tops, score, p, den, rest);
+    weigh(cluster, sink, piece, padded, s.cap, tops, score, p, den, rest);
     __syncthreads();
     for (int from = 0; from < padded; from += piece) {
         float whole[TILES][4];
