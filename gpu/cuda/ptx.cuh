@@ -167,11 +167,22 @@ cluster_begun(void)
     asm volatile("barrier.cluster.wait;" ::: "memory");
 }
 
-/* All kernels in front of this one are done, and what they wrote is there to see. */
+/*
+ * All kernels in front of this one are done, and what they wrote is there to see. ptxas moves a
+ * bare wait in front of loads of constants, which are to be under way by then, but nothing across
+ * a branch: the condition always holds (a grid has a third dimension), which ptxas does not know.
+ */
 static __device__ __forceinline__ void
 pdl_wait(void)
 {
-    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("{\n\t"
+                 ".reg .pred p;\n\t"
+                 "setp.ne.u32 p, %0, 0;\n\t"
+                 "@p griddepcontrol.wait;\n\t"
+                 "}"
+                 :
+                 : "r"(gridDim.z)
+                 : "memory");
 }
 
 /* The kernel behind this one may begin. */
