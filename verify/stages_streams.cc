@@ -11,15 +11,6 @@ using namespace formula;
 namespace
 {
 
-/* sublayer_input: 8 columns a thread of 256 at a time. */
-void
-input_row(const Config &k, Thread &x, How how)
-{
-    const Int at = x.t + x.any("at", 0, k.c.hidden / 8 / 256) * 256;
-
-    x.use("mixed", how, at * 8, 8, at < k.c.hidden / 8);
-}
-
 /* All that one warp does with comb: elements by lanes, lines read whole. */
 enum { COMB = 64 /* 8 streams */ };
 
@@ -123,27 +114,27 @@ streams_stages()
               comb_own(k, x);
           },
           comb_out}},
-        {"gpu/cuda/streams.cuh",
-         "sublayer_input",
-         "m | m squares mixed | squares mixed",
-         {"mixed"},
-         256,
-         "sublayer_input",
+        {"gpu/cuda/streams.cu",
+         "streams_in_kernel",
+         "pre | pre squares | squares",
+         {},
+         544,
+         "streams_in_kernel",
          1,
          {[](const Config &k, Thread &x) {
-              const int n = k.c.hc_mult + 1;
-              const Int o = x.warp() + x.any("o", 0, n / 8) * 8;
+              const int lanes = k.c.hc_mult == 4 ? 4 : 2;
 
-              x.use("m", WRITE, o, 1, x.lane() == 0 && o < n);
+              /* mix_of, by the last warp */
+              x.use("pre", WRITE, x.lane() / lanes, 1,
+                    x.t >= 512 && x.lane() % lanes == 0 && x.lane() / lanes < k.c.hc_mult);
           },
           [](const Config &k, Thread &x) {
-              x.use("m", READ, x.any("o", 0, k.c.hc_mult));
-              input_row(k, x, WRITE);
-              x.use("squares", WRITE, x.warp() + x.any("turn", 0, 7) * 8, 1, x.lane() == 0);
+              x.use("pre", READ, x.any("j", 0, k.c.hc_mult - 1), 1, x.t < 512);
+              x.use("squares", WRITE, x.warp() + x.any("turn", 0, 3) * 16, 1,
+                    x.t < 512 && x.lane() == 0);
           },
-          [](const Config &k, Thread &x) {
-              x.use("squares", READ, x.lane() + x.any("half", 0, 1) * 32);
-              input_row(k, x, WRITE); /* it may be keep's */
+          [](const Config &, Thread &x) {
+              x.use("squares", READ, x.any("i", 0, 63), 1, x.t < 512);
           }}},
         {"gpu/cuda/streams.cu",
          "streams_mix_kernel",

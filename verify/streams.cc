@@ -2,7 +2,7 @@
 /*
  * Hyper-connections (gpu/cuda/mhc.cu, streams.cu, streams.cuh): mixing coefficients, streams, and
  * the parts of the mixing matrix, of which streams_mix_kernel leaves one for each chunk of columns
- * and sublayer_input adds them up. Stages: stages.cc.
+ * and mix_of and part_sum add them up. Stages: stages.cc.
  */
 #include "verify/formulas.hh"
 #include "verify/prove.hh"
@@ -20,7 +20,7 @@ enum {
     STEP_ROWS = 1024,
     MAX_HC = 8,
     MIX_WARPS = 8,
-    INPUT_WARPS = 64,
+    IN_THREADS = 512,
 };
 
 /* Lanes of a stream in streams_mix_kernel, outputs of a warp. */
@@ -36,6 +36,21 @@ turns_of(const Config &k)
     const int hc = k.c.hc_mult == 4 ? 4 : +MAX_HC;
 
     return (2 * hc + hc * hc + MIX_WARPS - 1) / MIX_WARPS;
+}
+
+/* Turns of a thread of streams_in_kernel, and how many fours of an output's parts a lane adds up. */
+int
+in_turns(const Config &k)
+{
+    const int turns = (k.c.hidden + IN_THREADS * 8 - 1) / (IN_THREADS * 8);
+
+    return turns > 2 ? 4 : turns;
+}
+
+int
+fours_of(const Config &k)
+{
+    return in_turns(k) * (k.c.hc_mult == 4 ? 4 : +MAX_HC) / 4;
 }
 
 /* Mixing coefficients: pre, post, comb follow one another and fill a row of n_mix; a line
@@ -82,7 +97,7 @@ void
 columns_once(const Config &k, Statement &s)
 {
     const int hc = k.c.hc_mult, dim = k.c.hidden, lanes = lanes_of(k);
-    const Int chunks = ceil_div(dim, 4 * lanes);
+    const Int chunks = mix_chunks(dim, lanes);
     const auto b = s.two("b", 0, chunks - 1), lane = s.two("lane", 0, 31);
     const auto col = [&](Int block, Int thread) {
         return Int(mix_column(block, s.mutant ? lanes + 1 : lanes, thread));
@@ -128,7 +143,7 @@ columns_aligned(const Config &k, Statement &s)
     const int hc = k.c.hc_mult, dim = k.c.hidden, width = hc * dim,
               n_mix = 2 * hc + hc * hc, lanes = lanes_of(k);
     const Int o = s.any("o", 0, n_mix - 1), lane = s.any("lane", 0, 31);
-    const Int b = s.any("b", 0, Int(ceil_div(dim, 4 * lanes)) - 1);
+    const Int b = s.any("b", 0, Int(mix_chunks(dim, lanes)) - 1);
     const Int row = s.any("row", 0, STEP_ROWS - 1);
     const Int c = mix_column(b, lanes, lane), stream = lane / lanes;
     const Int from = row_start(o, width) + stream_cell(stream, dim, c);
@@ -146,7 +161,7 @@ void
 parts_once(const Config &k, Statement &s)
 {
     const int hc = k.c.hc_mult, n_mix = 2 * hc + hc * hc, n = n_mix + 1;
-    const Int chunks = ceil_div(k.c.hidden, 4 * lanes_of(k));
+    const Int chunks = mix_chunks(k.c.hidden, lanes_of(k));
     const auto row = s.two("row", 0, STEP_ROWS - 1), b = s.two("b", 0, chunks - 1);
     const auto warp = s.two("warp", 0, MIX_WARPS - 1), turn = s.two("turn", 0, 9);
     const Int o_x = warp.x + turn.x * MIX_WARPS, o_y = warp.y + turn.y * MIX_WARPS;
@@ -160,33 +175,33 @@ parts_once(const Config &k, Statement &s)
     s.claim(
         implies(o_x < n_mix, part(row.x, o_x, b.x) != part(row.y, n_mix, b.y) &&
                                  part(row.x, n_mix, b.x) < Int(STEP_ROWS) * chunks * n));
-    s.claim(part(row.x, o_x, b.x) == part(row.x, o_x, 0) + b.x);
+    /* by fours, of which a lane of the warp that adds them up has fours_of(k) */
+    const Int four = s.any("four", 0, Int(chunks) / 4 - 1);
+    const Int lane = four % 32, turn_of = four / 32;
+
+    s.claim(part(row.x, o_x, b.x) == part(row.x, o_x, 0) + b.x && chunks % 4 == 0 &&
+            part(row.x, o_x, 0) * 4 % 16 == 0);
+    s.claim(turn_of < fours_of(k) && lane + turn_of * 32 == four);
 }
 
-/* sublayer_input: 8 columns a thread at a time, aligned; a warp's sum of squares has its place. */
+/* streams_in_kernel: 8 columns a thread at a time, aligned; a warp's sum of squares has its place. */
 void
 vectors_once(const Config &k, Statement &s)
 {
-    const int hc = k.c.hc_mult, dim = k.c.hidden, vectors = dim / 8;
+    const int hc = k.c.hc_mult, dim = k.c.hidden, vectors = dim / 8, turns = in_turns(k);
+    const auto t = s.two("t", 0, IN_THREADS - 1), turn = s.two("turn", 0, turns - 1);
+    const Int row = s.any("row", 0, STEP_ROWS - 1), j = s.any("j", 0, hc - 1);
+    const Int v = s.any("v", 0, vectors - (s.mutant ? 0 : 1));
+    const Int x = t.x + turn.x * IN_THREADS;
+    const Int at = row_start(row_start(row, hc), dim) + row_start(j, dim) + x * 8;
 
-    for (const int threads : {256, 512}) {
-        const std::string n = std::to_string(threads);
-        const auto t = s.two("t" + n, 0, threads - 1);
-        const auto turn = s.two("k" + n, 0, INPUT_WARPS * 32 / threads - 1);
-        const Int row = s.any("row" + n, 0, STEP_ROWS - 1), j = s.any("j" + n, 0, hc - 1);
-        const Int v = s.any("v" + n, 0, vectors - (s.mutant ? 0 : 1));
-        const Int x = t.x + turn.x * threads;
-        const Int at = row_start(row_start(row, hc), dim) + row_start(j, dim) + x * 8;
-
-        s.alone(x, t.y + turn.y * threads, t.x == t.y && turn.x == turn.y);
-        s.claim(v < vectors && v / 32 < INPUT_WARPS && dim % 8 == 0);
-        s.claim(
-            implies(x < vectors, at * 2 % 16 == 0 && at + 8 <= Int(STEP_ROWS) * hc * dim));
-        s.claim(implies(x < vectors,
-                        x * 8 + 8 <= dim && (row_start(row, dim) + x * 8) % 8 == 0));
-        /* a warp has 32 neighbours, 16 of which share a scale: 128 columns */
-        s.claim(x / 32 == t.x / 32 + turn.x * (threads / 32) && x / 16 == x * 8 / 128);
-    }
+    s.alone(x, t.y + turn.y * IN_THREADS, t.x == t.y && turn.x == turn.y);
+    s.claim(v < vectors && v < turns * IN_THREADS && dim % 8 == 0);
+    s.claim(implies(x < vectors, at * 2 % 16 == 0 && at + 8 <= Int(STEP_ROWS) * hc * dim));
+    s.claim(
+        implies(x < vectors, x * 8 + 8 <= dim && (row_start(row, dim) + x * 8) % 8 == 0));
+    /* a warp has 32 neighbours, 16 of which share a scale: 128 columns */
+    s.claim(x / 32 == t.x / 32 + turn.x * (IN_THREADS / 32) && x / 16 == x * 8 / 128);
 }
 
 /* sinkhorn_lane: a lane of 16 hears from lanes of its line alone; all are there. */

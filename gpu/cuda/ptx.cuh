@@ -22,6 +22,13 @@ unknown(int x)
     return x;
 }
 
+static __device__ __forceinline__ float
+unknown(float x)
+{
+    asm volatile("" : "+f"(x));
+    return x;
+}
+
 /* 16 bytes that are read once. */
 static __device__ __forceinline__ uint4
 load_once(const uint4 *p)
@@ -31,6 +38,29 @@ load_once(const uint4 *p)
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(p));
+    return v;
+}
+
+/* Constants that are to be on their way from here on, in front of a pdl_wait: ptxas moves loads that
+ * are said to be of constants behind it where it likes to, these it does not. */
+static __device__ __forceinline__ float
+load_ahead(const float *p)
+{
+    float v;
+
+    asm volatile("ld.global.f32 %0, [%1];" : "=f"(v) : "l"(p) : "memory");
+    return v;
+}
+
+static __device__ __forceinline__ float4
+load_ahead(const float4 *p)
+{
+    float4 v;
+
+    asm volatile("ld.global.L1::no_allocate.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "l"(p)
+                 : "memory");
     return v;
 }
 

@@ -10,16 +10,12 @@
 #include "gpu/cuda/kernels.h"
 #include "gpu/index/rows.h"
 
-enum {
-    MAX_HC = 8,
-    INPUT_TURNS = 2,  /* 8 columns each of a thread that are under way from the start */
-    INPUT_WARPS = 64, /* of 256 columns each: rows of 16384 */
-};
+enum { MAX_HC = 8 };
 
 static __device__ __forceinline__ float
 sigmoid(float x)
 {
-    return 1.0f / (1.0f + exp_f32(-x));
+    return 1.0f / (1.0f + expf(-x)); /* a unit in the last place off at most, in 10 instructions */
 }
 
 /* One lane an element of comb [HC][HC]: sums in ascending order, by shuffles. */
@@ -106,160 +102,36 @@ sinkhorn_shared(float *c, int hc, int iters, float eps)
     __syncwarp();
 }
 
-/* The sum of one output's parts, the same in every lane. Four of a lane's are under way at a time. */
+static __device__ __forceinline__ float
+four_parts(float4 v)
+{
+    return (v.x + v.y) + (v.z + v.w);
+}
+
+/* Of one output of a row, the parts: streams_chunks of them, by fours. */
+static __device__ __forceinline__ const float4 *
+parts_of(const struct streams_in_args &a, int row, int o)
+{
+    return (const float4 *)(a.part + mix_part(row, o, a.n_mix + 1, a.chunks, 0));
+}
+
+/* Their sum, the same in every lane. */
 static __device__ __forceinline__ float
 part_sum(const struct streams_in_args &a, int row, int o)
 {
-    const float *part = a.part + mix_part(row, o, a.n_mix + 1, a.chunks, 0);
+    const float4 *part = parts_of(a, row, o);
     float sum = 0.0f;
 
-    for (int i = threadIdx.x % WARP; i < a.chunks; i += 4 * WARP) {
-        float v[4];
-
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            v[k] = i + k * WARP < a.chunks ? part[i + k * WARP] : 0.0f;
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            sum += v[k];
-    }
+    for (int i = threadIdx.x % WARP; i < a.chunks / 4; i += WARP)
+        sum += four_parts(part[i]);
     return warp_sum(sum);
 }
 
-/* 1 / rms of all streams of a row, from the sum of squares. */
+/* 1 / rms of n numbers from the sum of their squares, and 1 / n. */
 static __device__ __forceinline__ float
-streams_scale(const struct streams_in_args &a, float squares)
+inverse_rms(float squares, float per, float eps)
 {
-    return 1.0f / sqrtf(squares / (float)(a.hc * a.dim) + a.norm_eps);
-}
-
-/*
- * The sublayer's input of a row (spec 4.2, 3.2), by all T threads of a block, which waits for the
- * kernels in front: the parts of `pre` are added up, streams mixed, the row normed and, if
- * `rounded`, rounded to FP8. keep(at, y, q) is called with 8 columns of it at a time; they are this
- * thread's alone. mixed: room for the row in shared memory. It may be keep's, too.
- *
- * Sums go over warps of 256 neighbouring columns, whoever does them: T is not in the bits.
- */
-template <int HC, int T, typename F>
-static __device__ __forceinline__ void
-sublayer_input(const struct streams_in_args &a, int row, uint16_t *mixed, bool rounded,
-               F keep)
-{
-    __shared__ float m[MAX_HC + 1];
-    __shared__ double squares[INPUT_WARPS];
-    const int t = threadIdx.x, lane = t % WARP, vectors = a.dim / 8;
-    const int warps = ceil_div(vectors, WARP);
-    const uint16_t *x = a.x + row_start(row_start(row, a.hc), a.dim);
-    const float by = __ldg(a.scale), base = lane < a.hc ? __ldg(a.base + lane) : 0.0f;
-    uint4 stream[INPUT_TURNS][HC];
-    float4 weight[INPUT_TURNS][2];
-
-#pragma unroll
-    for (int k = 0; k < INPUT_TURNS; k++)
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            weight[k][i] = t + k * T < vectors
-                               ? __ldg((const float4 *)(a.norm + (t + k * T) * 8) + i)
-                               : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    pdl_wait();
-#pragma unroll
-    for (int k = 0; k < INPUT_TURNS; k++)
-#pragma unroll
-        for (int j = 0; j < HC; j++)
-            stream[k][j] = t + k * T < vectors && j < a.hc
-                               ? *(const uint4 *)(x + row_start(j, a.dim) + (t + k * T) * 8)
-                               : make_uint4(0, 0, 0, 0);
-    for (int i = t / WARP; i <= a.hc; i += T / WARP) {
-        const float sum = part_sum(a, row, i < a.hc ? i : a.n_mix);
-
-        if (lane == 0)
-            m[i] = sum;
-    }
-    __syncthreads();
-    const float own =
-        lane < a.hc ? sigmoid(m[lane] * streams_scale(a, m[a.hc]) * by + base) + a.hc_eps
-                    : 0.0f;
-    float pre[HC];
-
-#pragma unroll
-    for (int j = 0; j < HC; j++)
-        pre[j] = __shfl_sync(~0u, own, j);
-    for (int first = 0; first < vectors; first += INPUT_TURNS * T)
-#pragma unroll
-        for (int k = 0; k < INPUT_TURNS; k++) {
-            const int at = first + t + k * T;
-            double ss = 0.0;
-            float v[8];
-            uint4 u;
-
-            if (at / WARP >= warps)
-                continue; /* the whole warp */
-#pragma unroll
-            for (int j = 0; j < HC; j++) {
-                float w[8];
-
-                if (HC != 4 && j >= a.hc)
-                    break;
-                u = stream[k][j];
-                if (first > 0)
-                    u = at < vectors ? *(const uint4 *)(x + row_start(j, a.dim) + at * 8)
-                                     : make_uint4(0, 0, 0, 0);
-                bf16_eight(u, w);
-#pragma unroll
-                for (int i = 0; i < 8; i++)
-                    v[i] = j == 0 ? pre[j] * w[i] : v[i] + pre[j] * w[i];
-            }
-            u = to_bf16_eight(v);
-            bf16_eight(u, v);
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                ss = fma((double)v[i], (double)v[i], ss);
-            ss = warp_sum(ss);
-            if (lane == 0)
-                squares[at / WARP] = ss;
-            if (at < vectors)
-                *(uint4 *)(mixed + at * 8) = u;
-        }
-    __syncthreads();
-    const double all = warp_sum((lane < warps ? squares[lane] : 0.0) +
-                                (lane + WARP < warps ? squares[lane + WARP] : 0.0));
-    const float norm = 1.0f / sqrtf((float)all / (float)a.dim + a.norm_eps);
-
-    for (int first = 0; first < vectors; first += INPUT_TURNS * T)
-#pragma unroll
-        for (int k = 0; k < INPUT_TURNS; k++) {
-            const int at = first + t + k * T;
-            uint4 y = make_uint4(0, 0, 0, 0), q = y;
-
-            if (at / WARP >= warps)
-                continue; /* the whole warp */
-            if (at < vectors) {
-                float v[8], w[8];
-
-                y = *(const uint4 *)(mixed + at * 8);
-                bf16_eight(y, v);
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const float4 u = first == 0
-                                         ? weight[k][i]
-                                         : __ldg((const float4 *)(a.norm + at * 8) + i);
-
-                    w[4 * i] = u.x;
-                    w[4 * i + 1] = u.y;
-                    w[4 * i + 2] = u.z;
-                    w[4 * i + 3] = u.w;
-                }
-#pragma unroll
-                for (int i = 0; i < 8; i++)
-                    v[i] = w[i] * (v[i] * norm);
-                y = to_bf16_eight(v);
-            }
-            if (rounded)
-                q = quantised(y);
-            if (at < vectors)
-                keep(at * 8, y, q);
-        }
+    return 1.0f / sqrtf(squares * per + eps);
 }
 
 /* post and comb of a row, by a block whose first warp does the most of it. */
@@ -278,7 +150,8 @@ way_back(const struct streams_in_args &a, size_t row)
     __syncthreads();
     if (lane >= WARP)
         return;
-    const float scale = streams_scale(a, m[a.n_mix]);
+    const float scale =
+        inverse_rms(m[a.n_mix], 1.0f / (float)(hc * a.dim), a.norm_eps);
 
     if (lane < hc)
         a.post[row_start(row, hc) + lane] =

@@ -123,6 +123,14 @@ mix_column(INDEX_INT chunk, INDEX_INT lanes, INDEX_INT lane)
     return (chunk * lanes + lane % lanes) * 4;
 }
 
+/* Chunks of a row: as many as hold it, and up to three without columns, so that parts of an output
+ * are read by fours. */
+INDEX_FN INDEX_INT
+mix_chunks(INDEX_INT dim, INDEX_INT lanes)
+{
+    return (dim + lanes * 16 - 1) / (lanes * 16) * 4;
+}
+
 /* A chunk's part of output o, of n, of a row's mix: what is added up lies together. */
 INDEX_FN INDEX_T
 mix_part(INDEX_INT row, INDEX_INT o, INDEX_INT n, INDEX_INT chunks, INDEX_INT chunk)

@@ -14,8 +14,26 @@ unknown(int x)
     return x;
 }
 
+static inline float
+unknown(float x)
+{
+    return x;
+}
+
 static inline uint4
 load_once(const uint4 *p)
+{
+    return *p;
+}
+
+static inline float
+load_ahead(const float *p)
+{
+    return *p;
+}
+
+static inline float4
+load_ahead(const float4 *p)
 {
     return *p;
 }
