@@ -32,6 +32,16 @@ comb_out(const Config &, Thread &x)
     x.use("comb", READ, x.t + x.any("round", 0, 1) * 32, 1, x.t < 32);
 }
 
+/* mix_of, by the last warp of streams_in_kernel. */
+void
+last_warp(const Config &k, Thread &x)
+{
+    const int lanes = k.c.hc_mult == 4 ? 4 : 2;
+
+    x.use("pre", WRITE, x.lane() / lanes, 1,
+          x.t >= 512 && x.lane() % lanes == 0 && x.lane() / lanes < k.c.hc_mult);
+}
+
 } // namespace
 
 std::vector<Kernel>
@@ -121,13 +131,7 @@ streams_stages()
          544,
          "streams_in_kernel",
          1,
-         {[](const Config &k, Thread &x) {
-              const int lanes = k.c.hc_mult == 4 ? 4 : 2;
-
-              /* mix_of, by the last warp */
-              x.use("pre", WRITE, x.lane() / lanes, 1,
-                    x.t >= 512 && x.lane() % lanes == 0 && x.lane() / lanes < k.c.hc_mult);
-          },
+         {last_warp,
           [](const Config &k, Thread &x) {
               x.use("pre", READ, x.any("j", 0, k.c.hc_mult - 1), 1, x.t < 512);
               x.use("squares", WRITE, x.warp() + x.any("turn", 0, 3) * 16, 1,
@@ -136,6 +140,15 @@ streams_stages()
           [](const Config &, Thread &x) {
               x.use("squares", READ, x.any("i", 0, 63), 1, x.t < 512);
           }}},
+        {"gpu/cuda/streams.cu",
+         "streams_mix_row_kernel",
+         "x | x",
+         {},
+         256,
+         "streams_mix_row_kernel",
+         0,
+         {[](const Config &, Thread &x) { x.use("x", WRITE, x.t, 1, x.t < 32); },
+          [](const Config &, Thread &x) { x.use("x", READ, x.lane()); }}},
         {"gpu/cuda/streams.cu",
          "streams_mix_kernel",
          "{ x | x | }",

@@ -29,6 +29,16 @@ unknown(float x)
     return x;
 }
 
+/* An address of device memory: what it takes to find it stays in front. */
+template <typename T>
+static __device__ __forceinline__ T *
+unknown(T *p)
+{
+    asm volatile("" : "+l"(p));
+    __builtin_assume(__isGlobal(p));
+    return p;
+}
+
 /* 16 bytes that are read once. */
 static __device__ __forceinline__ uint4
 load_once(const uint4 *p)

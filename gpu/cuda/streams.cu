@@ -5,11 +5,14 @@
  *
  * streams_mix: a block has some columns of all streams. A warp puts the sublayer's output back into
  * one row of them; then all warps, from what the streams now are, make the block's part of the next
- * mixing matrix, each some of its outputs, for 8 rows at a time. streams_in: a block a row adds
- * those parts up in order, mixes the streams to the next sublayer's input, norms it and rounds it to
- * FP8; What the way back will need takes
- * Sinkhorn's iterations, a long chain that nobody waits for yet: blocks of later kernels make it
- * (streams.cuh).
+ * mixing matrix, each some of its outputs, for 8 rows at a time; a row alone has a kernel for itself.
+ * streams_in: a block a row adds those parts up in order, mixes the streams to the next sublayer's
+ * input, norms it and rounds it to FP8. What the way back will need takes Sinkhorn's iterations, a
+ * long chain that nobody waits for yet: blocks of later kernels make it (streams.cuh).
+ *
+ * One row is bound by the chain from the kernel in front to the one behind: what can be known or
+ * loaded before that one is done stands in front of pdl_wait, and what it left is asked for at once
+ * behind it.
  */
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
@@ -36,26 +39,35 @@ bf16_four(uint2 u, float *v)
     bf16_pair(u.y, v + 2);
 }
 
-/* The sublayer's output of a row in 4 columns: one row, or the experts' rows added up. */
 static __device__ __forceinline__ void
-sublayer_output(const struct streams_mix_args &a, int row, int c, float *f)
+add_four(uint2 u, float *sum)
 {
-    const int lane = threadIdx.x % WARP;
     float v[4];
 
-    if (a.f != NULL) {
-        bf16_four(*(const uint2 *)(a.f + row_start(row, a.dim) + c), f);
-        return;
-    }
-    const uint2 shared = *(const uint2 *)(a.shared + row_start(row, a.dim) + c);
-    /* one row has the places in their order (gpu/cuda/kernels.h): nothing to wait for */
-    const int place = a.rows == 1  ? lane
-                      : lane < a.k ? a.slot[row_start(row, a.k) + lane]
-                                   : 0;
-
+    bf16_four(u, v);
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        f[i] = 0.0f;
+    for (int n = 0; n < 4; n++)
+        sum[n] += v[n];
+}
+
+static __device__ __forceinline__ uint2
+to_bf16_four(const float *v)
+{
+    return make_uint2(to_bf16_pair(v[0], v[1]), to_bf16_pair(v[2], v[3]));
+}
+
+/* The sublayer's output of a row in 4 columns: one row, or the experts' rows added up. */
+static __device__ __forceinline__ uint2
+sublayer_output(const struct streams_mix_args &a, int row, int c)
+{
+    const int lane = threadIdx.x % WARP;
+    float f[4] = {};
+
+    if (a.f != NULL)
+        return *(const uint2 *)(a.f + row_start(row, a.dim) + c);
+    const uint2 shared = *(const uint2 *)(a.shared + row_start(row, a.dim) + c);
+    const int place = lane < a.k ? a.slot[row_start(row, a.k) + lane] : 0;
+
     for (int first = 0; first < a.k; first += MIX_ROUTED) {
         uint2 u[MIX_ROUTED];
 
@@ -68,42 +80,21 @@ sublayer_output(const struct streams_mix_args &a, int row, int c, float *f)
                 u[i] = *(const uint2 *)(a.routed + row_start(at, a.dim) + c);
         }
 #pragma unroll
-        for (int i = 0; i < MIX_ROUTED; i++) {
-            bf16_four(u[i], v);
-#pragma unroll
-            for (int n = 0; n < 4; n++)
-                f[n] += v[n];
-        }
+        for (int i = 0; i < MIX_ROUTED; i++)
+            add_four(u[i], f);
     }
-    bf16_four(shared, v);
-#pragma unroll
-    for (int n = 0; n < 4; n++)
-        f[n] += v[n];
-    bf16_four(make_uint2(to_bf16_pair(f[0], f[1]), to_bf16_pair(f[2], f[3])), f);
+    add_four(shared, f);
+    return to_bf16_four(f);
 }
 
-/* Stream s of a row in 4 columns, with the sublayer's output put back, by a warp. */
+/* One stream in 4 columns with the sublayer's output f put back: of all as they were, by a column of
+ * comb. */
 template <int HC>
 static __device__ __forceinline__ uint2
-take_in(const struct streams_mix_args &a, int row, int s, int c, bool mine)
+put_back(const uint2 *old, const float *by, float post, uint2 f)
 {
-    uint16_t *x = a.x + row_start(row_start(row, a.hc), a.dim) + c;
-    const float *comb = a.comb + row_start(row_start(row, a.hc), a.hc) + s;
-    float f[4], sum[4] = {0.0f, 0.0f, 0.0f, 0.0f}, by[HC], post = 0.0f;
-    uint2 old[HC], v;
+    float out[4], sum[4] = {};
 
-    if (a.post == NULL)
-        return mine ? *(const uint2 *)(x + row_start(s, a.dim)) : make_uint2(0, 0);
-#pragma unroll
-    for (int i = 0; i < HC; i++) {
-        const bool is = mine && (HC == 4 || i < a.hc);
-
-        old[i] = is ? *(const uint2 *)(x + row_start(i, a.dim)) : make_uint2(0, 0);
-        by[i] = is ? comb[stream_cell(i, a.hc, 0)] : 0.0f;
-    }
-    if (mine)
-        post = a.post[row_start(row, a.hc) + s];
-    sublayer_output(a, row, mine ? c : 0, f);
 #pragma unroll
     for (int i = 0; i < HC; i++) {
         float w[4];
@@ -113,11 +104,104 @@ take_in(const struct streams_mix_args &a, int row, int s, int c, bool mine)
         for (int n = 0; n < 4; n++)
             sum[n] += by[i] * w[n];
     }
-    v = make_uint2(to_bf16_pair(post * f[0] + sum[0], post * f[1] + sum[1]),
-                   to_bf16_pair(post * f[2] + sum[2], post * f[3] + sum[3]));
+    bf16_four(f, out);
+#pragma unroll
+    for (int n = 0; n < 4; n++)
+        out[n] = post * out[n] + sum[n];
+    return to_bf16_four(out);
+}
+
+/* Stream s of a row in 4 columns, with the sublayer's output put back, by a warp. */
+template <int HC>
+static __device__ __forceinline__ uint2
+take_in(const struct streams_mix_args &a, int row, int s, int c, bool mine)
+{
+    const int hc = HC == 4 ? 4 : a.hc;
+    uint16_t *x = a.x + row_start(row_start(row, hc), a.dim) + c;
+    const float *comb = a.comb + row_start(row_start(row, hc), hc) + s;
+    float by[HC], post = 0.0f;
+    uint2 old[HC], v;
+
+    if (a.post == NULL)
+        return mine ? *(const uint2 *)(x + row_start(s, a.dim)) : make_uint2(0, 0);
+#pragma unroll
+    for (int i = 0; i < HC; i++) {
+        const bool is = mine && (HC == 4 || i < hc);
+
+        old[i] = is ? *(const uint2 *)(x + row_start(i, a.dim)) : make_uint2(0, 0);
+        by[i] = is ? comb[stream_cell(i, hc, 0)] : 0.0f;
+    }
+    if (mine)
+        post = a.post[row_start(row, hc) + s];
+    v = put_back<HC>(old, by, post, sublayer_output(a, row, mine ? c : 0));
     __syncwarp(); /* all streams have been read */
     if (mine)
         *(uint2 *)(x + row_start(s, a.dim)) = v;
+    return v;
+}
+
+/* Where a lane finds all that, in the only row: known before the kernels in front are done. */
+template <int HC> struct row_places {
+    const uint2 *old[HC], *routed[MIX_ROUTED], *f;
+    const float *by, *post;
+    uint2 *x;
+};
+
+template <int HC>
+static __device__ __forceinline__ void
+find_row(const struct streams_mix_args &a, int s, int c, bool mine, row_places<HC> *p)
+{
+    const int hc = HC == 4 ? 4 : a.hc, at = mine ? c : 0, stream = mine ? s : 0;
+
+#pragma unroll
+    for (int i = 0; i < HC; i++)
+        p->old[i] = unknown(
+            (const uint2 *)(a.x + stream_cell(HC == 4 || i < hc ? i : 0, a.dim, at)));
+#pragma unroll
+    for (int i = 0; i < MIX_ROUTED; i++)
+        p->routed[i] = unknown(
+            (const uint2 *)(a.routed + row_start(max(min(i, a.k - 1), 0), a.dim) + at));
+    p->f = unknown((const uint2 *)((a.f != NULL ? a.f : a.shared) + at));
+    p->by = unknown(a.comb + stream);
+    p->post = unknown(a.post + stream);
+    p->x = unknown((uint2 *)(a.x + stream_cell(stream, a.dim, at)));
+}
+
+/* The same as take_in, row 0, with all loads under way at once. */
+template <int HC>
+static __device__ __forceinline__ uint2
+take_in_row(const struct streams_mix_args &a, const row_places<HC> &p, bool mine)
+{
+    const int hc = HC == 4 ? 4 : a.hc;
+    uint2 old[HC], u[MIX_ROUTED], f, v = make_uint2(0, 0);
+    float by[HC], sum[4] = {};
+
+    if (a.post == NULL)
+        return mine ? *p.x : v;
+    if (mine) {
+#pragma unroll
+        for (int i = 0; i < HC; i++) {
+            old[i] = *p.old[i];
+            by[i] = HC == 4 || i < hc ? p.by[stream_cell(i, hc, 0)] : 0.0f;
+        }
+        const float post = *p.post;
+
+        f = *p.f;
+        if (a.f == NULL) {
+#pragma unroll
+            for (int i = 0; i < MIX_ROUTED; i++)
+                u[i] = *p.routed[i];
+#pragma unroll
+            for (int i = 0; i < MIX_ROUTED; i++)
+                add_four(i < a.k ? u[i] : make_uint2(0, 0), sum);
+            add_four(f, sum);
+            f = to_bf16_four(sum);
+        }
+        v = put_back<HC>(old, by, post, f);
+    }
+    __syncwarp(); /* all streams have been read */
+    if (mine)
+        *p.x = v;
     return v;
 }
 
@@ -154,12 +238,83 @@ spread_sums(float *v)
     return v[0];
 }
 
+/* What of fn goes with a warp's outputs and a lane's columns, on its way. */
+template <int HC>
+static __device__ __forceinline__ void
+load_fn(const struct streams_mix_args &a, int warp, int s, int c, bool inside, float4 *fn)
+{
+#pragma unroll
+    for (int k = 0; k < mix_turns(HC); k++) {
+        const int o = warp + k * MIX_WARPS;
+
+        fn[k] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (inside && a.fn != NULL && o < a.n_mix)
+            fn[k] = load_ahead((const float4 *)(a.fn + row_start(o, a.hc * a.dim) +
+                                                stream_cell(s, a.dim, c)));
+    }
+}
+
+/* The sum of squares is an output like the others, with the columns for what goes with them. */
+static __device__ __forceinline__ float
+squared_four(uint2 u)
+{
+    float v[4];
+
+    bf16_four(u, v);
+    return times_four(make_float4(v[0], v[1], v[2], v[3]), u);
+}
+
+/*
+ * One row. Grid: chunks of columns. The first warp takes in; a warp's outputs are added up
+ * together, four at a time.
+ */
+template <int HC>
+static __global__ void __launch_bounds__(MIX_WARPS *WARP)
+streams_mix_row_kernel(const __grid_constant__ struct streams_mix_args a)
+{
+    constexpr int TURNS = mix_turns(HC), LANES = WARP / HC, SUMS = TURNS / 4 * 4 + 4;
+
+    __shared__ uint2 x[WARP];
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const int s = lane / LANES, c = mix_column(blockIdx.x, LANES, lane);
+    const bool inside = s < a.hc && c < a.dim;
+    row_places<HC> from;
+    float4 fn[TURNS];
+    float v[SUMS] = {};
+
+    pdl_go();
+    load_fn<HC>(a, warp, s, c, inside, fn);
+    find_row<HC>(a, s, c, inside, &from);
+    pdl_wait();
+    if (warp == 0)
+        x[lane] = take_in_row<HC>(a, from, inside);
+    __syncthreads();
+    if (a.fn == NULL)
+        return;
+    const uint2 own = x[lane];
+
+#pragma unroll
+    for (int k = 0; k < TURNS; k++)
+        v[k] = times_four(fn[k], own);
+    v[TURNS] = squared_four(own);
+#pragma unroll
+    for (int k = 0; k < SUMS; k += 4) {
+        const int turn = k + lane / (WARP / 4);
+        const int o = turn < TURNS ? warp + turn * MIX_WARPS : a.n_mix;
+        const float sum = spread_sums<4>(v + k);
+
+        if (lane % (WARP / 4) == 0 &&
+            (turn < TURNS ? o < a.n_mix : turn == TURNS && warp == 0))
+            a.part[mix_part(0, o, a.n_mix + 1, gridDim.x, blockIdx.x)] = sum;
+    }
+}
+
 /*
  * Grid: chunks of columns, groups of `rows` rows, a multiple of 8. A lane has 4 columns of one
  * stream, and of fn what goes with them.
  */
 template <int HC>
-static __global__ void __launch_bounds__(MIX_WARPS *WARP, MIX_BLOCKS)
+static __global__ void __launch_bounds__(MIX_WARPS *WARP, HC == 4 ? MIX_BLOCKS : 2)
 streams_mix_kernel(const __grid_constant__ struct streams_mix_args a, int rows)
 {
     constexpr int TURNS = mix_turns(HC), LANES = WARP / HC;
@@ -172,15 +327,7 @@ streams_mix_kernel(const __grid_constant__ struct streams_mix_args a, int rows)
     float4 fn[TURNS];
 
     pdl_go();
-#pragma unroll
-    for (int k = 0; k < TURNS; k++) {
-        const int o = warp + k * MIX_WARPS;
-
-        fn[k] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if (inside && a.fn != NULL && o < a.n_mix)
-            fn[k] = load_ahead((const float4 *)(a.fn + row_start(o, a.hc * a.dim) +
-                                                stream_cell(s, a.dim, c)));
-    }
+    load_fn<HC>(a, warp, s, c, inside, fn);
     pdl_wait();
     for (int first = blockIdx.y * rows; first < end; first += MIX_WARPS) {
         const int row = first + warp;
@@ -193,34 +340,22 @@ streams_mix_kernel(const __grid_constant__ struct streams_mix_args a, int rows)
         x[warp][lane] = own;
         __syncthreads();
         if (row < end) {
-            float v[4];
-            double ss = 0.0;
+            const float ss = warp_sum(squared_four(own));
 
-            bf16_four(own, v);
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                ss = fma((double)v[i], (double)v[i], ss);
-            ss = warp_sum(ss);
             if (lane == 0)
-                a.part[mix_part(row, a.n_mix, n, gridDim.x, blockIdx.x)] = (float)ss;
+                a.part[mix_part(row, a.n_mix, n, gridDim.x, blockIdx.x)] = ss;
         }
 #pragma unroll
         for (int k = 0; k < TURNS; k++) {
             const int o = warp + k * MIX_WARPS;
-            float sum;
+            float v[MIX_WARPS], sum;
 
             if (o >= a.n_mix)
                 break;
-            if (end - first == 1)
-                sum = warp_sum(times_four(fn[k], x[0][lane]));
-            else {
-                float v[MIX_WARPS];
-
 #pragma unroll
-                for (int r = 0; r < MIX_WARPS; r++)
-                    v[r] = times_four(fn[k], x[r][lane]);
-                sum = spread_sums<MIX_WARPS>(v);
-            }
+            for (int r = 0; r < MIX_WARPS; r++)
+                v[r] = times_four(fn[k], x[r][lane]);
+            sum = spread_sums<MIX_WARPS>(v);
             if (lane % 4 == 0 && first + lane / 4 < end)
                 a.part[mix_part(first + lane / 4, o, n, gridDim.x, blockIdx.x)] = sum;
         }
@@ -247,15 +382,22 @@ streams_mix_cuda(struct cuda_rank *rk, const struct streams_mix_args *a, struct 
     const int most = MIX_BLOCKS * rk->sms / chunks;
     const int rows = ceil_div(turns, most > 0 ? most : 1) * MIX_WARPS;
     const dim3 grid(chunks, ceil_div(a->rows, rows > 0 ? rows : 1));
+    const bool four = a->hc == 4;
 
     if (a->hc < 1 || a->hc > MAX_HC || a->dim % 4 != 0 || a->k > WARP ||
-        a->n_mix > mix_turns(a->hc == 4 ? 4 : MAX_HC) * MIX_WARPS)
+        a->n_mix > mix_turns(four ? 4 : MAX_HC) * MIX_WARPS)
         return err_set(e, ERR_INTERNAL, 0, "streams: %d of %d", a->hc, a->dim);
     if (a->rows == 0)
         return 0;
-    CU_TRY(launch_pdl(rk, a->hc == 4 ? streams_mix_kernel<4> : streams_mix_kernel<MAX_HC>,
-                      grid, MIX_WARPS * WARP, 0, *a, rows),
-           e);
+    if (a->rows == 1 && a->k <= MIX_ROUTED)
+        CU_TRY(launch_pdl(rk,
+                          four ? streams_mix_row_kernel<4> : streams_mix_row_kernel<MAX_HC>,
+                          grid, MIX_WARPS * WARP, 0, *a),
+               e);
+    else
+        CU_TRY(launch_pdl(rk, four ? streams_mix_kernel<4> : streams_mix_kernel<MAX_HC>,
+                          grid, MIX_WARPS * WARP, 0, *a, rows),
+               e);
     return 0;
 }
 

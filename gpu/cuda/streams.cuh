@@ -15,7 +15,8 @@ enum { MAX_HC = 8 };
 static __device__ __forceinline__ float
 sigmoid(float x)
 {
-    return 1.0f / (1.0f + expf(-x)); /* a unit in the last place off at most, in 10 instructions */
+    return 1.0f /
+           (1.0f + expf(-x)); /* a unit in the last place off at most, in 10 instructions */
 }
 
 /* One lane an element of comb [HC][HC]: sums in ascending order, by shuffles. */
@@ -150,8 +151,7 @@ way_back(const struct streams_in_args &a, size_t row)
     __syncthreads();
     if (lane >= WARP)
         return;
-    const float scale =
-        inverse_rms(m[a.n_mix], 1.0f / (float)(hc * a.dim), a.norm_eps);
+    const float scale = inverse_rms(m[a.n_mix], 1.0f / (float)(hc * a.dim), a.norm_eps);
 
     if (lane < hc)
         a.post[row_start(row, hc) + lane] =

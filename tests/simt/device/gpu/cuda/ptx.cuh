@@ -20,6 +20,13 @@ unknown(float x)
     return x;
 }
 
+template <typename T>
+static inline T *
+unknown(T *p)
+{
+    return p;
+}
+
 static inline uint4
 load_once(const uint4 *p)
 {
