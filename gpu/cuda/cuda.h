@@ -145,7 +145,7 @@ struct backend {
     uint64_t kv_bytes, kv_limit, kv_used, weight_bytes;
     enum kv_fmt fmt;
     bool plain_attention, plain_index; /* attend.cu, choose.cu cannot do this model */
-    bool exchange; /* for timing: copy what two devices would exchange */
+    bool exchange; /* for timing: what two devices would exchange goes by way of memory */
     struct network_places at;
     size_t page_stride; /* of pages in the pool */
     struct kv_layout layout;
@@ -251,7 +251,6 @@ int cuda_draft(struct backend *b, const struct cuda_step *p, struct err *e);
 /* Rows of src bf16 [.][hc][d] that index names, to out[i] f32 [vocab] on the host each. */
 int cuda_head(struct backend *b, const struct mixer *hc, const float *norm,
               const uint16_t *src, const struct head_rows *h, struct err *e);
-int cuda_exchange(struct backend *b, uint16_t *f, int n, struct err *e);
 int cuda_forward_begin(struct backend *b, const struct step *s, int upload, struct err *e);
 int cuda_forward(struct backend *b, const struct step *s, struct err *e);
 int cuda_seq_row(struct backend *b, uint32_t seq, float *row, struct err *e);

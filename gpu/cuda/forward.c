@@ -60,6 +60,7 @@ next_input(struct backend *b, int n, uint16_t *x, enum left left, const struct m
                                          .slot = s->slot,
                                          .k = c->n_experts_used,
                                          .fn = m != NULL ? m->fn.w : NULL,
+                                         .through = b->exchange ? s->head_x : NULL,
                                          .part = s->part,
                                          .rows = n,
                                          .hc = c->hc_mult,
@@ -90,15 +91,6 @@ next_input(struct backend *b, int n, uint16_t *x, enum left left, const struct m
     return streams_in_cuda(&b->rk, &b->back, e);
 }
 
-/* Half of a model (timing): where two devices would exchange their sums there is a copy. */
-int
-cuda_exchange(struct backend *b, uint16_t *f, int n, struct err *e)
-{
-    if (!b->exchange)
-        return 0;
-    return copy_cuda(&b->rk, b->s.head_x, f, (size_t)n * b->c.hidden * sizeof *f, e);
-}
-
 /* A layer but for the end of its second sublayer, which is left. */
 static int
 layer_body(struct backend *b, const struct layer *l, const struct cuda_rows *r, uint16_t *x,
@@ -108,12 +100,9 @@ layer_body(struct backend *b, const struct layer *l, const struct cuda_rows *r, 
 
     if (next_input(b, r->n, x, left, &l->hc_attn, l->attn_norm, e) == -1 ||
         cuda_attention(b, l, r, s->y, s->f, e) == -1 ||
-        cuda_exchange(b, s->f, r->n, e) == -1)
+        next_input(b, r->n, x, ROW, &l->hc_ffn, l->ffn_norm, e) == -1)
         return -1;
-    if (next_input(b, r->n, x, ROW, &l->hc_ffn, l->ffn_norm, e) == -1 ||
-        cuda_moe(b, l, r, s->y, e) == -1)
-        return -1;
-    return cuda_exchange(b, s->gs, r->n, e);
+    return cuda_moe(b, l, r, s->y, e);
 }
 
 int

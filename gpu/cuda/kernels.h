@@ -82,10 +82,6 @@ struct gather_args {
 
 int gather_cuda(struct cuda_rank *rk, const struct gather_args *a, struct err *e);
 
-/* bytes: a multiple of 16, as are the addresses. */
-int copy_cuda(struct cuda_rank *rk, void *dst, const void *src, size_t bytes,
-              struct err *e);
-
 /* Rows of the step into their sequences' rings, the last `slots` of each span: the row of
  * position p to slot p % slots. bytes: a multiple of 4. */
 struct ring_args {
@@ -172,6 +168,10 @@ int entry_store_cuda(struct cuda_rank *rk, const struct entry_args *a, struct er
  * parts of the next mixing matrix are made of it (if fn is): f32 [rows][n_mix + 1][streams_chunks],
  * the last a sum of squares. Then y = norm(mix of the streams), and, if there is yq, yq =
  * act_quant(y).
+ *
+ * through: for timing half of a model. Of two devices each would send the other its part of the
+ * sublayer's output, in bf16, when its own is added up, and wait for what comes; so the output is
+ * written there and what goes on is read from there.
  */
 struct streams_mix_args {
     uint16_t *x;
@@ -179,7 +179,8 @@ struct streams_mix_args {
     const uint16_t *f;        /* bf16 [rows][dim], or NULL: */
     const uint16_t *routed, *shared;
     const int *slot;
-    const float *fn; /* f32 [n_mix][hc * dim] */
+    const float *fn;   /* f32 [n_mix][hc * dim] */
+    uint16_t *through; /* bf16 [rows][dim], or NULL */
     float *part;
     int rows, hc, dim, n_mix, k;
 };

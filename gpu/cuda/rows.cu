@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Rows moved about: embedding, gathering, rings, pages. Bound by bandwidth or by nothing. */
-#include <limits.h>
-
 #include "base/err.h"
 #include "gpu/cuda/device.cuh"
 #include "gpu/cuda/kernels.h"
@@ -70,33 +68,6 @@ gather_cuda(struct cuda_rank *rk, const struct gather_args *a, struct err *e)
     if (a->n == 0)
         return 0;
     CU_TRY(launch_kernel(rk->stream, gather_kernel, dim3(a->n), THREADS, 0, *a), e);
-    return 0;
-}
-
-/* A vector a thread. */
-static __global__ void __launch_bounds__(THREADS)
-copy_kernel(uint4 *dst, const uint4 *src, int n)
-{
-    const int i = grid_item(blockIdx.x, THREADS, threadIdx.x);
-
-    pdl_go();
-    pdl_wait();
-    if (i < n)
-        dst[i] = src[i];
-}
-
-int
-copy_cuda(struct cuda_rank *rk, void *dst, const void *src, size_t bytes, struct err *e)
-{
-    if (bytes % sizeof(uint4) != 0 || bytes / sizeof(uint4) > INT_MAX)
-        return err_set(e, ERR_INTERNAL, 0, "copy: %zu bytes", bytes);
-    const int n = (int)(bytes / sizeof(uint4));
-
-    if (n == 0)
-        return 0;
-    CU_TRY(launch_pdl(rk, copy_kernel, dim3(ceil_div(n, THREADS)), THREADS, 0, (uint4 *)dst,
-                      (const uint4 *)src, n),
-           e);
     return 0;
 }
 

@@ -87,6 +87,19 @@ sublayer_output(const struct streams_mix_args &a, int row, int c)
     return to_bf16_four(f);
 }
 
+/* The sublayer's output by way of where two devices would exchange it (gpu/cuda/kernels.h). All lanes
+ * of a warp; s: whose stream. */
+static __device__ __forceinline__ uint2
+exchanged(const struct streams_mix_args &a, int row, int s, int c, bool mine, uint2 f)
+{
+    uint2 *at = (uint2 *)(a.through + row_start(row, a.dim) + c);
+
+    if (mine && s == 0)
+        *at = f;
+    __syncwarp();
+    return mine ? load_beside(at) : f;
+}
+
 /* One stream in 4 columns with the sublayer's output f put back: of all as they were, by a column of
  * comb. */
 template <int HC>
@@ -120,7 +133,7 @@ take_in(const struct streams_mix_args &a, int row, int s, int c, bool mine)
     uint16_t *x = a.x + row_start(row_start(row, hc), a.dim) + c;
     const float *comb = a.comb + row_start(row_start(row, hc), hc) + s;
     float by[HC], post = 0.0f;
-    uint2 old[HC], v;
+    uint2 old[HC], f, v;
 
     if (a.post == NULL)
         return mine ? *(const uint2 *)(x + row_start(s, a.dim)) : make_uint2(0, 0);
@@ -133,7 +146,10 @@ take_in(const struct streams_mix_args &a, int row, int s, int c, bool mine)
     }
     if (mine)
         post = a.post[row_start(row, hc) + s];
-    v = put_back<HC>(old, by, post, sublayer_output(a, row, mine ? c : 0));
+    f = sublayer_output(a, row, mine ? c : 0);
+    if (a.through != NULL)
+        f = exchanged(a, row, s, c, mine, f);
+    v = put_back<HC>(old, by, post, f);
     __syncwarp(); /* all streams have been read */
     if (mine)
         *(uint2 *)(x + row_start(s, a.dim)) = v;
@@ -170,11 +186,12 @@ find_row(const struct streams_mix_args &a, int s, int c, bool mine, row_places<H
 /* The same as take_in, row 0, with all loads under way at once. */
 template <int HC>
 static __device__ __forceinline__ uint2
-take_in_row(const struct streams_mix_args &a, const row_places<HC> &p, bool mine)
+take_in_row(const struct streams_mix_args &a, const row_places<HC> &p, int s, int c,
+            bool mine)
 {
     const int hc = HC == 4 ? 4 : a.hc;
-    uint2 old[HC], u[MIX_ROUTED], f, v = make_uint2(0, 0);
-    float by[HC], sum[4] = {};
+    uint2 old[HC] = {}, u[MIX_ROUTED], f = make_uint2(0, 0), v = f;
+    float by[HC] = {}, post = 0.0f, sum[4] = {};
 
     if (a.post == NULL)
         return mine ? *p.x : v;
@@ -184,8 +201,7 @@ take_in_row(const struct streams_mix_args &a, const row_places<HC> &p, bool mine
             old[i] = *p.old[i];
             by[i] = HC == 4 || i < hc ? p.by[stream_cell(i, hc, 0)] : 0.0f;
         }
-        const float post = *p.post;
-
+        post = *p.post;
         f = *p.f;
         if (a.f == NULL) {
 #pragma unroll
@@ -197,8 +213,10 @@ take_in_row(const struct streams_mix_args &a, const row_places<HC> &p, bool mine
             add_four(f, sum);
             f = to_bf16_four(sum);
         }
-        v = put_back<HC>(old, by, post, f);
     }
+    if (a.through != NULL)
+        f = exchanged(a, 0, s, c, mine, f);
+    v = put_back<HC>(old, by, post, f);
     __syncwarp(); /* all streams have been read */
     if (mine)
         *p.x = v;
@@ -287,7 +305,7 @@ streams_mix_row_kernel(const __grid_constant__ struct streams_mix_args a)
     find_row<HC>(a, s, c, inside, &from);
     pdl_wait();
     if (warp == 0)
-        x[lane] = take_in_row<HC>(a, from, inside);
+        x[lane] = take_in_row<HC>(a, from, s, c, inside);
     __syncthreads();
     if (a.fn == NULL)
         return;

@@ -79,7 +79,8 @@ parts(const struct streams *s, int n)
 }
 
 static void
-run_mix(const struct streams *s, int row0, int n, bool experts, struct left *l)
+run_mix(const struct streams *s, int row0, int n, bool experts, bool through,
+        struct left *l)
 {
     static const float scale[3] = {0.7f, 0.4f, 1.5f};
     const size_t d = (size_t)s->dim, hc = (size_t)s->hc, r0 = (size_t)row0;
@@ -101,6 +102,7 @@ run_mix(const struct streams *s, int row0, int n, bool experts, struct left *l)
         .shared = dev(s->shared + r0 * d, (size_t)n * d * 2),
         .slot = dev(slot, sizeof *slot * (size_t)n * USED),
         .fn = dev(s->fn, (size_t)s->n_mix * s->row * 4),
+        .through = through ? dev_poison((size_t)n * d * 2) : NULL,
         .part = dev_poison(parts(s, n) * 4),
         .rows = n,
         .hc = s->hc,
@@ -128,11 +130,11 @@ run_mix(const struct streams *s, int row0, int n, bool experts, struct left *l)
 }
 
 static void
-run(const struct streams *s, int row0, int n, bool experts, struct left *l)
+run(const struct streams *s, int row0, int n, bool experts, bool through, struct left *l)
 {
     struct err e = {0};
 
-    run_mix(s, row0, n, experts, l);
+    run_mix(s, row0, n, experts, through, l);
     done(streams_in_cuda(&rk, &l->in, &e), &e);
     l->x = fetch(l->mix.x, (size_t)n * s->row * 2);
     l->y = fetch(l->in.y, (size_t)n * (size_t)s->dim * 2);
@@ -176,6 +178,12 @@ against_twins(const struct streams *s, bool experts, const struct left *l)
     float *post = malloc(sizeof *post * ROWS * 8), *comb = malloc(sizeof *comb * ROWS * 64);
 
     output(s, experts, f);
+    if (l->mix.through != NULL) {
+        uint16_t *sent = fetch(l->mix.through, n * 2);
+
+        assert_memory_equal(sent, f, n * 2);
+        free(sent);
+    }
     reference_hc_post(
         &(struct hc_post_args){s->x, f, s->post, s->comb, x, ROWS, s->hc, s->dim});
     assert_memory_equal(l->x, x, ROWS * s->row * 2);
@@ -224,12 +232,12 @@ test_streams(void **state)
         struct streams s;
 
         make(&s, shapes[k / 2][0], shapes[k / 2][1]);
-        run(&s, 0, ROWS, experts, &all);
+        run(&s, 0, ROWS, experts, k % 3 == 0, &all);
         against_twins(&s, experts, &all);
         for (int r = 0; r < ROWS; r += 6) {
             const size_t d = (size_t)s.dim, at = (size_t)r;
 
-            run(&s, r, 1, experts, &one);
+            run(&s, r, 1, experts, r % 12 == 0, &one);
             assert_memory_equal(one.x, all.x + at * s.row, s.row * 2);
             assert_memory_equal(one.part, all.part + parts(&s, r), parts(&s, 1) * 4);
             assert_memory_equal(one.y, all.y + at * d, d * 2);
