@@ -19,6 +19,7 @@
 
 #include "base/err.h"
 #include "gpu/cuda/cuda.h"
+#include "gpu/cuda/kernels.h"
 #include "model/weights.h"
 #include "tools/benchmarks/cuda.h"
 
@@ -241,6 +242,80 @@ swap_out_and_in(struct backend *b, uint64_t len)
     free(host);
 }
 
+/* What the linker calls in place of the kernels of hyper-connections, and those themselves. */
+int __real_streams_mix_cuda(struct cuda_rank *rk, const struct streams_mix_args *a,
+                            struct err *e);
+int __real_streams_in_cuda(struct cuda_rank *rk, const struct streams_in_args *a,
+                           struct err *e);
+int __wrap_streams_mix_cuda(struct cuda_rank *rk, const struct streams_mix_args *a,
+                            struct err *e);
+int __wrap_streams_in_cuda(struct cuda_rank *rk, const struct streams_in_args *a,
+                           struct err *e);
+
+static bool without_streams;
+
+int
+__wrap_streams_mix_cuda(struct cuda_rank *rk, const struct streams_mix_args *a,
+                        struct err *e)
+{
+    return without_streams ? 0 : __real_streams_mix_cuda(rk, a, e);
+}
+
+int
+__wrap_streams_in_cuda(struct cuda_rank *rk, const struct streams_in_args *a, struct err *e)
+{
+    return without_streams ? 0 : __real_streams_in_cuda(rk, a, e);
+}
+
+static void
+forget_graphs(struct backend *b)
+{
+    for (int i = 0; i < CUDA_GRAPHS; i++) {
+        if (b->graphs[i].exec != NULL)
+            cudaGraphExecDestroy(b->graphs[i].exec);
+        b->graphs[i] = (struct cuda_graph){0};
+    }
+}
+
+/* A step at 1k of which something is left out. */
+static double
+decode_without(struct backend *b, bool exchange, bool streams, const char *what)
+{
+    const bool was = b->exchange;
+    struct err e = {0};
+    double t;
+
+    fail_if(backend_cuda.seq_open(b, 0, &e), &e);
+    prefill(b, 0, 1024, CUDA_STEP_TOKENS);
+    b->exchange = was && !exchange;
+    without_streams = streams;
+    forget_graphs(b);
+    t = decode(b, 1, what);
+    forget_graphs(b);
+    b->exchange = was;
+    without_streams = false;
+    backend_cuda.seq_close(b, 0);
+    return t;
+}
+
+/*
+ * What hyper-connections and the exchange take of a step: by how much it is shorter without them,
+ * all other kernels doing the same work on rows that mean nothing. A sum of times of kernels alone
+ * would count the launch of each and what a step hides behind others.
+ */
+static void
+shares(struct backend *b)
+{
+    const double all = decode_without(b, false, false, "once more, all of it");
+    const double alone = decode_without(b, true, false, "  without exchange");
+    const double rest = decode_without(b, true, true, "  nor hyper-connections");
+
+    printf("hyper-connections %.1f us, %.1f%% of a step; exchange %.1f us, %.1f%%\n",
+           (alone - rest) * 1e6, (alone - rest) / all * 100, (all - alone) * 1e6,
+           (all - alone) / all * 100);
+    fflush(stdout);
+}
+
 static void
 all_contexts(struct backend *b)
 {
@@ -265,6 +340,8 @@ all_contexts(struct backend *b)
         if (i >= 2)
             swap_out_and_in(b, lengths[i]);
         backend_cuda.seq_close(b, 0);
+        if (i == 0)
+            shares(b);
     }
 }
 
