@@ -32,6 +32,16 @@ comb_out(const Config &, Thread &x)
     x.use("comb", READ, x.t + x.any("round", 0, 1) * 32, 1, x.t < 32);
 }
 
+/* streams_mix_row_kernel: a column of a stream, by a lane of the first warps. */
+void
+one_column(const Config &k, Thread &x)
+{
+    const int lanes = k.c.hc_mult == 4 ? 8 : 4;
+
+    x.use("x", WRITE, x.lane() / lanes * lanes * 4 + x.warp() * lanes + x.lane() % lanes, 1,
+          x.warp() < 4);
+}
+
 /* mix_of, by the last warp of streams_in_kernel. */
 void
 last_warp(const Config &k, Thread &x)
@@ -147,8 +157,8 @@ streams_stages()
          256,
          "streams_mix_row_kernel",
          0,
-         {[](const Config &, Thread &x) { x.use("x", WRITE, x.t, 1, x.t < 32); },
-          [](const Config &, Thread &x) { x.use("x", READ, x.lane()); }}},
+         {one_column,
+          [](const Config &, Thread &x) { x.use("x", READ, x.lane() * 4, 4); }}},
         {"gpu/cuda/streams.cu",
          "streams_mix_kernel",
          "{ x | x | }",

@@ -107,7 +107,18 @@ columns_once(const Config &k, Statement &s)
                       stream(lane.y) < hc && col(b.y, lane.y) < dim;
     const Int want = s.any("want", 0, hc - 1), c = s.any("c", 0, dim / 4 - 1);
     const Int thread = want * lanes + c % lanes;
+    /* streams_mix_row_kernel: one column a lane, of the first four warps */
+    const auto warp = s.two("warp", 0, 3);
+    const Int one = s.any("one", 0, dim - 1), who = want * lanes + one % lanes;
+    const auto col_of = [&](Int block, Int w, Int t) {
+        return Int(mix_column(block, lanes, 0)) + w * lanes + t % lanes;
+    };
 
+    s.claim(implies(stream(lane.x) == stream(lane.y) &&
+                        col_of(b.x, warp.x, lane.x) == col_of(b.y, warp.y, lane.y),
+                    b.x == b.y && warp.x == warp.y && lane.x == lane.y));
+    s.claim(who < 32 && stream(who) == want &&
+            col_of(one / (lanes * 4), one / lanes % 4, who) == one);
     s.claim(implies(both && stream(lane.x) == stream(lane.y) &&
                         col(b.x, lane.x) / 4 == col(b.y, lane.y) / 4,
                     b.x == b.y && lane.x == lane.y));

@@ -74,7 +74,7 @@ load_ahead(const float4 *p)
     return v;
 }
 
-/* 8 bytes that lie beside what another kernel may still write: not by way of L1, where they would
+/* 8 or 2 bytes that lie beside what another kernel may still write: not by way of L1, where they would
  * stay as they are. */
 static __device__ __forceinline__ uint2
 load_beside(const uint2 *p)
@@ -85,6 +85,15 @@ load_beside(const uint2 *p)
                  : "=r"(v.x), "=r"(v.y)
                  : "l"(p)
                  : "memory");
+    return v;
+}
+
+static __device__ __forceinline__ uint16_t
+load_beside(const uint16_t *p)
+{
+    uint16_t v;
+
+    asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(v) : "l"(p) : "memory");
     return v;
 }
 

@@ -156,11 +156,12 @@ take_in(const struct streams_mix_args &a, int row, int s, int c, bool mine)
     return v;
 }
 
-/* Where a lane finds all that, in the only row: known before the kernels in front are done. */
+/* Where a lane finds what it puts back of the only row, one column of one stream: known before the
+ * kernels in front are done. */
 template <int HC> struct row_places {
-    const uint2 *old[HC], *routed[MIX_ROUTED], *f;
+    const uint16_t *old[HC], *routed[MIX_ROUTED], *f;
     const float *by, *post;
-    uint2 *x;
+    uint16_t *x, *through;
 };
 
 template <int HC>
@@ -171,56 +172,62 @@ find_row(const struct streams_mix_args &a, int s, int c, bool mine, row_places<H
 
 #pragma unroll
     for (int i = 0; i < HC; i++)
-        p->old[i] = unknown(
-            (const uint2 *)(a.x + stream_cell(HC == 4 || i < hc ? i : 0, a.dim, at)));
+        p->old[i] = unknown(a.x + stream_cell(HC == 4 || i < hc ? i : 0, a.dim, at));
 #pragma unroll
     for (int i = 0; i < MIX_ROUTED; i++)
-        p->routed[i] = unknown(
-            (const uint2 *)(a.routed + row_start(max(min(i, a.k - 1), 0), a.dim) + at));
-    p->f = unknown((const uint2 *)((a.f != NULL ? a.f : a.shared) + at));
+        p->routed[i] = unknown(a.routed + row_start(max(min(i, a.k - 1), 0), a.dim) + at);
+    p->f = unknown((a.f != NULL ? a.f : a.shared) + at);
     p->by = unknown(a.comb + stream);
     p->post = unknown(a.post + stream);
-    p->x = unknown((uint2 *)(a.x + stream_cell(stream, a.dim, at)));
+    p->x = unknown(a.x + stream_cell(stream, a.dim, at));
+    p->through = unknown(a.through + at);
 }
 
-/* The same as take_in, row 0, with all loads under way at once. */
+/* The same as take_in of one column, with all loads under way at once; a lane that has none does
+ * the first one's work. */
 template <int HC>
-static __device__ __forceinline__ uint2
-take_in_row(const struct streams_mix_args &a, const row_places<HC> &p, int s, int c,
-            bool mine)
+static __device__ __forceinline__ uint16_t
+take_in_row(const struct streams_mix_args &a, const row_places<HC> &p, int s, bool mine)
 {
     const int hc = HC == 4 ? 4 : a.hc;
-    uint2 old[HC] = {}, u[MIX_ROUTED], f = make_uint2(0, 0), v = f;
-    float by[HC] = {}, post = 0.0f, sum[4] = {};
+    uint16_t old[HC], u[MIX_ROUTED], own, v;
+    float by[HC], f, sum = 0.0f;
 
     if (a.post == NULL)
-        return mine ? *p.x : v;
-    if (mine) {
+        return mine ? *p.x : 0;
 #pragma unroll
-        for (int i = 0; i < HC; i++) {
-            old[i] = *p.old[i];
-            by[i] = HC == 4 || i < hc ? p.by[stream_cell(i, hc, 0)] : 0.0f;
-        }
-        post = *p.post;
-        f = *p.f;
-        if (a.f == NULL) {
-#pragma unroll
-            for (int i = 0; i < MIX_ROUTED; i++)
-                u[i] = *p.routed[i];
-#pragma unroll
-            for (int i = 0; i < MIX_ROUTED; i++)
-                add_four(i < a.k ? u[i] : make_uint2(0, 0), sum);
-            add_four(f, sum);
-            f = to_bf16_four(sum);
-        }
+    for (int i = 0; i < HC; i++) {
+        old[i] = *p.old[i];
+        by[i] = HC == 4 || i < hc ? p.by[stream_cell(i, hc, 0)] : 0.0f;
     }
-    if (a.through != NULL)
-        f = exchanged(a, 0, s, c, mine, f);
-    v = put_back<HC>(old, by, post, f);
+    own = *p.f;
+    const float post = *p.post;
+
+    if (a.f == NULL) {
+#pragma unroll
+        for (int i = 0; i < MIX_ROUTED; i++)
+            u[i] = *p.routed[i];
+#pragma unroll
+        for (int i = 0; i < MIX_ROUTED; i++)
+            sum += i < a.k ? bf16_to_f32(u[i]) : 0.0f;
+        own = (uint16_t)to_bf16_pair(sum + bf16_to_f32(own), 0.0f);
+    }
+    f = bf16_to_f32(own);
+    if (a.through != NULL) {
+        if (mine && s == 0)
+            *p.through = own;
+        __syncwarp();
+        f = bf16_to_f32(load_beside(p.through));
+    }
+    sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < HC; i++)
+        sum += by[i] * bf16_to_f32(old[i]);
+    v = (uint16_t)to_bf16_pair(post * f + sum, 0.0f);
     __syncwarp(); /* all streams have been read */
     if (mine)
         *p.x = v;
-    return v;
+    return mine ? v : 0;
 }
 
 static __device__ __forceinline__ float
@@ -283,8 +290,8 @@ squared_four(uint2 u)
 }
 
 /*
- * One row. Grid: chunks of columns. The first warp takes in; a warp's outputs are added up
- * together, four at a time.
+ * One row. Grid: chunks of columns. The first warps take in, a column of all streams each lane's
+ * neighbours; a warp's outputs are added up together, four at a time.
  */
 template <int HC>
 static __global__ void __launch_bounds__(MIX_WARPS *WARP)
@@ -292,24 +299,35 @@ streams_mix_row_kernel(const __grid_constant__ struct streams_mix_args a)
 {
     constexpr int TURNS = mix_turns(HC), LANES = WARP / HC, SUMS = TURNS / 4 * 4 + 4;
 
-    __shared__ uint2 x[WARP];
+    __shared__ __align__(8) uint16_t x[HC][LANES * 4];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int s = lane / LANES, c = mix_column(blockIdx.x, LANES, lane);
-    const bool inside = s < a.hc && c < a.dim;
+    const int mine = warp * LANES + lane % LANES; /* column of the chunk to take in */
+    const int at = mix_column(blockIdx.x, LANES, 0) + mine;
     row_places<HC> from;
     float4 fn[TURNS];
-    float v[SUMS] = {};
+    float v[SUMS] = {}, *to[SUMS / 4];
+    bool is[SUMS / 4];
 
     pdl_go();
-    load_fn<HC>(a, warp, s, c, inside, fn);
-    find_row<HC>(a, s, c, inside, &from);
+    load_fn<HC>(a, warp, s, c, s < a.hc && c < a.dim, fn);
+    find_row<HC>(a, s, at, s < a.hc && at < a.dim, &from);
+#pragma unroll
+    for (int k = 0; k < SUMS; k += 4) {
+        const int turn = k + lane / (WARP / 4);
+        const int o = turn < TURNS ? warp + turn * MIX_WARPS : a.n_mix;
+
+        to[k / 4] = unknown(a.part + mix_part(0, o, a.n_mix + 1, gridDim.x, blockIdx.x));
+        is[k / 4] = lane % (WARP / 4) == 0 &&
+                    (turn < TURNS ? o < a.n_mix : turn == TURNS && warp == 0);
+    }
     pdl_wait();
-    if (warp == 0)
-        x[lane] = take_in_row<HC>(a, from, s, c, inside);
+    if (mine < LANES * 4)
+        x[s][mine] = take_in_row<HC>(a, from, s, s < a.hc && at < a.dim);
     __syncthreads();
     if (a.fn == NULL)
         return;
-    const uint2 own = x[lane];
+    const uint2 own = *(const uint2 *)&x[s][lane % LANES * 4];
 
 #pragma unroll
     for (int k = 0; k < TURNS; k++)
@@ -317,13 +335,10 @@ streams_mix_row_kernel(const __grid_constant__ struct streams_mix_args a)
     v[TURNS] = squared_four(own);
 #pragma unroll
     for (int k = 0; k < SUMS; k += 4) {
-        const int turn = k + lane / (WARP / 4);
-        const int o = turn < TURNS ? warp + turn * MIX_WARPS : a.n_mix;
         const float sum = spread_sums<4>(v + k);
 
-        if (lane % (WARP / 4) == 0 &&
-            (turn < TURNS ? o < a.n_mix : turn == TURNS && warp == 0))
-            a.part[mix_part(0, o, a.n_mix + 1, gridDim.x, blockIdx.x)] = sum;
+        if (is[k / 4])
+            *to[k / 4] = sum;
     }
 }
 

@@ -51,6 +51,12 @@ load_beside(const uint2 *p)
     return *p;
 }
 
+static inline uint16_t
+load_beside(const uint16_t *p)
+{
+    return *p;
+}
+
 static inline void
 copy_async(void *to, const void *from, bool there)
 {
