@@ -143,6 +143,25 @@ mma_bf16(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/* 1 / sqrt(x) and 1 / x by one instruction each, a place or so off; x is no subnormal. */
+static __device__ __forceinline__ float
+inverse_root(float x)
+{
+    float y;
+
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+static __device__ __forceinline__ float
+inverse(float x)
+{
+    float y;
+
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* Two products of bf16. */
 static __device__ __forceinline__ uint32_t
 times_bf16x2(uint32_t x, uint32_t factor)

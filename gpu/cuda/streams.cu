@@ -482,13 +482,12 @@ mix_of(const struct streams_in_args &a, int row, float *pre)
         pre[j] = sigmoid(sum * inverse_rms(all, per, a.norm_eps) * by + base) + a.hc_eps;
 }
 
-/* 8 columns of the mix; the first lane leaves the warp's sum of squares. */
+/* v: 8 columns of the mix, rounded; the first lane leaves the warp's sum of squares. */
 template <int HC>
-static __device__ __forceinline__ uint4
-mixed_eight(const float (*w)[8], const float *pre, int hc, float *squares)
+static __device__ __forceinline__ void
+mixed_eight(const float (*w)[8], const float *pre, int hc, float *v, float *squares)
 {
-    float v[8], ss[2] = {0.0f, 0.0f};
-    uint4 y;
+    float ss[2] = {0.0f, 0.0f};
 
 #pragma unroll
     for (int j = 0; j < HC; j++) {
@@ -498,28 +497,25 @@ mixed_eight(const float (*w)[8], const float *pre, int hc, float *squares)
         for (int i = 0; i < 8; i++)
             v[i] = j == 0 ? pre[j] * w[j][i] : v[i] + pre[j] * w[j][i];
     }
-    y = to_bf16_eight(v);
-    bf16_eight(y, v);
+    bf16_eight(to_bf16_eight(v), v);
 #pragma unroll
     for (int i = 0; i < 8; i++)
         ss[i % 2] = fmaf(v[i], v[i], ss[i % 2]);
     ss[0] = warp_sum(ss[0] + ss[1]);
     if (threadIdx.x % WARP == 0)
         *squares = ss[0];
-    return y;
 }
 
 static __device__ __forceinline__ uint4
-normed_eight(uint4 y, const float4 *weight, float norm)
+normed_eight(const float *x, const float4 *weight, float norm)
 {
     const float w[8] = {weight[0].x, weight[0].y, weight[0].z, weight[0].w,
                         weight[1].x, weight[1].y, weight[1].z, weight[1].w};
     float v[8];
 
-    bf16_eight(y, v);
 #pragma unroll
     for (int i = 0; i < 8; i++)
-        v[i] = w[i] * (v[i] * norm);
+        v[i] = w[i] * (x[i] * norm);
     return to_bf16_eight(v);
 }
 
@@ -540,9 +536,8 @@ streams_in_kernel(const __grid_constant__ struct streams_in_args a)
     const int t = threadIdx.x, warp = t / WARP, row = blockIdx.x, vectors = a.dim / 8;
     const uint16_t *x = a.x + row_start(row_start(row, a.hc), a.dim);
     const float per = unknown(1.0f / (float)a.dim);
-    uint4 y[TURNS];
     float4 weight[TURNS][2];
-    float w[EARLY ? TURNS : 1][HC][8];
+    float y[TURNS][8], w[EARLY ? TURNS : 1][HC][8];
 
     pdl_go();
     if (warp == WARPS)
@@ -565,7 +560,7 @@ streams_in_kernel(const __grid_constant__ struct streams_in_args a)
     for (int k = 0; k < TURNS && warp < WARPS; k++) {
         if (!EARLY)
             load_streams<HC>(a, x, t + k * IN_THREADS, w[0]);
-        y[k] = mixed_eight<HC>(w[EARLY ? k : 0], pre, a.hc, &squares[warp + k * WARPS]);
+        mixed_eight<HC>(w[EARLY ? k : 0], pre, a.hc, y[k], &squares[warp + k * WARPS]);
     }
     __syncthreads();
     if (warp == WARPS)
@@ -581,17 +576,17 @@ streams_in_kernel(const __grid_constant__ struct streams_in_args a)
     for (int k = 0; k < TURNS; k++) {
         const int at = t + k * IN_THREADS;
         const size_t to = row_start(row, a.dim) + at * 8;
-        uint4 q;
+        uint4 u = make_uint4(0, 0, 0, 0);
 
         if (at < vectors) {
-            y[k] = normed_eight(y[k], weight[k], norm);
-            *(uint4 *)(a.y + to) = y[k];
+            u = normed_eight(y[k], weight[k], norm);
+            *(uint4 *)(a.y + to) = u;
         }
         if (a.yq == NULL)
             continue;
-        q = quantised(y[k]);
+        u = quantised(u);
         if (at < vectors)
-            *(uint4 *)(a.yq + to) = q;
+            *(uint4 *)(a.yq + to) = u;
     }
 }
 

@@ -15,8 +15,8 @@ enum { MAX_HC = 8 };
 static __device__ __forceinline__ float
 sigmoid(float x)
 {
-    return 1.0f /
-           (1.0f + expf(-x)); /* a unit in the last place off at most, in 10 instructions */
+    return inverse(1.0f +
+                   expf(-x)); /* some units in the last place off: a tenth of the time */
 }
 
 /* One lane an element of comb [HC][HC]: sums in ascending order, by shuffles. */
@@ -132,7 +132,7 @@ part_sum(const struct streams_in_args &a, int row, int o)
 static __device__ __forceinline__ float
 inverse_rms(float squares, float per, float eps)
 {
-    return 1.0f / sqrtf(squares * per + eps);
+    return inverse_root(squares * per + eps);
 }
 
 /* post and comb of a row, by a block whose first warp does the most of it. */

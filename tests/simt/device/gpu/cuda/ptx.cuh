@@ -89,6 +89,18 @@ mma_bf16(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
     simt_together(simt_mma_op, ~0u, &m);
 }
 
+static inline float
+inverse_root(float x)
+{
+    return 1.0f / sqrtf(x);
+}
+
+static inline float
+inverse(float x)
+{
+    return 1.0f / x;
+}
+
 /* A product of two bf16 is exact in f32. */
 static inline uint32_t
 times_bf16x2(uint32_t x, uint32_t factor)
