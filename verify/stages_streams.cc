@@ -134,7 +134,7 @@ streams_stages()
               comb_own(k, x);
           },
           comb_out}},
-        {"gpu/cuda/streams.cu",
+        {"gpu/cuda/streams_in.cu",
          "streams_in_kernel",
          "pre | pre squares | squares",
          {},

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Hyper-connections (gpu/cuda/mhc.cu, streams.cu, streams.cuh): mixing coefficients, streams, and
+ * Hyper-connections (gpu/cuda/mhc.cu, streams*.cu, streams.cuh): mixing coefficients, streams, and
  * the parts of the mixing matrix, of which streams_mix_kernel leaves one for each chunk of columns
  * and mix_of and part_sum add them up. Stages: stages.cc.
  */

@@ -19,6 +19,30 @@ sigmoid(float x)
                    expf(-x)); /* some units in the last place off: a tenth of the time */
 }
 
+/* warp_sum of each of N values, along its tree: WARP / N lanes get number 0's, and so on. */
+template <int N>
+static __device__ __forceinline__ float
+spread_sums(float *v)
+{
+    const int lane = threadIdx.x % WARP;
+
+#pragma unroll
+    for (int n = N / 2, d = WARP / 2; n > 0; n /= 2, d /= 2) {
+        const bool high = (lane & d) != 0;
+
+#pragma unroll
+        for (int i = 0; i < n; i++) {
+            const float keep = high ? v[i + n] : v[i], give = high ? v[i] : v[i + n];
+
+            v[i] = keep + __shfl_xor_sync(~0u, give, d);
+        }
+    }
+#pragma unroll
+    for (int d = WARP / N / 2; d > 0; d /= 2)
+        v[0] += __shfl_xor_sync(~0u, v[0], d);
+    return v[0];
+}
+
 /* One lane an element of comb [HC][HC]: sums in ascending order, by shuffles. */
 template <int HC>
 static __device__ __forceinline__ float
