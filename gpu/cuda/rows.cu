@@ -8,10 +8,26 @@
 
 enum { THREADS = 256 };
 
-/* One block copies bytes, a multiple of 4, from and to addresses that are multiples of 4. */
+/* One block of THREADS copies bytes, a multiple of 4, from and to addresses that are multiples of 4; by fours of
+ * words where they are multiples of 16. */
 static __device__ __forceinline__ void
 copy_words(void *dst, const void *src, size_t bytes)
 {
+    if (((size_t)dst | (size_t)src | bytes) % sizeof(uint4) == 0) {
+        for (size_t i = threadIdx.x; i < bytes / sizeof(uint4); i += 4 * (size_t)THREADS) {
+            uint4 v[4];
+
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                if (i + k * THREADS < bytes / sizeof(uint4))
+                    v[k] = ((const uint4 *)src)[i + k * THREADS];
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                if (i + k * THREADS < bytes / sizeof(uint4))
+                    ((uint4 *)dst)[i + k * THREADS] = v[k];
+        }
+        return;
+    }
     for (size_t i = threadIdx.x; i < bytes / 4; i += blockDim.x)
         ((uint32_t *)dst)[i] = ((const uint32_t *)src)[i];
 }
@@ -51,7 +67,11 @@ embed_cuda(struct cuda_rank *rk, const struct embed_args *a, struct err *e)
 static __global__ void __launch_bounds__(THREADS)
 gather_kernel(struct gather_args a)
 {
-    const int i = blockIdx.x, at = a.index[i];
+    const int i = blockIdx.x;
+
+    pdl_go();
+    pdl_wait();
+    const int at = a.index[i];
     const uint8_t *src = (const uint8_t *)a.src + row_start(at, a.bytes);
 
     if (at < 0)
@@ -67,7 +87,7 @@ gather_cuda(struct cuda_rank *rk, const struct gather_args *a, struct err *e)
         return err_set(e, ERR_INTERNAL, 0, "gather: rows of %zu bytes", a->bytes);
     if (a->n == 0)
         return 0;
-    CU_TRY(launch_kernel(rk->stream, gather_kernel, dim3(a->n), THREADS, 0, *a), e);
+    CU_TRY(launch_pdl(rk, gather_kernel, dim3(a->n), THREADS, 0, *a), e);
     return 0;
 }
 
