@@ -111,7 +111,7 @@ struct cuda_scratch {
     struct drawn *drawn;      /* [T] of the head's rows */
     uint8_t *sample;          /* [CUDA_LOGIT_ROWS][sample_bytes] */
     uint16_t *x, *y, *yq, *f; /* bf16 [T][hc][d], then [T][d] */
-    float *mix, *post, *comb, *part;
+    float *post, *comb, *part;
     uint16_t *qr, *q, *o, *z, *kv;
     uint8_t *rows;     /* packed [T] window rows of this step */
     float *raw, *iraw; /* f32 [T][2][width] of the compressors */
@@ -238,8 +238,6 @@ int cuda_layer_forward(struct backend *b, const struct layer *l, const struct cu
                        uint16_t *x, struct err *e);
 int cuda_layer_keys(struct backend *b, const struct layer *l, const struct cuda_rows *r,
                     const uint16_t *x, struct err *e);
-int cuda_mix_in(struct backend *b, const struct mixer *m, const uint16_t *x, int n,
-                uint16_t *y, struct err *e);
 int cuda_attention(struct backend *b, const struct layer *l, const struct cuda_rows *r,
                    const uint16_t *x, uint16_t *f, struct err *e);
 int cuda_keys(struct backend *b, const struct layer *l, const struct cuda_rows *r,

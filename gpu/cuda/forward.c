@@ -10,36 +10,6 @@
 #include "base/err.h"
 #include "gpu/cuda/cuda.h"
 
-/* hc_pre: from the streams x to the sublayer's input y, and post and comb in scratch. */
-int
-cuda_mix_in(struct backend *b, const struct mixer *m, const uint16_t *x, int n, uint16_t *y,
-            struct err *e)
-{
-    const struct model_config *c = &b->c;
-    struct cuda_scratch *s = &b->s;
-    const bool whole = m->fn.out > c->hc_mult;
-    struct linear_args fn = linear_job(&m->fn, x, s->mix, n);
-    const struct hc_pre_args pre = {.x = x,
-                                    .m = s->mix,
-                                    .scale = m->scale,
-                                    .base = m->base,
-                                    .y = y,
-                                    .post = whole ? s->post : NULL,
-                                    .comb = whole ? s->comb : NULL,
-                                    .rows = n,
-                                    .hc = c->hc_mult,
-                                    .dim = c->hidden,
-                                    .n_mix = m->fn.out,
-                                    .iters = c->hc_sinkhorn_iters,
-                                    .norm_eps = c->rms_eps,
-                                    .hc_eps = c->hc_eps};
-
-    fn.y_f32 = 1;
-    if (linear_cuda(&b->rk, &fn, 1, e) == -1)
-        return -1;
-    return hc_pre_cuda(&b->rk, &pre, e);
-}
-
 /* What a sublayer has left to be put back into the streams: one row each, or those of experts. */
 enum left { NOTHING, ROW, EXPERTS };
 
@@ -181,8 +151,7 @@ cuda_head(struct backend *b, const struct mixer *hc, const float *norm, const ui
     if (h->n == 0)
         return 0;
     if (gather_cuda(&b->rk, &rows, e) == -1 ||
-        cuda_mix_in(b, hc, s->head_x, h->n, s->y, e) == -1 ||
-        norm_rows(b, s->y, norm, s->y, h->n, c->hidden, e) == -1)
+        next_input(b, h->n, s->head_x, NOTHING, hc, norm, e) == -1)
         return -1;
     for (int i = 0; i < h->n; i += CUDA_LOGIT_ROWS) {
         const int m = h->n - i < CUDA_LOGIT_ROWS ? h->n - i : CUDA_LOGIT_ROWS;

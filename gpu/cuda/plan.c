@@ -170,7 +170,6 @@ cuda_scratch_plan(struct backend *b)
     TAKE(y, t * d);
     TAKE(yq, t * d);
     TAKE(f, t * d);
-    TAKE(mix, t * (2 * hc + hc * hc));
     TAKE(part, t * streams_chunks(c->hc_mult, c->hidden) * (2 * hc + hc * hc + 1));
     TAKE(post, t * hc);
     TAKE(comb, t * hc * hc);
