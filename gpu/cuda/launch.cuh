@@ -20,17 +20,13 @@
         cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), \
         e)
 
-/*
- * Blocks in clusters of so many (0: none) along x; overlap: see launch_pdl. All kernels ask for the
- * same division of a multiprocessor's memory, all of it shared: one that asked for another could
- * not begin there before those that run have ended, as the division changes only when it is idle.
- */
+/* Blocks in clusters of so many (0: none) along x; overlap: see launch_pdl. */
 template <typename... P, typename... A>
 static inline cudaError_t
 launch_with(cudaStream_t stream, bool overlap, int cluster, void (*kernel)(P...), dim3 grid,
             int threads, size_t shared, const A &...args)
 {
-    cudaLaunchAttribute at[3] = {};
+    cudaLaunchAttribute at[2] = {};
     cudaLaunchConfig_t c = {};
 
     c.gridDim = grid;
@@ -38,9 +34,6 @@ launch_with(cudaStream_t stream, bool overlap, int cluster, void (*kernel)(P...)
     c.dynamicSmemBytes = shared;
     c.stream = stream;
     c.attrs = at;
-    at[0].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
-    at[0].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
-    c.numAttrs = 1;
     if (cluster > 0) {
         at[c.numAttrs].id = cudaLaunchAttributeClusterDimension;
         at[c.numAttrs].val.clusterDim.x = cluster;
