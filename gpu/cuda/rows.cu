@@ -8,8 +8,8 @@
 
 enum { THREADS = 256 };
 
-/* One block of THREADS copies bytes, a multiple of 4, from and to addresses that are multiples of 4; by fours of
- * words where they are multiples of 16. */
+/* One block of THREADS copies bytes, a multiple of 4, from and to addresses that are multiples of
+ * 4; by fours of words where all are multiples of 16. */
 static __device__ __forceinline__ void
 copy_words(void *dst, const void *src, size_t bytes)
 {
@@ -28,7 +28,7 @@ copy_words(void *dst, const void *src, size_t bytes)
         }
         return;
     }
-    for (size_t i = threadIdx.x; i < bytes / 4; i += blockDim.x)
+    for (size_t i = threadIdx.x; i < bytes / 4; i += THREADS)
         ((uint32_t *)dst)[i] = ((const uint32_t *)src)[i];
 }
 

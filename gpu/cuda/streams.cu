@@ -266,8 +266,9 @@ squared_four(uint2 u)
 }
 
 /*
- * One row. Grid: chunks of columns. The first warps take in, a column of all streams each lane's
- * neighbours; a warp's outputs are added up together, four at a time.
+ * One row. Grid: chunks of columns. The first warps take the sublayer's output in: a lane has one
+ * column of one stream, the other streams of it are other lanes'. A warp's outputs are added up
+ * together, four at a time.
  */
 template <int HC>
 static __global__ void __launch_bounds__(MIX_WARPS *WARP)
